@@ -1,0 +1,41 @@
+PYTHON ?= python3
+CORES ?= 2
+BIN := .venv/bin
+
+.PHONY: demo venv test test-fast test-slow lint
+.DEFAULT_GOAL := demo
+
+# The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
+# of the cores, which suits small networks on a CPU better than one on all.
+demo: venv
+	$(BIN)/snakemake --cores $(CORES) --resources gpu=2
+	@echo
+	@cat results/demo/summary.md
+	@echo
+	@echo "Scores:     results/demo/summary.md"
+	@echo "Audit page: results/demo/audit/index.html"
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml envs/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "getam needs Python >= 3.11, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,dev]'
+	@touch $@
+
+test: test-fast test-slow
+
+test-fast: venv
+	$(BIN)/pytest -m 'not slow'
+
+test-slow: venv
+	$(BIN)/pytest -m slow
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy

@@ -1,0 +1,43 @@
+"""Segments a split's images with DeepLabv2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from deeplab.model import load_deeplab
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.prediction import predict
+from getam.settings import PredictionSettings, only
+from getam.shards import check_classes
+
+SECTION = "deeplab_prediction"
+
+
+class Arguments(PredictionSettings, MachineArguments):
+    """Write predictions/<id>.png: palette PNG (H, W) of label values."""
+
+    index: Path = Field(description="index.csv")
+    model: Path = Field(description="folder of DeepLabv2's model.safetensors and model.json")
+    split: str = Field(description="split whose images are segmented")
+    out: Path = Field(description="folder of the predictions")
+
+
+def run(arguments: Arguments) -> None:
+    device = arguments.prepare()
+    index = read_index(arguments.index)
+    model, classes = load_deeplab(arguments.model)
+    check_classes(classes, index, source=arguments.model / "model.json")
+    predict(
+        model.to(device),
+        index.split(arguments.split),
+        settings=only(PredictionSettings, arguments),
+        multiple=1,
+        classes=index.classes,
+        out=arguments.out,
+        device=device,
+        threads=arguments.threads,
+        what="predict_deeplab",
+    )

@@ -1,0 +1,83 @@
+"""Trains DeepLabv2 on the pseudo labels of the train split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from deeplab.model import build_deeplab, describe_deeplab, multi_scale_loss
+from getam.checkpoints import save_model
+from getam.errors import InputError
+from getam.files import read_image, read_labels
+from getam.images import RandomScaleCrop, TrainingImages
+from getam.index import IndexRow, read_index
+from getam.machine import MachineArguments
+from getam.settings import DeepLabSettings, only
+from getam.shards import rows_of, shard_folders
+from getam.training import fingerprint, fit, training_key
+
+SECTION = "deeplab"
+
+
+class Arguments(DeepLabSettings, MachineArguments):
+    """Train DeepLabv2 on pseudo labels; ground truth is never read."""
+
+    index: Path = Field(description="index.csv")
+    pseudo_labels: Path = Field(description="folder of the shards of complete-labels")
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    out: Path = Field(description="folder for model.safetensors and model.json")
+
+
+def run(arguments: Arguments) -> None:
+    settings = only(DeepLabSettings, arguments)
+    device = arguments.prepare(seed=settings.seed)
+    index = read_index(arguments.index)
+    rows = [
+        (row, folder / f"{row.id}.png")
+        for folder in shard_folders(arguments.pseudo_labels, arguments.shards)
+        for row in rows_of(folder, index)
+    ]
+    if not rows:
+        raise InputError(f"{arguments.pseudo_labels}: no pseudo labels; run complete-labels first")
+    model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
+    images = TrainingImages(rows, load=_load, transform=RandomScaleCrop(settings.crop), seed=settings.seed)
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        outputs = model(batch["image"])
+        loss = multi_scale_loss(outputs, batch["label"].long(), full_resolution=settings.full_resolution_loss)
+        return {"segmentation": loss}
+
+    state = arguments.out / ".state"
+    history = fit(
+        model,
+        step,
+        images,
+        settings,
+        groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+        device=device,
+        threads=arguments.threads,
+        state=state,
+        key=training_key(
+            settings.model_dump(mode="json"),
+            index.classes,
+            fingerprint(file for row, path in rows for file in (row.image, path)),
+        ),
+        what="train_deeplab",
+        name_of=lambda number: rows[number][0].id,
+    )
+    save_model(arguments.out, model, describe_deeplab(settings, index.classes) | {"history": history})
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    image, labels = read_image(row[0].image), read_labels(row[1])
+    if image.shape[:2] != labels.shape:
+        raise InputError(
+            f"{row[1]}: size {labels.shape} is not the image's {image.shape[:2]} (H, W); complete it again"
+        )
+    return image, {"label": labels}

@@ -1,0 +1,115 @@
+"""Models and training states on disk: safetensors with JSON beside or inside them, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import getam.version
+from getam.errors import InputError
+from getam.files import atomic_file, read_json, write_json
+from getam.settings import SomeSection
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+logger = logging.getLogger(__name__)
+
+
+def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Writes model.safetensors and model.json; the description holds all that is needed to build the model again."""
+    with atomic_file(folder / WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
+    write_json(folder / DESCRIPTION, {**description, "version": getam.version.VERSION})
+
+
+def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) -> tuple[SomeSection, tuple[str, ...]]:
+    """Reads model.json: the settings that the model is built from, without fetching anything, and its class names.
+
+    Raises:
+        InputError: it describes no model of this kind, or one of another version's settings.
+    """
+    path = folder / DESCRIPTION
+    description = read_json(path)
+    if not isinstance(description, dict) or description.get("kind") != kind:
+        raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
+    try:
+        built = settings.model_validate(description["settings"])
+        classes = tuple(str(name) for name in description.get("classes", []))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
+    return built.model_copy(update={"pretrained": False}), classes
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Loads model.safetensors strictly into a model that was built from model.json beside it.
+
+    Raises:
+        InputError: the file is missing or damaged, or its keys or shapes are not the model's; the first are named.
+    """
+    path = folder / WEIGHTS
+    try:
+        state = load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the training that writes it") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); train again") from None
+    own = model.state_dict()
+    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+    wrong += [name for name in state if name not in own]
+    if wrong:
+        raise InputError(f"{path}: does not fit {DESCRIPTION} beside it, first at {wrong[0]!r}; train again")
+    model.load_state_dict(state)
+
+
+def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, progress: Mapping[str, Any]) -> None:
+    """Writes all that a training needs to go on exactly: weights, optimizer, random state, and `progress` as JSON."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
+    with atomic_file(path) as temporary:
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"key": key, "progress": json.dumps(progress)},
+        )
+
+
+def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) -> dict[str, Any] | None:
+    """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                logger.info("%s belongs to other settings: training starts anew", path)
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s cannot be read (%s): training starts anew", path, error)
+        return None
+    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, entry = name.split(".", 2)
+            state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random_cuda"])
+    return json.loads(metadata["progress"])

@@ -1,0 +1,178 @@
+"""The commands: `getam <stage> --flag value ...`.
+
+A stage is a module with a class `Arguments` (its settings, its paths and the machine's flags, a pydantic model)
+and a function `run(arguments)`. Flags are made from the model; what is wrong with a value is said by the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from getam.errors import InputError
+from getam.progress import set_up_logging
+from getam.settings import describe, editor_schema, flag_name, leaves, merge, nest, read_yaml, validate_config
+
+STAGES = {
+    "make-demo": "write the embedded demo data set",
+    "index-dataset": "check a data set and write index.csv",
+    "train-classifier": "train a ViT on image labels",
+    "dump-maps": "write the class activation maps of a shard of images",
+    "refine-maps": "refine maps to the images' resolution by PAMR",
+    "train-saliency": "train the salient-object-detection network",
+    "predict-saliency": "write the saliency maps of a shard of images",
+    "complete-labels": "make pseudo labels from maps and saliency",
+    "score-labels": "score pseudo labels and maps against ground truth",
+    "train-end-to-end": "train classifier and decoder together",
+    "predict-end-to-end": "segment images with the end-to-end network",
+    "evaluate-end-to-end": "score the end-to-end network's predictions",
+    "audit": "make the page that shows every stage's result",
+    "summary": "gather the scores of a run",
+}
+
+BASE_CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
+"""The home of default values, in the checkout that this package is installed from."""
+
+Arguments = TypeVar("Arguments", bound=BaseModel)
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point of the command `getam`."""
+    sys.exit(command("getam", STAGES, sys.argv[1:]))
+
+
+def command(package: str, stages: Mapping[str, str], words: Sequence[str]) -> int:
+    """Runs one stage of `package`; gives the exit code: 0, or 1 after one message about what went wrong."""
+    if words and words[0] == "schema" and package == "getam":
+        print(json.dumps(editor_schema(), indent=2))
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(package, stages))
+        return 0
+    if words[0] not in stages:
+        print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}", file=sys.stderr)
+        return 1
+    module = importlib.import_module(f"{package}.stages.{words[0].replace('-', '_')}")
+    try:
+        arguments = parse_flags(
+            module.Arguments,
+            words[1:],
+            name=f"{package} {words[0]}",
+            section=getattr(module, "SECTION", None),
+        )
+    except InputError as error:
+        print(f"{package} {words[0]}: {error}", file=sys.stderr)
+        return 1
+    try:
+        set_up_logging(arguments.log)
+    except OSError as error:
+        print(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror})", file=sys.stderr)
+        return 1
+    try:
+        module.run(arguments)
+    except InputError as error:
+        logger.error("%s %s: %s", package, words[0], error)
+        return 1
+    except KeyboardInterrupt:
+        logger.error("%s %s: interrupted", package, words[0])
+        return 130
+    except Exception:
+        # Not bad input but a defect or a failing machine: the traceback belongs into the log.
+        logger.exception("%s %s: failed", package, words[0])
+        return 1
+    return 0
+
+
+def _overview(package: str, stages: Mapping[str, str]) -> str:
+    width = max(map(len, stages))
+    lines = [f"usage: {package} <stage> --flag value ...   ({package} <stage> --help lists the flags)", ""]
+    lines += [f"  {name:<{width}}  {text}" for name, text in stages.items()]
+    return "\n".join(lines)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong by InputError, so that every bad input ends with exit code 1 and one message."""
+
+    def error(self, message: str) -> Any:
+        raise InputError(f"{message}; --help lists the flags")
+
+
+def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, section: str | None) -> Arguments:
+    """Reads a stage's flags into its model.
+
+    Args:
+        section: the config section whose values the flags that are not given take; None where there is none.
+
+    Raises:
+        InputError: an unknown flag, or a value that the model refuses.
+    """
+    parser = _Parser(prog=name, description=(model.__doc__ or "").strip(), allow_abbrev=False)
+    paths, texts = {}, set()
+    for path, field in leaves(model):
+        if field.annotation in (str, Path):
+            texts.add(".".join(path))
+        parser.add_argument(
+            flag_name(path),
+            dest=".".join(path),
+            metavar="VALUE",
+            help=(field.description or "").replace("%", "%%"),
+        )
+        paths[".".join(path)] = path
+    if section is not None:
+        parser.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help=f"overlay whose section `{section}` gives the settings that no flag gives [config.yaml]",
+        )
+    given = vars(parser.parse_args(words))
+    overlay = given.pop("config", None)
+    values = nest(
+        {paths[key]: value if key in texts else _parse(value) for key, value in given.items() if value is not None}
+    )
+    if section is not None:
+        defaults = _section(section, overlay, model)
+        values = merge(defaults, values)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_with_flags(describe(error, model), error)) from None
+
+
+def _section(section: str, overlay: Path | None, model: type[BaseModel]) -> dict[str, Any]:
+    values: dict[str, Any] = read_yaml(BASE_CONFIG) if BASE_CONFIG.is_file() else {}
+    if overlay is not None:
+        values = merge(values, read_yaml(overlay))
+    if not values:
+        return {}
+    # The whole of it, so that a misspelt key of an overlay is refused here as it is by the workflow.
+    settings = validate_config(values, source=str(overlay or BASE_CONFIG)).model_dump()[section]
+    return {name: value for name, value in settings.items() if name in model.model_fields}
+
+
+def _parse(text: str) -> Any:
+    """Collections are written as JSON; anything else goes to the model as the text that it is."""
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            return text
+    return text
+
+
+def _with_flags(message: str, error: ValidationError) -> str:
+    for problem in error.errors():
+        path = tuple(str(part) for part in problem["loc"] if isinstance(part, str))
+        if path:
+            message = message.replace(".".join(path) + ":", flag_name(path) + ":")
+    return message

@@ -1,0 +1,168 @@
+"""Scores: int64 confusion matrices at original resolution, IoU under each protocol, average precision."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torchmetrics.functional.classification import binary_average_precision
+
+from getam.errors import InputError
+from getam.files import UNKNOWN, read_labels, write_json
+from getam.index import Index, read_index
+from getam.machine import MachineArguments
+from getam.settings import PredictionSettings
+from getam.shards import MANIFEST, check_classes, read_manifest
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("excluded", "background", "wrong")
+"""How a predicted 255 counts: left out (as the paper's authors do), as background, or as an error."""
+
+
+class ConfusionMatrix:
+    """Counts of pixels by (ground truth, prediction); the last column counts predicted unknown.
+
+    Ground-truth 255 is ignored. Counts are int64: 2^31 pixels are less than one epoch of VOC.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        """`num_classes` counts background."""
+        self.num_classes = num_classes
+        self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
+
+    def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
+        """Adds one image: (H, W) label values each.
+
+        Raises:
+            InputError: sizes differ, or a value is beyond the classes.
+        """
+        if truth.shape != prediction.shape:
+            raise InputError(f"ground truth {truth.shape} and prediction {prediction.shape} differ in size (H, W)")
+        known = truth != UNKNOWN
+        rows = truth[known].astype(np.int64)
+        columns = prediction[known].astype(np.int64)
+        beyond = (rows >= self.num_classes) | ((columns >= self.num_classes) & (columns != UNKNOWN))
+        if beyond.any():
+            raise InputError(f"label value beyond the {self.num_classes - 1} classes and background")
+        columns[columns == UNKNOWN] = self.num_classes
+        flat = rows * (self.num_classes + 1) + columns
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def iou(self, protocol: str = "excluded") -> np.ndarray:
+        """IoU of each class: (num_classes,), float64; NaN for a class in neither truth nor prediction."""
+        square = self.counts[:, :-1].copy()
+        truth = square.sum(1)
+        if protocol == "background":
+            square[:, 0] += self.counts[:, -1]
+            truth = square.sum(1)
+        elif protocol == "wrong":
+            truth = self.counts.sum(1)
+        elif protocol != "excluded":
+            raise KeyError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        hits = np.diag(square).astype(np.float64)
+        union = truth + square.sum(0) - hits
+        return np.divide(hits, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+
+    def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
+        """{"miou", "iou": {name: ...}} as fractions; mIoU is the mean over the classes that occur."""
+        iou = self.iou(protocol)
+        return {
+            "miou": mean_of_known(iou),
+            "iou": {name: _or_none(v) for name, v in zip(names, iou, strict=True)},
+        }
+
+    def pixel_accuracy(self) -> float | None:
+        """Share of known ground-truth pixels that are right; a predicted unknown is an error."""
+        total = self.counts.sum()
+        return float(np.trace(self.counts[:, :-1]) / total) if total else None
+
+    def unknown_share(self) -> float | None:
+        """Share of known ground-truth pixels that are predicted unknown."""
+        total = self.counts.sum()
+        return float(self.counts[:, -1].sum() / total) if total else None
+
+
+def mean_of_known(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def average_precision(scores: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Average precision of multi-label scores.
+
+    Args:
+        scores: (N, C), logits.
+        targets: (N, C), {0, 1}.
+
+    Returns:
+        {"mean_average_precision", "average_precision": {name: ...}}; a class without a positive image has None
+        and is left out of the mean.
+    """
+    # Shifted so that no confident score saturates: ties among logits above 17 would be ranked as equal.
+    probabilities = (scores - scores.amax(0)).sigmoid()
+    per_class = np.full(targets.shape[1], np.nan)
+    for c in range(targets.shape[1]):
+        if targets[:, c].any():
+            per_class[c] = float(binary_average_precision(probabilities[:, c], targets[:, c].long()))
+    return {
+        "mean_average_precision": mean_of_known(per_class),
+        "average_precision": {name: _or_none(v) for name, v in zip(names, per_class, strict=True)},
+    }
+
+
+def evaluate_predictions(index: Index, predictions: Path, *, split: str) -> dict[str, Any]:
+    """Scores a folder of predictions <id>.png on a split's images that have a mask.
+
+    Raises:
+        InputError: the folder's manifest names other images than the split, or a file is missing or of another size.
+    """
+    manifest = read_manifest(predictions)
+    check_classes(manifest.get("classes", []), index, source=predictions / MANIFEST)
+    rows = index.split(split)
+    if [row.id for row in rows] != list(manifest["ids"]):
+        raise InputError(f"{predictions}: holds other images than the split {split!r}; predict it again")
+    matrix = ConfusionMatrix(len(index.classes) + 1)
+    scored = [row for row in rows if row.mask is not None]
+    for row in scored:
+        assert row.mask is not None
+        matrix.add(read_labels(row.mask), read_labels(predictions / f"{row.id}.png"))
+    settings = PredictionSettings.model_validate(manifest["settings"])
+    return {
+        "split": split,
+        "images": len(scored),
+        **matrix.scores(("background", *index.classes)),
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "confusion": matrix.counts[:, :-1].tolist(),
+        "protocol": {
+            "scales": list(settings.scales),
+            "flip": settings.flip,
+            "crf": settings.crf.iterations > 0,
+            "supervision": "I+S",
+        },
+    }
+
+
+class EvaluationArguments(MachineArguments):
+    """Write metrics.json: mIoU, IoU of each class, pixel accuracy, confusion matrix and the protocol."""
+
+    index: Path = Field(description="index.csv")
+    predictions: Path = Field(description="folder of predictions <id>.png with manifest.json")
+    split: str = Field(description="split that was predicted")
+    out: Path = Field(description="metrics.json")
+
+
+def write_scores(arguments: EvaluationArguments, *, what: str) -> None:
+    """Scores a folder of predictions and writes the result."""
+    scores = evaluate_predictions(read_index(arguments.index), arguments.predictions, split=arguments.split)
+    write_json(arguments.out, scores)
+    logger.info("%s: mIoU on %s %s (%d images)", what, arguments.split, scores["miou"], scores["images"])

@@ -1,0 +1,201 @@
+"""Files on disk: atomic writes, images, label PNGs, arrays and JSON.
+
+Everything is written to a temporary name beside its destination and renamed, so that a file which exists is
+whole. Nothing here reads a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from getam.errors import InputError
+
+UNKNOWN = 255
+"""Label value of a pixel whose class is not known (`void` in VOC's ground truth)."""
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded; a bigger one is taken for a decompression bomb."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+
+ORIENTATION = 0x0112
+"""EXIF tag that says how an image is turned; 5 to 8 swap its sides."""
+
+FORMATS = ("JPEG", "PNG")
+"""What is decoded, whatever a file's name says: other decoders of Pillow start other programs."""
+
+MARKER = ".getam"
+"""Empty file in each folder that a stage writes: the folder is a stage's and may be replaced."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in `path`'s folder, with its suffix; renamed to `path` on success, removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A fixed name, so that what a killed process leaves behind is written over by the next one.
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`; it takes `path`'s place on success and is removed on failure.
+
+    A folder is replaced only if it is empty or was written by this function: what a user has put somewhere is never
+    deleted because an output path names it.
+
+    Raises:
+        InputError: `path` is a file, a link, a folder of other things, or holds the working directory.
+    """
+    _check_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    for leftover in (temporary, old):
+        if (leftover / MARKER).is_file():
+            shutil.rmtree(leftover)
+    try:
+        temporary.mkdir()
+    except FileExistsError:
+        raise InputError(f"{temporary}: is in the way; remove it") from None
+    try:
+        (temporary / MARKER).touch()
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    cure = "choose another output folder"
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"{path}: is a link or a file; {cure}")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise InputError(f"{path}: holds the working directory and would be replaced; {cure}")
+    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
+        raise InputError(f"{path}: holds files that no stage has written and would be replaced; {cure} or empty it")
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON; NaN is not JSON and is refused with ValueError."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage that writes it first") from None
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not valid JSON ({error}); delete it and run the stage that writes it again"
+        ) from None
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_array(path: Path) -> np.ndarray:
+    try:
+        # Not np.load, which opens archives too.
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the stage that writes it first") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: not a plain .npy array ({error}); delete it and run its stage again") from None
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decodes a JPEG or PNG to RGB, upright: (H, W, 3), uint8. Gray, palette and CMYK images are converted."""
+    with _open_image(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) of the upright image from the file's header, without decoding the pixels."""
+    with _open_image(path, decode=False) as image:
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def read_gray(path: Path) -> np.ndarray:
+    """Decodes an 8-bit image, such as a saliency map, to gray: (H, W), uint8."""
+    with _open_image(path) as image:
+        return np.asarray(image.convert("L"))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Decodes a label PNG (palette or gray): (H, W), uint8 of label values, 255 unknown."""
+    with _open_image(path) as image:
+        if image.mode not in ("P", "L"):
+            raise InputError(
+                f"{path}: a mask must be a palette or gray PNG whose pixels are label values, this one is "
+                f"{image.mode}; convert its colors to label values first"
+            )
+        return np.asarray(image)
+
+
+@contextmanager
+def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise InputError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down")
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
+            if decode:
+                image.load()
+            yield image
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such image; add the file or take its id off the list") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path}: cannot be decoded ({error}); replace the file or take its id off the list") from None
+
+
+def write_gray(path: Path, values: np.ndarray) -> None:
+    """Writes (H, W) uint8 as an 8-bit gray PNG."""
+    with atomic_file(path) as temporary:
+        Image.fromarray(values, mode="L").save(temporary)
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """Writes (H, W) uint8 label values as a palette PNG in the VOC colours."""
+    image = Image.fromarray(labels, mode="P")
+    image.putpalette(voc_palette().tobytes())
+    with atomic_file(path) as temporary:
+        image.save(temporary)
+
+
+def voc_palette() -> np.ndarray:
+    """The VOC color of every label value: (256, 3), uint8; bit i of a value goes to bit 7 - i // 3 of channel i % 3."""
+    values = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        palette[:, bit % 3] |= (((values >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette

@@ -1,0 +1,71 @@
+"""Progress of long work: a bar on a terminal, plain lines with rate and remaining time in a log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+
+LINE_SECONDS = 15.0
+"""At most one plain line in this many seconds, and one at the end."""
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(log: Path | None) -> None:
+    """Sends log records to standard error and, where given, to the file `log` (written anew)."""
+    handlers: list[logging.Handler] = [_AroundBars(sys.stderr)]
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+    logging.captureWarnings(True)
+
+
+class _AroundBars(logging.StreamHandler):
+    """Writes a record above a bar that is being drawn rather than through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=self.stream)
+
+
+def progress(
+    items: Iterable[Item], *, total: int, unit: str, what: str, size: Callable[[Item], int] = lambda item: 1
+) -> Iterator[Item]:
+    """Passes `items` on while showing how far it is.
+
+    Args:
+        total: number of units.
+        unit: what an item is, e.g. "image".
+        what: what is being done, e.g. "dump_maps".
+        size: units that an item counts for, e.g. the length of a batch.
+    """
+    started = last = time.monotonic()
+    done = 0
+    plural = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
+    # `disable=None` draws no bar where standard error is not a terminal.
+    bar = tqdm(total=total, unit=unit, desc=what, disable=None, leave=False, dynamic_ncols=True)
+    for item in items:
+        yield item
+        done += size(item)
+        bar.update(size(item))
+        now = time.monotonic()
+        if now - last >= LINE_SECONDS or done == total:
+            last = now
+            rate = done / max(now - started, 1e-9)
+            remaining = (total - done) / rate
+            logger.info("%s: %d/%d %s, %.1f a second, %.0f s left", what, done, total, plural, rate, remaining)
+    bar.close()

@@ -1,0 +1,235 @@
+"""Every score of a run in one place: summary.json, summary.md and the table on the terminal.
+
+The scores are what the evaluating stages left in their JSON files, as fractions of 1; nothing is computed
+here. A run that took only one of the two paths has no files of the other, whose section is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from getam.errors import InputError
+from getam.files import read_json
+
+PROTOCOLS = {
+    "excluded": "left out",
+    "background": "as background",
+    "wrong": "as wrong",
+}
+"""What each protocol does with a pixel that is predicted as 255, in the order of the report."""
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score with its protocol, each field as it is shown."""
+
+    score: str
+    value: str
+    split: str
+    images: str = ABSENT
+    unknown: str = ABSENT
+    inference: str = ABSENT
+    supervision: str = ABSENT
+
+
+HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "Supervision")
+
+
+def summarize(run: Path) -> dict[str, Any]:
+    """Gathers the scores of the run in folder `run` into one nested dict: the content of summary.json.
+
+    Sections: classifier, saliency, pseudo_labels, deeplab, end_to_end, each only where the run has its file.
+    A key starts with the split that it was measured on, as in `deeplab.val_miou` and
+    `pseudo_labels.train_miou.excluded`. All scores lie in [0, 1]; the IoU of a class is None where
+    neither ground truth nor prediction contain it.
+    Raises InputError, naming the file and the key, for a file that lacks one.
+    """
+    summary = {}
+    for section, (name, read) in _SECTIONS.items():
+        path = run / name
+        if not path.exists():
+            continue
+        try:
+            summary[section] = read(read_json(path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: not the scores that its stage writes ({error}); delete it and run the stage again"
+            ) from None
+    return summary
+
+
+def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split = metrics["split"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        f"{split}_map": metrics["mean_average_precision"],
+        f"{split}_average_precision": metrics["average_precision"],
+    }
+
+
+def _saliency(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "split": "val",
+        "images": metrics["images"],
+        "val_mae": metrics["mae"],
+        "val_max_f": metrics["max_f"],
+    }
+
+
+def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split, protocols = metrics["split"], metrics["protocols"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        "supervision": metrics["supervision"],
+        f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOLS},
+        f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOLS},
+        "unknown_share": metrics["unknown_share"],
+        "coverage": metrics["coverage"],
+        "best_threshold": metrics["best_threshold"],
+    }
+
+
+def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split, protocol = metrics["split"], metrics["protocol"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        f"{split}_miou": metrics["miou"],
+        f"{split}_iou": metrics["iou"],
+        f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
+        "protocol": {key: protocol[key] for key in ("scales", "flip", "crf", "supervision")},
+    }
+
+
+_SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "classifier": ("classifier/metrics.json", _classifier),
+    "saliency": ("saliency_model/metrics.json", _saliency),
+    "pseudo_labels": ("pseudo_labels.json", _pseudo_labels),
+    "deeplab": ("deeplab/metrics.json", _segmentation),
+    "end_to_end": ("end_to_end/metrics.json", _segmentation),
+}
+
+_SEGMENTERS = {"deeplab": "DeepLab", "end_to_end": "End to end"}
+
+
+def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
+    """The scores of `summarize` in the order of the workflow, values with three decimals."""
+    rows = []
+    if classifier := summary.get("classifier"):
+        split, images = classifier["split"], str(classifier["images"])
+        rows.append(ScoreRow("Classifier mAP", _number(classifier[f"{split}_map"]), split, images, supervision="I"))
+    if saliency := summary.get("saliency"):
+        split, images = saliency["split"], str(saliency["images"])
+        rows.append(ScoreRow("Saliency MAE", _number(saliency["val_mae"]), split, images))
+        rows.append(ScoreRow("Saliency max F", _number(saliency["val_max_f"]), split, images))
+    if labels := summary.get("pseudo_labels"):
+        rows.extend(_pseudo_label_rows(labels))
+    for section, title in _SEGMENTERS.items():
+        if scores := summary.get(section):
+            split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
+            inference, supervision = _inference(protocol), protocol["supervision"]
+            for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
+                value = _number(scores[f"{split}_{key}"])
+                row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
+                rows.append(row)
+    return rows
+
+
+def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
+    split, images, supervision = labels["split"], str(labels["images"]), labels["supervision"]
+    rows = []
+    if best := labels["best_threshold"]:
+        # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
+        # bound of what a threshold on the maps can give.
+        inference = f"threshold {best['threshold']:.2f}, the best on {split}"
+        rows.append(ScoreRow("Maps mIoU", _number(best["miou"]), split, images, inference=inference, supervision="I"))
+    for protocol, meaning in PROTOCOLS.items():
+        value = _number(labels[f"{split}_miou"][protocol])
+        rows.append(ScoreRow("Pseudo labels mIoU", value, split, images, unknown=meaning, supervision=supervision))
+    for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
+        value = _number(labels[key])
+        rows.append(ScoreRow(f"Pseudo labels {score}", value, split, images, supervision=supervision))
+    return rows
+
+
+def _inference(protocol: Mapping[str, Any]) -> str:
+    scales = protocol["scales"]
+    parts = [f"scale{'' if len(scales) == 1 else 's'} " + " ".join(f"{scale:g}" for scale in scales)]
+    parts += ["flip"] if protocol["flip"] else []
+    parts += ["CRF" if protocol["crf"] else "no CRF"]
+    return ", ".join(parts)
+
+
+def scores_table(summary: Mapping[str, Any]) -> str:
+    """The scores as an aligned table of plain text, without a line feed at its end."""
+    table = [HEADINGS, *(astuple(row) for row in score_rows(summary))]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if heading in ("Value", "Images") else cell.ljust(width)
+            for heading, cell, width in zip(HEADINGS, cells, widths, strict=True)
+        ).rstrip()
+        for cells in table
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
+    """The content of summary.md: the scores with their protocols, and the IoU of each class."""
+    scores = [astuple(row) for row in score_rows(summary)]
+    lines = [f"# Scores of the run {_escape(run_name)}", ""]
+    if not scores:
+        return "\n".join([*lines, "No stage has written a score yet.", ""])
+    lines += [
+        "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all",
+        "images at their original size, and the mIoU is the mean over the classes and the background.",
+        "Supervision: I image labels, S saliency.",
+        "",
+        *_markdown_table(HEADINGS, scores, right={1, 3}),
+    ]
+    columns = _iou_columns(summary)
+    if columns:
+        names = list(dict.fromkeys(name for ious in columns.values() for name in ious))
+        rows = [(name, *(_number(ious.get(name)) for ious in columns.values())) for name in names]
+        right = set(range(1, len(columns) + 1))
+        lines += ["", "## IoU of each class", "", *_markdown_table(("Class", *columns), rows, right=right)]
+    return "\n".join([*lines, ""])
+
+
+def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
+    """Heading -> IoU by class, of the run's label sources."""
+    columns = {}
+    if labels := summary.get("pseudo_labels"):
+        for protocol in ("excluded", "background"):
+            heading = f"Pseudo labels ({labels['split']}, 255 {PROTOCOLS[protocol]})"
+            columns[heading] = labels[f"{labels['split']}_iou"][protocol]
+    for section, title in _SEGMENTERS.items():
+        if scores := summary.get(section):
+            columns[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
+    return columns
+
+
+def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> list[str]:
+    rules = ["---:" if column in right else "---" for column in range(len(headings))]
+    lines = [[_escape(heading) for heading in headings], rules]
+    lines += [[_escape(cell) for cell in cells] for cells in rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _escape(text: str) -> str:
+    """Text on one line that adds no markup, tag or table cell: class names come from the data set."""
+    # Character references do this in every dialect; what a backslash escapes differs between them.
+    text = " ".join(text.split()).replace("&", "&amp;")
+    return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
+
+
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3f}"

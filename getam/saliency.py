@@ -1,0 +1,308 @@
+"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127), its loss and its maps.
+
+The maps tell object pixels, of whichever class, from background pixels when labels are completed (Eq. 5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
+from torch import Tensor, nn
+
+from getam.checkpoints import load_weights, read_description
+from getam.errors import InputError
+from getam.settings import SaliencySettings
+
+SMOOTHING = 0.001
+"""Share of a mask's value that is spread evenly over the two classes before the cross entropy."""
+
+BOUNDARY_WINDOW = 31
+BOUNDARY_WEIGHT = 5.0
+"""F3Net's pixel weight: 1 + 5 * |mean of the mask over 31x31 - mask|, largest along the object's outline."""
+
+ASPP_DILATIONS = (3, 6, 12, 18)
+
+
+class SaliencyNetwork(nn.Module):
+    """Swin features, a narrow neck on each, a concatenating decoder: images to saliency logits.
+
+    `backbone` is a timm Swin name (the paper's: swin_base_patch4_window12_384), `backbone_options` are
+    further keyword arguments of timm.create_model, such as embed_dim or window_size; the features' widths are
+    read from the built model. Images are (image_size, image_size): Swin's attention is built for one size.
+
+    The features are taken before the blocks of each stage (after the patch embedding, then after each patch
+    merging), as in the authors' program. Deviation: there the blocks of the last stage run without anything
+    reading them; here they are left out, so that every parameter has a gradient. The outputs are the same.
+
+    Raises InputError if `backbone` is no Swin, or if `image_size` is no multiple of its patch size or
+    contradicts backbone_options["img_size"].
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        backbone_options: dict[str, Any] | None = None,
+        image_size: int,
+        neck_width: int = 32,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        swin = _create_swin(backbone, backbone_options or {}, image_size=image_size, pretrained=pretrained)
+        widths = [info["num_chs"] for info in swin.feature_info]
+        self.backbone = SwinFeatures(swin)
+        self.neck = nn.ModuleList(_neck(width, neck_width) for width in widths)
+        self.decoder = ConcatenatingDecoder(len(widths) * neck_width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of being salient: (B, 1, S, S), from `images` (B, 3, S, S), float, ImageNet-normalized."""
+        features = [neck(feature) for neck, feature in zip(self.neck, self.backbone(images), strict=True)]
+        return _resize(self.decoder(features), images.shape[-2:])
+
+
+class SwinFeatures(nn.Module):
+    """A timm Swin cut down to what comes before its last stage's blocks: images to one feature map a stage.
+
+    (B, 3, S, S) -> [(B, C, S/p, S/p), (B, 2C, S/2p, S/2p), ...], p the patch size.
+    """
+
+    def __init__(self, swin: SwinTransformer) -> None:
+        super().__init__()
+        self.patch_embed = swin.patch_embed
+        self.layers = swin.layers
+        self.layers[-1].blocks = nn.Sequential()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        x = self.patch_embed(images)
+        for stage in self.layers:
+            assert isinstance(stage, SwinTransformerStage)
+            x = stage.downsample(x)
+            # timm's Swin works on (B, H, W, C).
+            features.append(x.permute(0, 3, 1, 2))
+            x = stage.blocks(x)
+        return features
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm without activation, as the authors have it: the neck is a linear map."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ConcatenatingDecoder(nn.Module):
+    """Features at the finest one's size, concatenated, refined, and scored by a sum of dilated convolutions.
+
+    [(B, C_i, H_i, W_i), ...], finest first, with sum(C_i) = `channels` -> logits (B, 1, H_0, W_0).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.refine = ResidualChannelAttention(channels)
+        self.head = nn.ModuleList(
+            nn.Conv2d(channels, 1, 3, padding=dilation, dilation=dilation, bias=False) for dilation in ASPP_DILATIONS
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        size = features[0].shape[-2:]
+        x = self.refine(torch.cat([_resize(feature, size) for feature in features], dim=1))
+        return torch.stack([conv(x) for conv in self.head]).sum(dim=0)
+
+
+class ResidualChannelAttention(nn.Module):
+    """RCAB (Zhang et al. 2018, RCAN) without batch norm: x + a * f(x), (B, C, H, W) -> (B, C, H, W).
+
+    f is two 3x3 convolutions, a in (0, 1) is one factor a channel from the global average of f(x).
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        squeezed = max(channels // reduction, 1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))
+        attention = torch.sigmoid(self.expand(F.relu(self.squeeze(y.mean(dim=(2, 3), keepdim=True)))))
+        return x + attention * y
+
+
+def _create_swin(backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool) -> SwinTransformer:
+    names = timm.list_models(module="swin_transformer")
+    # A name may carry the tag of its weights: swin_base_patch4_window12_384.ms_in1k.
+    if backbone.split(".")[0] not in names:
+        raise InputError(f"saliency backbone {backbone!r} is not a timm Swin; choose one of {', '.join(names)}")
+    if options.get("img_size", image_size) != image_size:
+        raise InputError(
+            f"saliency image_size is {image_size}, but backbone_options has img_size {options['img_size']}; "
+            "drop img_size from backbone_options"
+        )
+    swin = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **{**options, "img_size": image_size})
+    assert isinstance(swin, SwinTransformer)
+    patch = swin.feature_info[0]["reduction"]
+    if image_size % patch:
+        raise InputError(
+            f"saliency image_size {image_size} is not a multiple of {patch}, the patch size of {backbone}; "
+            f"use {image_size // patch * patch}"
+        )
+    return swin
+
+
+def _neck(in_channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNorm(in_channels, width, kernel=1),
+        ConvNorm(width, width, kernel=3),
+        ConvNorm(width, width, kernel=3),
+    )
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+_UNUSED_KEYS = re.compile(r"noise_model\..*|.*\.(relative_position_index|attn_mask)")
+
+_REFERENCE_NAMES = (
+    (r"backbone\.(patch_embed|layers\.\d+\.(blocks|downsample))\.", r"backbone.\1."),
+    (r"neck\.conv_list\.(\d+)\.reduce\.(\d+)\.", r"neck.\1.\2."),
+    (r"decoder\.rcab_conv\.body\.0\.", "decoder.refine.conv1."),
+    (r"decoder\.rcab_conv\.body\.2\.", "decoder.refine.conv2."),
+    (r"decoder\.rcab_conv\.body\.3\.conv_du\.0\.", "decoder.refine.squeeze."),
+    (r"decoder\.rcab_conv\.body\.3\.conv_du\.2\.", "decoder.refine.expand."),
+    (r"decoder\.aspp_head\.conv2d_list\.(\d+)\.conv\.", r"decoder.head.\1."),
+)
+
+
+def import_reference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' weights (fupiao1998/TrasformerSOD) under the names of SaliencyNetwork, for a strict load.
+
+    The last stage's blocks, the noise model and Swin's index and mask buffers are dropped: nothing reads
+    them, or timm computes them. Raises InputError at a name that the authors' network does not have.
+    """
+    stages = [int(key.split(".")[2]) for key in state if re.match(r"backbone\.layers\.\d+\.", key)]
+    if not stages:
+        raise InputError("saliency weights: no key backbone.layers.*; pass the authors' state_dict unchanged")
+    last_stage = f"backbone.layers.{max(stages)}."
+    return {
+        _module_name(key): value
+        for key, value in state.items()
+        if not key.startswith(last_stage) and not _UNUSED_KEYS.fullmatch(key)
+    }
+
+
+def _module_name(key: str) -> str:
+    for pattern, replacement in _REFERENCE_NAMES:
+        if match := re.match(pattern, key):
+            name = match.expand(replacement) + key[match.end() :]
+            # Patch merging ends a stage in the authors' Swin and begins the next one in timm's.
+            return re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
+    raise InputError(f"saliency weights: {key} is not of the authors' network; pass its state_dict unchanged")
+
+
+def structure_loss(logits: Tensor, masks: Tensor, *, weighted: bool = True) -> Tensor:
+    """F3Net's structure loss (Wei et al. 2020): cross entropy plus IoU loss, both weighted at outlines.
+
+    logits (B, 1, H, W); masks m (B, 1, H, W) in [0, 1], any dtype; a scalar, in float32 at least. With
+    w = 1 + 5 |avgpool31(m) - m| and p = sigmoid(logits), it is the mean over the batch of
+    sum(w bce) / sum(w) + 1 - (I + 1) / (T - I + 1), where I = sum(w p m), T = sum(w (p + m)).
+    The cross entropy has m smoothed to 0.999 m + 0.0005; weights and IoU have it as it is.
+
+    `weighted=False` is what the authors' program computes: it passes reduce="none", which torch takes for a
+    plain mean, so that its cross entropy ignores w.
+    """
+    # Sums over an image overflow or lose digits in half precision.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    masks = masks.to(logits.dtype)
+    mean = F.avg_pool2d(masks, BOUNDARY_WINDOW, stride=1, padding=BOUNDARY_WINDOW // 2)
+    weights = 1 + BOUNDARY_WEIGHT * (mean - masks).abs()
+
+    smoothed = (1 - SMOOTHING) * masks + SMOOTHING / 2
+    bce = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+    bce_loss = (weights * bce).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)) if weighted else bce.mean()
+
+    probabilities = torch.sigmoid(logits)
+    intersection = (weights * probabilities * masks).sum(dim=(1, 2, 3))
+    total = (weights * (probabilities + masks)).sum(dim=(1, 2, 3))
+    iou_loss = 1 - (intersection + 1) / (total - intersection + 1)
+    return (bce_loss + iou_loss).mean()
+
+
+def saliency_map(logits: Tensor, size: tuple[int, int], *, stretch: bool) -> Tensor:
+    """The saliency map of one image: (H, W) = `size`, uint8, 255 for p = 1, from its logits (1, S, S).
+
+    The logits are resized bilinearly (align_corners False). `stretch` then scales the probabilities to their
+    own range, 255 (p - min) / (max - min + 1e-8), as the authors' program does: an image without a salient
+    object gets a full-range map too, where without `stretch` its map stays near 0. Raises ValueError at other
+    shapes.
+    """
+    if logits.dim() != 3 or logits.shape[0] != 1:
+        raise ValueError(f"logits of one image must be (1, S, S), these are {tuple(logits.shape)}")
+    resized = F.interpolate(logits.detach().float()[None], size=size, mode="bilinear", align_corners=False)
+    values = torch.sigmoid(resized[0, 0])
+    if stretch:
+        low, high = values.aminmax()
+        values = (values - low) / (high - low + 1e-8)
+    return (255 * values).round().to(torch.uint8)
+
+
+def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
+    """Builds the network of the settings; the global seed decides fresh weights."""
+    return SaliencyNetwork(
+        backbone=settings.backbone,
+        backbone_options=settings.backbone_options,
+        image_size=settings.image_size,
+        neck_width=settings.neck_width,
+        pretrained=settings.pretrained,
+    )
+
+
+def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
+    """What model.json says of a saliency network."""
+    return {"kind": "saliency", "settings": settings.model_dump(mode="json")}
+
+
+def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:
+    """Rebuilds a saliency network from its folder, in evaluation mode; gives it and its input's side in pixels."""
+    settings, _ = read_description(folder, kind="saliency", settings=SaliencySettings)
+    model = build_saliency(settings)
+    load_weights(folder, model)
+    return model.eval(), settings.image_size
+
+
+def saliency_scores(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]) -> dict[str, float]:
+    """Mean absolute error and largest F-measure over a data set.
+
+    Args:
+        predicted: maps (H, W), uint8.
+        truth: masks (H, W), {0, 1}.
+
+    Returns:
+        mae: mean over images of mean |p - g|; max_f: maximum over the 256 thresholds of F (beta^2 = 0.3), from
+        precision and recall averaged over images.
+    """
+    errors, precisions, recalls = [], [], []
+    for values, mask in zip(predicted, truth, strict=True):
+        errors.append(np.abs(values / 255 - mask).mean())
+        inside = np.bincount(values[mask > 0], minlength=256)[::-1].cumsum()[::-1]
+        everything = np.bincount(values.ravel(), minlength=256)[::-1].cumsum()[::-1]
+        precisions.append((inside + 1e-8) / (everything + 1e-8))
+        recalls.append(inside / max(1, int((mask > 0).sum())))
+    precision, recall = np.mean(precisions, axis=0), np.mean(recalls, axis=0)
+    f = 1.3 * precision * recall / (0.3 * precision + recall + 1e-8)
+    return {"mae": float(np.mean(errors)), "max_f": float(f.max())}

@@ -1,0 +1,452 @@
+"""The typed settings of every stage: one frozen model a section of config.yaml.
+
+These models are the single definition from which come the validation of config.yaml, the flags of the stage
+commands and the editor schema. The values live in config.yaml alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from getam.errors import InputError
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Block = Annotated[int, Field(ge=0)]
+Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdigit() else value)
+"""Lets a choice among numbers be given as text, as flags are."""
+Scale = Annotated[Literal[4, 2, 1], Digits]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+ImageSize = Annotated[int, Field(ge=16, le=4096)]
+
+
+SomeSection = TypeVar("SomeSection", bound="Section")
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, no NaN, no truth value where a number belongs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_booleans_as_numbers(cls, values: Any) -> Any:
+        # pydantic takes True for 1; in a YAML file `epochs: yes` is a slip.
+        if isinstance(values, Mapping):
+            for name, value in values.items():
+                field = cls.model_fields.get(name)
+                if field is None:
+                    continue
+                numbers = field.annotation in (int, float) or get_origin(field.annotation) is tuple
+                for one in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(one, bool) and numbers:
+                        raise ValueError(f"{name}: a number is needed, not {str(one).lower()}")
+        return values
+
+
+class DemoSettings(Section):
+    """make_demo: the embedded demo data set."""
+
+    train_images: PositiveInt = Field(description="images of the train split")
+    val_images: PositiveInt = Field(description="images of the val split")
+    saliency_images: PositiveInt = Field(description="image/mask pairs to train the saliency network on")
+    saliency_val_images: PositiveInt = Field(description="image/mask pairs to score the saliency network on")
+    image_size: ImageSize = Field(description="height and width of every image, pixels")
+    seed: Seed = Field(description="seed of the generator")
+
+
+class IndexSettings(Section):
+    """index_dataset: where the labelled images are."""
+
+    root: Path = Field(description="folder in VOC layout: JPEGImages, ImageSets/Segmentation, classes.txt, ...")
+    labels: Literal["annotations", "file"] = Field(
+        description="image labels from Annotations/<id>.xml (annotations) or from image_labels.txt (file)"
+    )
+
+
+class DataSettings(IndexSettings):
+    """The data of a run; `shards` and the saliency folders concern the workflow, not index_dataset."""
+
+    saliency_train: Path = Field(description="folder of image/mask pairs in DUTS layout to train saliency on")
+    saliency_val: Path = Field(description="folder of image/mask pairs in DUTS layout to score saliency on")
+    shards: Annotated[int, Field(ge=1, le=1000)] = Field(description="jobs that each per-image stage is cut into")
+
+
+class CropSettings(Section):
+    """Random scale, crop and flip of a training image."""
+
+    long_side: tuple[ImageSize, ImageSize] = Field(
+        description="range of the image's longer side after random scaling, pixels"
+    )
+    size: ImageSize = Field(description="height and width of the random crop, pixels")
+    color_jitter: Fraction = Field(description="strength of random brightness, contrast and saturation, 0 none")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CropSettings:
+        if self.long_side[0] > self.long_side[1]:
+            raise ValueError(f"long_side: {list(self.long_side)} is not a range; write [smallest, largest]")
+        return self
+
+
+class ScheduleSettings(Section):
+    """What every training has in common."""
+
+    epochs: PositiveInt = Field(description="passes over the training images")
+    batch_size: PositiveInt = Field(description="images an optimizer step")
+    optimizer: Literal["adamw", "sgd"] = Field(description="adamw, or sgd with momentum 0.9")
+    schedule: Literal["one_cycle", "poly"] = Field(
+        description="learning rate: one_cycle (warm-up, then cosine to 0) or poly ((1 - t)^0.9)"
+    )
+    learning_rate: PositiveFloat = Field(description="highest learning rate")
+    weight_decay: NonNegativeFloat = Field(description="weight decay (decoupled in adamw)")
+    seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
+
+
+class BackboneSettings(Section):
+    """A ViT backbone with the read-out that classifies."""
+
+    backbone: str = Field(description="timm name of a ViT with a class token", min_length=1)
+    backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    stem_channels: tuple[PositiveInt, ...] = Field(
+        description="widths of a convolutional stem (stride 2 a layer) before the last, embedding layer; [] for "
+        "the backbone's own patch embedding"
+    )
+    readout: Literal["project", "token"] = Field(
+        description="project (each patch token with the class token, convolutions, average) or token (plain head)"
+    )
+    pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
+
+
+class ClassifierSettings(BackboneSettings, ScheduleSettings):
+    """train_classifier: a ViT on image labels."""
+
+    crop: CropSettings
+
+
+class ActivationSettings(Section):
+    """How class activation maps come from the classifier."""
+
+    method: Literal["getam", "cam"] = Field(description="getam (Eq. 1-3) or cam (class activation map of the read-out)")
+    coupling: Literal["released", "paper"] = Field(
+        description="how heads are averaged: released (authors' code: after the products) or paper (before)"
+    )
+    start_block: Block = Field(description="first transformer block whose map is summed")
+
+
+class MapSettings(ActivationSettings):
+    """dump_maps: class activation maps from the classifier."""
+
+    image_size: ImageSize = Field(description="longer side of the network's input, pixels")
+    scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of image_size", min_length=1)
+    flip: bool = Field(description="average with the maps of the mirrored image")
+
+
+class RefineSettings(Section):
+    """refine_maps: PAMR (Araslanov & Roth 2020)."""
+
+    iterations: Annotated[int, Field(ge=0)] = Field(
+        description="iterations of the affinity; 0: bilinear upsampling only"
+    )
+    dilations: tuple[PositiveInt, ...] = Field(description="dilations of the 3x3 neighborhoods, pixels", min_length=1)
+
+
+class SaliencySettings(ScheduleSettings):
+    """train_saliency: a transformer salient-object-detection network (Mao et al. 2021)."""
+
+    backbone: str = Field(description="timm name of a Swin transformer", min_length=1)
+    backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    image_size: ImageSize = Field(description="height and width that inputs are resized to, pixels")
+    neck_width: PositiveInt = Field(description="channels of the neck")
+    pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
+    color_jitter: Fraction = Field(description="strength of random brightness, contrast and saturation, 0 none")
+
+
+class CompletionSettings(Section):
+    """complete_labels: activation-aware label completion, Eq. 4-5."""
+
+    alpha: Fraction = Field(
+        description="quantile of a class's positive activations above which it is mined where saliency is 0"
+    )
+    gamma: PositiveFloat = Field(description="exponent of the background score (1 - max M)^gamma, Eq. 4")
+    conflict: Literal["unknown", "lowest"] = Field(
+        description="pixels mined by two classes: unknown (255, Eq. 5) or lowest (class index, authors' code)"
+    )
+    opening: Annotated[int, Field(ge=0, le=99)] = Field(
+        description="size of a final morphological opening of the classes, pixels: 0 (none, as in the paper) or odd"
+    )
+    saliency_threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="a pixel is salient where its saliency in [0, 1] is strictly above this"
+    )
+
+    @model_validator(mode="after")
+    def _odd(self) -> CompletionSettings:
+        if self.opening and self.opening % 2 == 0:
+            raise ValueError(f"opening: {self.opening} is even and would shift labels; write 0 or an odd size")
+        return self
+
+
+class CrfSettings(Section):
+    """Dense CRF (Krähenbühl & Koltun 2011) on predicted probabilities."""
+
+    iterations: Annotated[int, Field(ge=0)] = Field(description="mean-field iterations; 0: no CRF")
+    gaussian_xy: PositiveFloat = Field(description="standard deviation of the smoothness kernel, pixels")
+    gaussian_weight: NonNegativeFloat = Field(description="weight of the smoothness kernel")
+    bilateral_xy: PositiveFloat = Field(description="position deviation of the appearance kernel, pixels")
+    bilateral_rgb: PositiveFloat = Field(description="color deviation of the appearance kernel, 0..255 levels")
+    bilateral_weight: NonNegativeFloat = Field(description="weight of the appearance kernel")
+
+
+class PredictionSettings(Section):
+    """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
+
+    scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of the image", min_length=1)
+    flip: bool = Field(description="average with the mirrored image")
+    crf: CrfSettings
+
+
+class DeepLabSettings(ScheduleSettings):
+    """train_deeplab: DeepLabv2 on pseudo labels."""
+
+    encoder: str = Field(description="ResNet encoder of segmentation-models-pytorch: resnet18, resnet101, ...")
+    pretrained: bool = Field(description="start from ImageNet weights (downloads them)")
+    encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
+        description="stages of the encoder: 4, or fewer to leave the widest out (tiny images on a CPU)"
+    )
+    output_stride: Annotated[Literal[8, 16], Digits] = Field(description="image pixels a feature: 8 or 16")
+    atrous_rates: tuple[PositiveInt, ...] = Field(description="dilations of the summed ASPP convolutions", min_length=1)
+    scales: tuple[PositiveFloat, ...] = Field(
+        description="further input scales whose scores are fused by maximum; [] for none"
+    )
+    frozen_batch_norm: bool = Field(description="keep batch norm at its pretrained statistics; false from scratch")
+    full_resolution_loss: bool = Field(
+        description="loss at the crop's resolution (true) or at the scores' resolution, as DeepLabv2 does (false)"
+    )
+    crop: CropSettings
+
+
+class DecoderSettings(Section):
+    """The DPT decoder of the end-to-end network."""
+
+    taps: tuple[Block, Block, Block] = Field(
+        description="three transformer blocks whose tokens the decoder reads beside the last one's, ascending"
+    )
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        description="channels of the three reassembled feature maps; the last one's are the backbone's width"
+    )
+    scales: tuple[Scale, Scale, Scale] = Field(
+        description="size of the three feature maps in token grids, 4, 2 or 1; the head works at twice the first"
+    )
+    width: Annotated[int, Field(ge=16)] = Field(description="channels of the fusion blocks")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> DecoderSettings:
+        if not self.taps[0] < self.taps[1] < self.taps[2]:
+            raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different blocks in order")
+        return self
+
+
+class EnergySettings(Section):
+    """Dense energy loss (RRM): Gaussian kernel in color and position."""
+
+    weight: NonNegativeFloat = Field(description="weight of the loss; 0: none")
+    sigma_rgb: PositiveFloat = Field(description="color deviation, 0..255 levels")
+    sigma_xy: PositiveFloat = Field(description="position deviation, pixels of the full image")
+    scale: Annotated[float, Field(gt=0, le=1)] = Field(description="resolution at which the energy is computed")
+
+
+class EndToEndSettings(BackboneSettings, ScheduleSettings):
+    """train_end_to_end: double-backward training with the DPT decoder (section 4.3)."""
+
+    classifier_epochs: Annotated[int, Field(ge=0)] = Field(
+        description="first epochs that train the classifier alone (paper: half of all)"
+    )
+    crop: CropSettings
+    decoder: DecoderSettings
+    maps: ActivationSettings
+    refine: RefineSettings
+    completion: CompletionSettings
+    energy: EnergySettings
+    decoder_learning_rate: PositiveFloat = Field(description="highest learning rate of the decoder")
+    saliency_weight: NonNegativeFloat = Field(description="weight of BCE(p_background, 1 - S) (paper: 0.1)")
+
+    @model_validator(mode="after")
+    def _shared_readout(self) -> EndToEndSettings:
+        if self.readout != "project":
+            raise ValueError("readout: the decoder shares the features of the read-out project; write project")
+        return self
+
+    @model_validator(mode="after")
+    def _phases(self) -> EndToEndSettings:
+        if self.classifier_epochs >= self.epochs:
+            raise ValueError(
+                f"classifier_epochs: {self.classifier_epochs} leaves none of the {self.epochs} epochs for segmentation"
+            )
+        return self
+
+
+class AuditSettings(Section):
+    """audit: the page that shows every stage's result beside the image."""
+
+    images: PositiveInt = Field(description="images of each split on the page, evenly spaced over the sorted ids")
+
+
+class Config(Section):
+    """The whole configuration: config.yaml, or an overlay merged into it."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)] = Field(
+        description="name of the run: results go to results/<run>/"
+    )
+    demo: DemoSettings
+    data: DataSettings
+    classifier: ClassifierSettings
+    maps: MapSettings
+    refine: RefineSettings
+    saliency: SaliencySettings
+    completion: CompletionSettings
+    deeplab: DeepLabSettings
+    deeplab_prediction: PredictionSettings
+    end_to_end: EndToEndSettings
+    end_to_end_prediction: PredictionSettings
+    audit: AuditSettings
+
+
+def validate_config(values: Mapping[str, Any], *, source: str = "config") -> Config:
+    """Checks a merged configuration.
+
+    Raises:
+        InputError: one message with every offending key, what is wrong with it and the cure.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: " + describe(error, Config)) from None
+
+
+def editor_schema() -> dict[str, Any]:
+    """The JSON schema of config.yaml and of overlays, for editors; an overlay need not state every key."""
+
+    def without_required(schema: Any) -> Any:
+        if isinstance(schema, dict):
+            return {key: without_required(value) for key, value in schema.items() if key != "required"}
+        return [without_required(value) for value in schema] if isinstance(schema, list) else schema
+
+    return without_required(Config.model_json_schema())
+
+
+def only(model: type[SomeSection], arguments: BaseModel) -> SomeSection:
+    """The part of a stage's arguments that are its settings."""
+    return model.model_validate({name: getattr(arguments, name) for name in model.model_fields})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a configuration or an overlay; checks its form, not its keys."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name an existing configuration") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name an existing configuration") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold sections (`completion:` and so on), like config.yaml")
+    return values
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line an offending key: its dotted name, what is wrong, and for an unknown key the nearest known one."""
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _keys(model, location[:-1])
+            near = difflib.get_close_matches(location[-1], known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            lines.append(f"{key}: unknown key; {cure}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing; give it a value")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
+            lines.append(f"{key}: {message}{shown}" if key else f"{message}{shown}")
+    return "\n".join(lines) if len(lines) == 1 else "\n  " + "\n  ".join(lines)
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for name in location:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def flags(settings: BaseModel) -> list[str]:
+    """The command-line words that give a stage these settings, in the order of the model's fields.
+
+    Nested sections give dotted flags; collections are written as JSON. `parse_flags` gives `settings` back.
+    """
+    words = []
+    for path, _ in leaves(type(settings)):
+        value: Any = settings
+        for name in path:
+            value = getattr(value, name)
+        words += [flag_name(path), value if isinstance(value, str) else _as_text(value)]
+    return words
+
+
+def leaves(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    """Every setting of a model with its path of names; nested models are entered."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, (*prefix, name))
+        else:
+            yield (*prefix, name), field
+
+
+def flag_name(path: tuple[str, ...]) -> str:
+    """("maps", "start_block") -> --maps.start-block"""
+    return "--" + ".".join(path).replace("_", "-")
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if isinstance(value, Path) else json.dumps(value, sort_keys=True)
+
+
+def nest(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """{("maps", "flip"): x} -> {"maps": {"flip": x}}"""
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        branch = tree
+        for name in path[:-1]:
+            branch = branch.setdefault(name, {})
+        branch[path[-1]] = value
+    return tree
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overlay`, mapping by mapping; free-form options are replaced whole."""
+    merged = dict(base)
+    for name, value in overlay.items():
+        below = merged.get(name)
+        nested = isinstance(value, Mapping) and isinstance(below, Mapping) and name not in FREE_FORM
+        merged[name] = merge(below, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+FREE_FORM = frozenset({"backbone_options"})
+"""Settings that are mappings with another library's keys."""

@@ -1,0 +1,29 @@
+"""Makes the page that shows every stage's result beside the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.files import atomic_folder
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.pages import write_audit
+from getam.settings import AuditSettings
+
+SECTION = "audit"
+
+
+class Arguments(AuditSettings, MachineArguments):
+    """Write audit/index.html, which opens from disk without a server."""
+
+    run: Path = Field(description="folder of the run, results/<run>")
+    index: Path = Field(description="index.csv")
+    out: Path = Field(description="folder for index.html and its pictures")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    with atomic_folder(arguments.out) as folder:
+        write_audit(arguments.run, folder, rows=index.rows, classes=index.classes, max_images=arguments.images)

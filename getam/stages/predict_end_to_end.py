@@ -1,0 +1,45 @@
+"""Segments a split's images with the end-to-end network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.classifier import patch_size
+from getam.end_to_end import load_end_to_end
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.prediction import predict
+from getam.settings import PredictionSettings, only
+from getam.shards import check_classes
+
+SECTION = "end_to_end_prediction"
+
+
+class Arguments(PredictionSettings, MachineArguments):
+    """Write predictions/<id>.png: palette PNG (H, W) of label values."""
+
+    index: Path = Field(description="index.csv")
+    model: Path = Field(description="folder of the network's model.safetensors and model.json")
+    split: str = Field(description="split whose images are segmented")
+    out: Path = Field(description="folder of the predictions")
+
+
+def run(arguments: Arguments) -> None:
+    device = arguments.prepare()
+    index = read_index(arguments.index)
+    network, classes = load_end_to_end(arguments.model)
+    check_classes(classes, index, source=arguments.model / "model.json")
+    network.to(device)
+    predict(
+        network.segment,
+        index.split(arguments.split),
+        settings=only(PredictionSettings, arguments),
+        multiple=patch_size(network.classifier.backbone),
+        classes=index.classes,
+        out=arguments.out,
+        device=device,
+        threads=arguments.threads,
+        what="predict_end_to_end",
+    )

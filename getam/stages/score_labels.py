@@ -1,0 +1,75 @@
+"""Scores pseudo labels under each protocol, and the maps alone at every threshold, against ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from getam.evaluation import PROTOCOLS, ConfusionMatrix
+from getam.files import read_array, read_labels, write_json
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.progress import progress
+from getam.shards import rows_of, shard_folders
+
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Thresholds of the curve: a pixel is the strongest class where its normalized map is above, else background."""
+
+
+class Arguments(MachineArguments):
+    """Write pseudo_labels.json: IoU under each protocol for 255, coverage, and the threshold curve of the maps."""
+
+    index: Path = Field(description="index.csv")
+    maps: Path = Field(description="folder of the shards of refine-maps")
+    pseudo_labels: Path = Field(description="folder of the shards of complete-labels")
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    out: Path = Field(description="pseudo_labels.json")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    count = len(index.classes) + 1
+    labels = ConfusionMatrix(count)
+    curve = {threshold: ConfusionMatrix(count) for threshold in THRESHOLDS}
+    rows = [
+        (row, labels_folder, maps_folder)
+        for labels_folder, maps_folder in zip(
+            shard_folders(arguments.pseudo_labels, arguments.shards),
+            shard_folders(arguments.maps, arguments.shards),
+            strict=True,
+        )
+        for row in rows_of(labels_folder, index)
+    ]
+    unknown = pixels = scored = 0
+    for row, labels_folder, maps_folder in progress(rows, total=len(rows), unit="image", what="score_labels"):
+        prediction = read_labels(labels_folder / f"{row.id}.png")
+        unknown += int((prediction == 255).sum())
+        pixels += prediction.size
+        if row.mask is None:
+            continue
+        scored += 1
+        truth = read_labels(row.mask)
+        labels.add(truth, prediction)
+        maps = read_array(maps_folder / f"{row.id}.npy").astype(np.float32)
+        values = np.array([0, *(c + 1 for c in index.class_indices(row))], np.uint8)
+        maps = np.concatenate([np.zeros((1, *truth.shape), np.float32), maps])
+        strongest, highest = values[maps.argmax(0)], maps.max(0)
+        for threshold, matrix in curve.items():
+            matrix.add(truth, np.where(highest > threshold, strongest, 0).astype(np.uint8))
+    names = ("background", *index.classes)
+    points = [{"threshold": t, "miou": matrix.scores(names)["miou"]} for t, matrix in curve.items()]
+    known = [point for point in points if point["miou"] is not None]
+    result: dict[str, Any] = {
+        "split": "train",
+        "images": scored,
+        "supervision": "I+S",
+        "unknown_share": unknown / pixels if pixels else None,
+        "coverage": 1 - unknown / pixels if pixels else None,
+        "protocols": {protocol: labels.scores(names, protocol) for protocol in PROTOCOLS},
+        "threshold_curve": points,
+        "best_threshold": max(known, key=lambda point: point["miou"]) if known else None,
+    }
+    write_json(arguments.out, result)

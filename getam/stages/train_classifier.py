@@ -1,0 +1,105 @@
+"""Trains the ViT classifier on image labels (section 4.1): multi-label soft-margin loss, mAP on val."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from getam.checkpoints import save_model
+from getam.classifier import build_classifier, describe_classifier, patch_size
+from getam.evaluation import average_precision
+from getam.files import read_image, write_json
+from getam.images import RandomScaleCrop, TrainingImages, fit_long_side, multi_hot, require_rows, whole_images
+from getam.index import Index, IndexRow, read_index
+from getam.machine import MachineArguments
+from getam.progress import progress
+from getam.settings import ClassifierSettings, only
+from getam.training import decay_groups, fingerprint, fit, training_key
+
+SECTION = "classifier"
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(ClassifierSettings, MachineArguments):
+    """Train the classifier on the train split's image labels and score it on val."""
+
+    index: Path = Field(description="index.csv")
+    out: Path = Field(description="folder for model.safetensors, model.json and metrics.json")
+
+
+def run(arguments: Arguments) -> None:
+    settings = only(ClassifierSettings, arguments)
+    device = arguments.prepare(seed=settings.seed)
+    index = read_index(arguments.index)
+    rows = require_rows(index.split("train"), split="train", index=arguments.index)
+    classes = index.classes
+
+    model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size).to(device)
+    images = TrainingImages(
+        rows,
+        load=lambda row: (read_image(row.image), {}),
+        targets=lambda row: {"classes": multi_hot(index.class_indices(row), len(classes))},
+        transform=RandomScaleCrop(settings.crop),
+        seed=settings.seed,
+    )
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        return {"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])}
+
+    state = arguments.out / ".state"
+    history = fit(
+        model,
+        step,
+        images,
+        settings,
+        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        device=device,
+        threads=arguments.threads,
+        state=state,
+        key=training_key(
+            settings.model_dump(mode="json"),
+            classes,
+            [row.labels for row in rows],
+            fingerprint(r.image for r in rows),
+        ),
+        what="train_classifier",
+        name_of=lambda number: rows[number].id,
+    )
+    metrics = _score(model, index, settings, device, arguments.threads)
+    save_model(arguments.out, model, describe_classifier(settings, classes) | {"history": history})
+    write_json(arguments.out / "metrics.json", metrics)
+    shutil.rmtree(state, ignore_errors=True)
+    logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])
+
+
+@torch.no_grad()
+def _score(
+    model: torch.nn.Module, index: Index, settings: ClassifierSettings, device: torch.device, threads: int
+) -> dict[str, object]:
+    model.eval()
+    rows: list[IndexRow] = index.split("val")
+    multiple = patch_size(model.backbone)
+    batches = whole_images(
+        rows,
+        path=lambda row: row.image,
+        size=lambda size: fit_long_side(size, settings.crop.size, multiple=multiple),
+        batch_size=settings.batch_size,
+        threads=threads,
+    )
+    scores, targets = [], []
+    for batch, _, inputs in progress(
+        batches, total=len(rows), unit="image", what="mAP on val", size=lambda item: len(item[0])
+    ):
+        scores.append(model(inputs.to(device)).cpu())
+        targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
+    if not rows:
+        return {"split": "val", "images": 0, "mean_average_precision": None, "average_precision": {}}
+    precision = average_precision(torch.cat(scores), torch.stack(targets), index.classes)
+    return {"split": "val", "images": len(rows), **precision}

@@ -1,0 +1,90 @@
+"""Trains classifier and decoder together by double backward (section 4.3)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from getam.checkpoints import save_model
+from getam.end_to_end import EndToEndNetwork, describe_end_to_end, training_losses
+from getam.errors import InputError
+from getam.files import read_gray, read_image
+from getam.images import RandomScaleCrop, TrainingImages, multi_hot
+from getam.index import IndexRow, read_index
+from getam.machine import MachineArguments
+from getam.settings import EndToEndSettings, only
+from getam.shards import rows_of, shard_folders
+from getam.training import decay_groups, fingerprint, fit, training_key
+
+SECTION = "end_to_end"
+
+
+class Arguments(EndToEndSettings, MachineArguments):
+    """Train the end-to-end network on image labels and saliency maps; ground truth is never read."""
+
+    index: Path = Field(description="index.csv")
+    saliency: Path = Field(description="folder of the shards of predict-saliency")
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    out: Path = Field(description="folder for model.safetensors and model.json")
+
+
+def run(arguments: Arguments) -> None:
+    settings = only(EndToEndSettings, arguments)
+    device = arguments.prepare(seed=settings.seed)
+    index = read_index(arguments.index)
+    rows = [
+        (row, folder / f"{row.id}.png")
+        for folder in shard_folders(arguments.saliency, arguments.shards)
+        for row in rows_of(folder, index)
+    ]
+    if not rows:
+        raise InputError(f"{arguments.saliency}: no saliency maps; run predict-saliency first")
+    network = EndToEndNetwork(settings, num_classes=len(index.classes)).to(device)
+
+    def load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        image, saliency = read_image(row[0].image), read_gray(row[1])
+        if image.shape[:2] != saliency.shape:
+            raise InputError(
+                f"{row[1]}: size {saliency.shape} is not the image's {image.shape[:2]} (H, W); predict again"
+            )
+        return image, {"saliency": (saliency > 255 * settings.completion.saliency_threshold).astype(np.uint8)}
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        return training_losses(network, batch, epoch, settings)
+
+    images = TrainingImages(
+        rows,
+        load=load,
+        targets=lambda row: {"classes": multi_hot(index.class_indices(row[0]), len(index.classes))},
+        transform=RandomScaleCrop(settings.crop),
+        seed=settings.seed,
+    )
+    state = arguments.out / ".state"
+    history = fit(
+        network,
+        step,
+        images,
+        settings,
+        groups=[
+            *decay_groups(network.classifier, learning_rate=settings.learning_rate),
+            *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
+        ],
+        device=device,
+        threads=arguments.threads,
+        state=state,
+        key=training_key(
+            settings.model_dump(mode="json"),
+            index.classes,
+            [row.labels for row, _ in rows],
+            fingerprint(file for row, path in rows for file in (row.image, path)),
+        ),
+        what="train_end_to_end",
+        name_of=lambda number: rows[number][0].id,
+    )
+    save_model(arguments.out, network, describe_end_to_end(settings, index.classes) | {"history": history})
+    shutil.rmtree(state, ignore_errors=True)

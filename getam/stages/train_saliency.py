@@ -1,0 +1,103 @@
+"""Trains the salient-object-detection network on image/mask pairs: structure loss, MAE and max F on held-out pairs."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from getam.checkpoints import save_model
+from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
+from getam.files import write_json
+from getam.images import ResizeFlip, TrainingImages, whole_images
+from getam.machine import MachineArguments
+from getam.saliency import (
+    SaliencyNetwork,
+    build_saliency,
+    describe_saliency,
+    saliency_map,
+    saliency_scores,
+    structure_loss,
+)
+from getam.settings import SaliencySettings, only
+from getam.training import decay_groups, fingerprint, fit, training_key
+
+SECTION = "saliency"
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(SaliencySettings, MachineArguments):
+    """Train the saliency network and score it on held-out pairs."""
+
+    train: Path = Field(description="folder of image/mask pairs in DUTS layout")
+    val: Path = Field(description="folder of held-out pairs in DUTS layout")
+    out: Path = Field(description="folder for model.safetensors, model.json and metrics.json")
+
+
+def run(arguments: Arguments) -> None:
+    settings = only(SaliencySettings, arguments)
+    device = arguments.prepare(seed=settings.seed)
+    pairs = find_pairs(arguments.train)
+    held_out = find_pairs(arguments.val)
+    check_pairs([*pairs, *held_out])
+    model = build_saliency(settings).to(device)
+    images = TrainingImages(
+        pairs,
+        load=read_pair,
+        transform=ResizeFlip(settings.image_size, color_jitter=settings.color_jitter),
+        seed=settings.seed,
+    )
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        return {"structure": structure_loss(model(batch["image"]), batch["mask"][:, None])}
+
+    state = arguments.out / ".state"
+    history = fit(
+        model,
+        step,
+        images,
+        settings,
+        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        device=device,
+        threads=arguments.threads,
+        state=state,
+        key=training_key(
+            settings.model_dump(mode="json"), fingerprint(file for pair in pairs for file in (pair.image, pair.mask))
+        ),
+        what="train_saliency",
+        name_of=lambda number: pairs[number].id,
+    )
+    metrics = _score(model, held_out, settings, device, arguments.threads)
+    save_model(arguments.out, model, describe_saliency(settings) | {"history": history})
+    write_json(arguments.out / "metrics.json", metrics)
+    shutil.rmtree(state, ignore_errors=True)
+    logger.info("train_saliency: MAE %.4f, max F %.4f on %s", metrics["mae"], metrics["max_f"], arguments.val)
+
+
+@torch.no_grad()
+def _score(
+    model: SaliencyNetwork,
+    pairs: list[SaliencyPair],
+    settings: SaliencySettings,
+    device: torch.device,
+    threads: int,
+) -> dict[str, float | int]:
+    model.eval()
+    batches = whole_images(
+        pairs,
+        path=lambda pair: pair.image,
+        size=lambda size: (settings.image_size, settings.image_size),
+        batch_size=settings.batch_size,
+        threads=threads,
+    )
+    predicted, truth = [], []
+    for batch, photographs, inputs in batches:
+        for pair, photograph, logits in zip(batch, photographs, model(inputs.to(device)), strict=True):
+            predicted.append(saliency_map(logits, photograph.shape[:2], stretch=False).cpu().numpy())
+            truth.append(read_pair(pair)[1]["mask"])
+    return {"images": len(pairs), **saliency_scores(predicted, truth)}

@@ -1,0 +1,325 @@
+"""The commands: their stages, their flags and how bad input ends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import PROJECT
+from pydantic import BaseModel
+
+import deeplab.cli
+import getam.cli
+from getam.cli import command, parse_flags
+from getam.errors import InputError
+from getam.machine import MachineArguments
+from getam.settings import Config, editor_schema, leaves, read_yaml
+
+STAGES = {"getam": getam.cli.STAGES, "deeplab": deeplab.cli.STAGES}
+COMMANDS = [(package, stage) for package, stages in STAGES.items() for stage in stages]
+
+PATHS = ["--maps", "m", "--saliency", "s", "--index", "index.csv", "--out", "out"]
+"""The flags that complete-labels needs."""
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """A command sets the root logger up; the next test gets it back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def module_of(package: str, stage: str) -> ModuleType:
+    return importlib.import_module(f"{package}.stages.{stage.replace('-', '_')}")
+
+
+def completion(*words: str) -> Any:
+    module = module_of("getam", "complete-labels")
+    return parse_flags(module.Arguments, words, name="getam complete-labels", section=module.SECTION)
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        completion(*words)
+    return str(caught.value)
+
+
+# Stages
+
+
+@pytest.mark.parametrize(("package", "stage"), COMMANDS)
+def test_a_stage_is_a_module_with_described_arguments_and_run(package: str, stage: str) -> None:
+    module = module_of(package, stage)
+    assert module.__doc__
+    assert issubclass(module.Arguments, MachineArguments)
+    # An own docstring, not one that is inherited.
+    assert vars(module.Arguments).get("__doc__", "").strip()
+    assert callable(module.run)
+    for path, field in leaves(module.Arguments):
+        assert field.description, ".".join(path)
+    assert STAGES[package][stage]
+
+
+@pytest.mark.parametrize(("package", "stage"), COMMANDS)
+def test_a_stage_takes_its_whole_section(package: str, stage: str) -> None:
+    module = module_of(package, stage)
+    section = getattr(module, "SECTION", None)
+    taken = {path for path, field in leaves(module.Arguments) if path[0] not in MachineArguments.model_fields}
+    if section is None:
+        # Without a section there are paths, splits and shards only; none is a name of a setting's section.
+        assert taken
+        return
+    model = Config.model_fields[section].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    settings = {path for path, _ in leaves(model)}
+    if section == "data":
+        settings = {("root",), ("labels",)}
+    assert settings <= taken
+
+
+def test_the_stages_are_the_modules_that_exist() -> None:
+    for package, stages in STAGES.items():
+        files = {path.stem for path in (PROJECT / package / "stages").glob("*.py")} - {"__init__"}
+        assert files == {stage.replace("-", "_") for stage in stages}
+
+
+def test_the_stages_are_the_rules_of_the_workflow() -> None:
+    text = "\n".join(path.read_text() for path in (PROJECT / "workflow" / "rules").glob("*.smk"))
+    rules = re.findall(r"^rule (\w+):", text, re.MULTILINE)
+    assert sorted(rules) == sorted(stage.replace("-", "_") for _, stage in COMMANDS)
+
+
+# Flags
+
+
+def test_settings_that_no_flag_gives_come_from_config_yaml() -> None:
+    arguments = completion(*PATHS)
+    assert arguments.alpha == read_yaml(PROJECT / "config.yaml")["completion"]["alpha"]
+    assert arguments.maps == Path("m")
+
+
+def test_an_overlay_gives_defaults_and_a_flag_overrules_it(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("completion: {alpha: 0.25, opening: 3}\nrefine: {iterations: 3}\n")
+    arguments = completion(*PATHS, "--config", str(overlay))
+    assert (arguments.alpha, arguments.opening) == (0.25, 3)
+    arguments = completion(*PATHS, "--config", str(overlay), "--alpha", "0.75")
+    assert (arguments.alpha, arguments.opening) == (0.75, 3)
+
+
+def test_nested_flags_and_an_overlay_are_merged(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("classifier: {crop: {size: 64}, backbone_options: {depth: 6}}")
+    module = module_of("getam", "train-classifier")
+    words = ["--index", "i", "--out", "o", "--config", str(overlay), "--crop.long-side", "[70, 80]"]
+    arguments = parse_flags(module.Arguments, words, name="stage", section=module.SECTION)
+    assert (arguments.crop.size, arguments.crop.long_side) == (64, (70, 80))
+    assert arguments.backbone_options == {"depth": 6}
+    arguments = parse_flags(
+        module.Arguments, [*words, "--backbone-options", "{}"], name="stage", section=module.SECTION
+    )
+    assert arguments.backbone_options == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        pytest.param("completion:\n", "completion", id="empty section"),
+        pytest.param("completion: [0.9]\n", "completion", id="list for a section"),
+        pytest.param("completion: {alhpa: 0.9}\n", "alhpa", id="unknown key"),
+        pytest.param("complation: {alpha: 0.9}\n", "complation", id="unknown section"),
+    ],
+)
+def test_a_bad_overlay_is_refused_by_its_key(tmp_path: Path, text: str, key: str) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    assert key in refusal(*PATHS, "--config", str(overlay))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*PATHS, "--alpha", "2"], "--alpha: Input should be less than or equal to 1 (given: '2')"),
+        ([*PATHS, "--alpha", "nan"], "--alpha: Input should be a finite number"),
+        ([*PATHS, "--alpha", "much"], "--alpha: Input should be a valid number"),
+        ([*PATHS, "--alpha"], "argument --alpha: expected one argument"),
+        ([*PATHS, "--opening", "4"], "opening: 4 is even"),
+        ([*PATHS, "--saliency-threshold", "-1"], "--saliency-threshold: "),
+        ([*PATHS, "--threads", "0"], "--threads: "),
+        ([*PATHS, "--device", "tpu"], "--device: Input should be 'auto', 'cpu' or 'cuda'"),
+        ([*PATHS, "--alhpa", "0.9"], "unrecognized arguments: --alhpa 0.9"),
+        ([*PATHS, "stray"], "unrecognized arguments: stray"),
+        # No abbreviations: a flag that comes later must not change the meaning of an old command.
+        ([*PATHS, "--alph", "0.9"], "unrecognized arguments: --alph 0.9"),
+        (PATHS[:-2], "--out: missing"),
+        ([*PATHS, "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
+    ],
+)
+def test_bad_flags_are_named(words: list[str], message: str) -> None:
+    assert message in refusal(*words)
+
+
+def test_all_bad_flags_stand_in_one_message() -> None:
+    message = refusal(*PATHS[:-2], "--alpha", "2", "--gamma", "-1")
+    assert re.findall(r"^ +(--\S+): ", message, re.MULTILINE) == ["--alpha", "--gamma", "--out"]
+
+
+def test_a_bad_nested_flag_is_named() -> None:
+    module = module_of("getam", "train-classifier")
+    words = ["--index", "i", "--out", "o", "--crop.size", "7"]
+    with pytest.raises(InputError, match=r"^--crop\.size: "):
+        parse_flags(module.Arguments, words, name="stage", section=module.SECTION)
+
+
+def test_a_choice_of_integers_is_taken_from_a_flag() -> None:
+    module = module_of("deeplab", "train-deeplab")
+    words = ["--index", "i", "--pseudo-labels", "p", "--shards", "1", "--out", "o", "--output-stride", "16"]
+    assert parse_flags(module.Arguments, words, name="stage", section=module.SECTION).output_stride == 16
+
+
+# Commands
+
+
+@pytest.mark.parametrize("package", STAGES)
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_the_overview_lists_every_stage(package: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(package, STAGES[package], words) == 0
+    output = capsys.readouterr().out
+    for stage, text in STAGES[package].items():
+        assert re.search(rf"^  {stage} +{re.escape(text)}$", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("package", "stage"), COMMANDS)
+def test_the_help_of_a_stage_describes_every_flag(
+    package: str, stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as end:
+        command(package, STAGES[package], [stage, "--help"])
+    assert end.value.code == 0
+    output = capsys.readouterr().out
+    for path, field in leaves(module_of(package, stage).Arguments):
+        assert re.search(rf"^ +--{re.escape('.'.join(path).replace('_', '-'))} VALUE", output, re.MULTILINE)
+        assert field.description
+        assert field.description in output
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("getam", STAGES["getam"], ["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == editor_schema()
+
+
+def test_an_unknown_stage_ends_with_the_list_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("getam", STAGES["getam"], ["dump-map"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("getam dump-map: no such stage; stages: make-demo, ")
+    assert command("deeplab", STAGES["deeplab"], ["schema"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--alpha", "2"], "--alpha: "),
+        (["--bogus", "2"], "unrecognized arguments: --bogus 2"),
+        (["--index", "nowhere/index.csv"], "--out: missing"),
+    ],
+)
+def test_bad_flags_end_a_command_with_one_message(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("getam", STAGES["getam"], ["complete-labels", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("getam complete-labels: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_bad_input_ends_a_command_with_one_message_also_in_its_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "logs" / "stage.log"
+    out = tmp_path / "out"
+    words = ["--maps", "m", "--saliency", "s", "--index", str(tmp_path / "index.csv"), "--out", str(out)]
+    assert command("getam", STAGES["getam"], ["complete-labels", *words, "--log", str(log)]) == 1
+    error = capsys.readouterr().err
+    assert f"getam complete-labels: {tmp_path / 'index.csv'}: no such file; run index-dataset again" in error
+    assert error.count("\n") == 1
+    assert log.read_text() == error
+    assert not out.exists()
+
+
+def test_a_defect_leaves_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(arguments: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(module_of("getam", "summary"), "run", broken)
+    assert command("getam", STAGES["getam"], ["summary", "--run", "r", "--out", "o"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "ZeroDivisionError: a defect" in error
+
+
+def test_an_interrupted_command_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module_of("getam", "summary"), "run", interrupted)
+    assert command("getam", STAGES["getam"], ["summary", "--run", "r", "--out", "o"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["--index", "i", "--out", str(tmp_path / "out"), "--device", "cuda"]
+    assert command("getam", STAGES["getam"], ["train-classifier", *words]) == 1
+    assert "--device cuda: torch sees no CUDA device; use --device cpu" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    log = tmp_path / "file" / "stage.log"
+    assert command("getam", STAGES["getam"], ["summary", "--run", "r", "--out", "o", "--log", str(log)]) == 1
+    assert str(log) in capsys.readouterr().err
+
+
+def test_the_process_ends_with_1_and_without_traceback(tmp_path: Path) -> None:
+    program = "from getam.cli import main; main()"
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"data": {"root": "nowhere", "labels": "file"}}))
+    words = ["index-dataset", "--config", str(overlay), "--out", "results/index.csv"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d getam index-dataset: nowhere: no such folder; set data\.root to .*\n", result.stderr
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"overlay.yaml"}

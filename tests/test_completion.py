@@ -1,0 +1,237 @@
+"""Label completion by hand, against the authors' arrays and pixel by pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.literal_completion import literal_complete
+
+from getam.completion import complete_labels, open_classes
+from getam.errors import InputError
+
+Arrays = Callable[[str], dict[str, np.ndarray]]
+Conflict = Literal["unknown", "lowest"]
+
+# Two classes on 4x4 pixels, the upper half salient. With alpha 0.5: class 3 has 9 positive activations, the fifth
+# smallest is 0.5; class 9 has 7, the fourth smallest is 0.8.
+CLASSES = [3, 9]
+MAPS = np.array(
+    [
+        [[1.0, 0.9, 0.0, 0.02], [0.5, 0.0, 0.4, 0.0], [0.8, 0.5, 0.2, 0.0], [0.0, 0.1, 0.0, 0.0]],
+        [[0.0, 0.9, 1.0, 0.00], [0.5, 0.0, 0.0, 0.0], [0.9, 0.0, 0.8, 0.0], [0.3, 0.1, 0.0, 0.0]],
+    ],
+    np.float32,
+)
+SALIENCY = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.uint8)
+# Salient: ties go to the first class; 0.02 is below 0.98^32 = 0.52. Elsewhere: class 3's 0.5 is not strictly above
+# its quantile, nor is class 9's 0.8; both claim the pixel (2, 0).
+BY_HAND = np.array([[4, 4, 10, 255], [4, 255, 0, 0], [255, 0, 0, 0], [0, 0, 0, 0]], np.uint8)
+
+
+@pytest.mark.parametrize(("conflict", "claimed_twice"), [("unknown", 255), ("lowest", 4)])
+def test_sixteen_pixels_by_hand(conflict: Conflict, claimed_twice: int) -> None:
+    # Positive activations, sorted: 0.02 0.1 0.2 0.4 [0.5] 0.5 0.8 0.9 1 and 0.1 0.3 0.5 [0.8] 0.9 0.9 1.
+    maps, saliency = MAPS.copy(), SALIENCY.copy()
+    labels = complete_labels(maps, CLASSES, saliency, alpha=0.5, gamma=32, conflict=conflict)
+    expected = BY_HAND.copy()
+    expected[2, 0] = claimed_twice
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(maps, MAPS)
+    np.testing.assert_array_equal(saliency, SALIENCY)
+
+
+@pytest.mark.parametrize(("conflict", "key"), [("unknown", "alt_conflict255"), ("lowest", "out_before_opening")])
+@pytest.mark.parametrize("case", range(8))
+def test_labels_equal_the_authors(case: int, conflict: Conflict, key: str, reference: Arrays) -> None:
+    arrays = reference("completion.npz")
+    labels = complete_labels(
+        arrays[f"{case}/cam"],
+        arrays[f"{case}/classes"].tolist(),
+        arrays[f"{case}/saliency"],
+        alpha=float(arrays[f"{case}/cut_threshold"]),
+        gamma=32,
+        conflict=conflict,
+    )
+    np.testing.assert_array_equal(labels, arrays[f"{case}/{key}"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    classes=st.lists(st.integers(0, 19), min_size=1, max_size=4, unique=True).map(sorted),
+    levels=st.sampled_from([1, 2, 5, 1000]),
+    alpha=st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.95, 1.0]),
+    gamma=st.sampled_from([0.5, 1.0, 2.0, 32.0, 128.0]),
+    conflict=st.sampled_from(["unknown", "lowest"]),
+    salient=st.sampled_from([0.0, 0.4, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_labels_equal_the_literal_equations(
+    height: int,
+    width: int,
+    classes: list[int],
+    levels: int,
+    alpha: float,
+    gamma: float,
+    conflict: Conflict,
+    salient: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Few levels make ties between classes and at the quantile; some maps are 0 altogether.
+    maps = rng.integers(0, levels + 1, (len(classes), height, width)) * rng.integers(0, 4, (len(classes), 1, 1)) / 7
+    saliency = (rng.random((height, width)) < salient).astype(np.uint8)
+    labels = complete_labels(maps, classes, saliency, alpha=alpha, gamma=gamma, conflict=conflict)
+    expected = literal_complete(maps, classes, saliency, alpha=alpha, gamma=gamma, conflict=conflict)
+    np.testing.assert_array_equal(labels, expected)
+    assert set(np.unique(labels)) <= {0, 255, *(c + 1 for c in classes)}
+
+
+@pytest.mark.parametrize("opening", [0, 3])
+@pytest.mark.parametrize("conflict", ["unknown", "lowest"])
+def test_torch_and_numpy_agree(conflict: Conflict, opening: int) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.random((3, 20, 30), np.float32) ** 3
+    saliency = rng.integers(0, 2, (20, 30), np.uint8)
+    how = {"alpha": 0.8, "gamma": 8, "conflict": conflict, "opening": opening}
+    tensors = torch.from_numpy(maps.copy()), torch.from_numpy(saliency.copy())
+    labels = complete_labels(tensors[0], [0, 4, 7], tensors[1], **how)
+    assert isinstance(labels, torch.Tensor)
+    assert labels.dtype == torch.uint8
+    np.testing.assert_array_equal(labels.numpy(), complete_labels(maps, [0, 4, 7], saliency, **how))
+    np.testing.assert_array_equal(tensors[0].numpy(), maps)
+    np.testing.assert_array_equal(tensors[1].numpy(), saliency)
+
+
+def test_scaling_a_map_changes_nothing() -> None:
+    labels = complete_labels(
+        MAPS * np.array([1e-9, 1e4], np.float32)[:, None, None], CLASSES, SALIENCY, alpha=0.5, gamma=32
+    )
+    np.testing.assert_array_equal(labels, BY_HAND)
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_are_taken() -> None:
+    maps, saliency = MAPS.copy(), SALIENCY.copy()
+    maps.flags.writeable = saliency.flags.writeable = False
+    np.testing.assert_array_equal(complete_labels(maps, CLASSES, saliency, alpha=0.5, gamma=32), BY_HAND)
+
+
+@pytest.mark.parametrize("saliency", [SALIENCY.astype(bool), SALIENCY * 255, SALIENCY * 0.01])
+def test_salient_is_whatever_is_above_zero(saliency: np.ndarray) -> None:
+    np.testing.assert_array_equal(complete_labels(MAPS, CLASSES, saliency, alpha=0.5, gamma=32), BY_HAND)
+
+
+def test_no_classes_leave_salient_pixels_unknown() -> None:
+    labels = complete_labels(np.zeros((0, 4, 4), np.float32), [], SALIENCY, alpha=0.9, gamma=32)
+    np.testing.assert_array_equal(labels, np.where(SALIENCY, 255, 0))
+    assert labels.dtype == np.uint8
+
+
+def test_a_map_of_zeros_claims_nothing() -> None:
+    maps = MAPS.copy()
+    maps[1] = 0
+    labels = complete_labels(maps, CLASSES, SALIENCY, alpha=0.5, gamma=32)
+    np.testing.assert_array_equal(labels, complete_labels(maps[:1], CLASSES[:1], SALIENCY, alpha=0.5, gamma=32))
+    labels = complete_labels(np.zeros_like(maps), CLASSES, SALIENCY, alpha=0.0, gamma=32)
+    np.testing.assert_array_equal(labels, np.where(SALIENCY, 255, 0))
+
+
+def test_empty_saliency_leaves_what_is_mined() -> None:
+    labels = complete_labels(MAPS, CLASSES, np.zeros_like(SALIENCY), alpha=0.5, gamma=32)
+    # Above 0.5: class 3's 1.0, 0.9, 0.8; above 0.8: class 9's 0.9, 1.0, 0.9.
+    expected = [[4, 255, 10, 0], [0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(labels, np.array(expected, np.uint8))
+
+
+def test_full_saliency_leaves_no_background() -> None:
+    labels = complete_labels(MAPS, CLASSES, np.ones_like(SALIENCY), alpha=0.5, gamma=32)
+    assert not (labels == 0).any()
+
+
+def test_alpha_one_mines_nothing() -> None:
+    labels = complete_labels(MAPS, CLASSES, SALIENCY, alpha=1.0, gamma=32)
+    np.testing.assert_array_equal(labels, np.where(SALIENCY, BY_HAND, 0))
+
+
+def test_a_larger_gamma_leaves_less_unknown() -> None:
+    # A tie goes to the background: at gamma 1 that is an activation of one half.
+    maps = np.array([[[1.0, 0.5, 0.51, 0.1]]])
+    saliency = np.ones((1, 4), np.uint8)
+    weak = complete_labels(maps, [0], saliency, alpha=1, gamma=1)
+    np.testing.assert_array_equal(weak, [[1, 255, 1, 255]])
+    strong = complete_labels(maps, [0], saliency, alpha=1, gamma=32)
+    np.testing.assert_array_equal(strong, [[1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize("value", [np.nan, -1e-6, np.inf])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_broken_maps_are_refused(value: float, as_tensor: bool) -> None:
+    maps = MAPS.copy()
+    maps[1, 2, 3] = value
+    arrays = (torch.from_numpy(maps), torch.from_numpy(SALIENCY)) if as_tensor else (maps, SALIENCY)
+    with pytest.raises(InputError, match="maps hold"):
+        complete_labels(arrays[0], CLASSES, arrays[1], alpha=0.5, gamma=32)
+
+
+@pytest.mark.parametrize(
+    ("maps", "classes", "saliency"),
+    [
+        (MAPS, [3], SALIENCY),
+        (MAPS, [], SALIENCY),
+        (MAPS, CLASSES, SALIENCY[:3]),
+        (MAPS, CLASSES, SALIENCY[None]),
+        (MAPS[0], CLASSES, SALIENCY),
+        (np.zeros((0, 4, 4), np.float32), [1], SALIENCY),
+    ],
+)
+def test_shapes_that_disagree_are_refused(maps: np.ndarray, classes: list[int], saliency: np.ndarray) -> None:
+    with pytest.raises(InputError, match="disagree"):
+        complete_labels(maps, classes, saliency, alpha=0.5, gamma=32)
+
+
+def test_opening_removes_a_thin_line_and_keeps_blocks_and_unknown() -> None:
+    labels = np.zeros((12, 16), np.uint8)
+    labels[1:5, 1:6] = 3
+    labels[2, 6:14] = 3
+    labels[7:10, 8:11] = 4
+    labels[8, 2] = 255
+    labels[11] = 255
+    before = labels.copy()
+    expected = labels.copy()
+    expected[2, 6:14] = 0
+    np.testing.assert_array_equal(open_classes(labels, 3), expected)
+    np.testing.assert_array_equal(labels, before)
+    expected[7:10, 8:11] = 0
+    expected[1:5, 1:6] = 0
+    np.testing.assert_array_equal(open_classes(labels, 5), expected)
+
+
+def test_opening_treats_classes_apart() -> None:
+    # Two columns of each of two classes: together wide enough for a 3x3 square, apart not.
+    labels = np.zeros((8, 8), np.uint8)
+    labels[2:6, 2:4] = 1
+    labels[2:6, 4:6] = 2
+    assert not open_classes(labels, 3).any()
+
+
+def test_completion_opens_last() -> None:
+    maps = np.zeros((1, 9, 9), np.float32)
+    maps[0, 1:4, 1:4] = 1
+    maps[0, 6, 1:8] = 1
+    saliency = np.ones((9, 9), np.uint8)
+    saliency[:, 8] = 0
+    labels = complete_labels(maps, [6], saliency, alpha=1, gamma=32, opening=3)
+    expected = np.full((9, 9), 255, np.uint8)
+    expected[:, 8] = 0
+    expected[1:4, 1:4] = 7
+    expected[6, 1:8] = 0
+    np.testing.assert_array_equal(labels, expected)

@@ -1,0 +1,136 @@
+"""The stage score_labels on two hand-made images: coverage, protocols, threshold curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from getam.errors import InputError
+from getam.files import read_json, write_array, write_labels
+from getam.index import Index, IndexRow, write_index
+from getam.shards import new_shard
+from getam.stages.score_labels import THRESHOLDS, Arguments, run
+
+CLASSES = ("a", "b")
+TRUTH = {"one": [[0, 1, 1, 255]], "two": [[2, 1], [0, 0]]}
+PSEUDO = {"one": [[0, 1, 255, 255]], "two": [[2, 2], [0, 255]]}
+MAPS = {
+    "one": [[[0.1, 0.9, 0.5, 0.9]]],
+    "two": [[[0.0, 0.3], [0.2, 0.0]], [[0.6, 0.4], [0.0, 0.0]]],
+}
+LABELS = {"one": ("a",), "two": ("a", "b")}
+
+
+def write_shard(folder: Path, shard: str, ids: list[str], *, classes: tuple[str, ...] = CLASSES) -> None:
+    with new_shard(folder / "labels" / shard, ids=ids, suffix=".png", classes=classes, settings=None) as out:
+        for id in ids:
+            write_labels(out / f"{id}.png", np.array(PSEUDO[id], np.uint8))
+    with new_shard(folder / "maps" / shard, ids=ids, suffix=".npy", classes=classes, settings=None) as out:
+        for id in ids:
+            write_array(out / f"{id}.npy", np.array(MAPS[id], np.float16))
+
+
+def write_data(folder: Path, *, masks: bool = True) -> None:
+    rows = []
+    for id, truth in TRUTH.items():
+        mask = folder / f"{id}_mask.png"
+        if masks:
+            write_labels(mask, np.array(truth, np.uint8))
+        rows.append(
+            IndexRow(id, "train", folder / f"{id}.jpg", mask if masks else None, len(truth), len(truth[0]), LABELS[id])
+        )
+    write_index(folder / "index.csv", Index(tuple(rows), CLASSES))
+    write_shard(folder, "000", ["one"])
+    write_shard(folder, "001", ["two"])
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    run(
+        Arguments(
+            index=folder / "index.csv",
+            maps=folder / "maps",
+            pseudo_labels=folder / "labels",
+            shards=2,
+            out=folder / "pseudo_labels.json",
+            threads=1,
+        )
+    )
+    return read_json(folder / "pseudo_labels.json")
+
+
+def test_coverage_and_protocols_by_hand(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    result = scores(tmp_path)
+    assert result["images"] == 2
+    assert result["split"] == "train"
+    assert result["unknown_share"] == 3 / 8  # of all pixels, also where the truth is unknown
+    assert result["coverage"] == 5 / 8
+    # Known truth: 0 0 0, 1 1 1, 2; predicted there: 0 0 ?, 1 ? 2, 2.
+    expected = {
+        "excluded": {"background": 2 / 2, "a": 1 / 2, "b": 1 / 2},
+        "background": {"background": 3 / 4, "a": 1 / 3, "b": 1 / 2},
+        "wrong": {"background": 2 / 3, "a": 1 / 3, "b": 1 / 2},
+    }
+    assert set(result["protocols"]) == set(expected)
+    for protocol, iou in expected.items():
+        assert result["protocols"][protocol]["iou"] == pytest.approx(iou)
+        assert result["protocols"][protocol]["miou"] == pytest.approx(sum(iou.values()) / 3)
+
+
+def test_threshold_curve_by_hand(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    result = scores(tmp_path)
+    curve = {point["threshold"]: point["miou"] for point in result["threshold_curve"]}
+    assert tuple(curve) == THRESHOLDS
+    assert THRESHOLDS[0] == 0.05
+    assert THRESHOLDS[-1] == 0.95
+    # Truth 0 1 1 | 2 1 0 0; strongest a a a | b b a (a), highest 0.1 0.9 0.5 | 0.6 0.4 0.2 0.
+    assert curve[0.05] == pytest.approx((1 / 3 + 2 / 5 + 1 / 2) / 3)  # 1 1 1 | 2 2 1 0
+    assert curve[0.25] == pytest.approx((3 / 3 + 2 / 3 + 1 / 2) / 3)  # 0 1 1 | 2 2 0 0
+    assert curve[0.45] == pytest.approx((3 / 4 + 2 / 3 + 1 / 1) / 3)  # 0 1 1 | 2 0 0 0
+    assert curve[0.95] == pytest.approx((3 / 7 + 0 + 0) / 3)  # nothing is above
+    # A map value equal to the threshold is not above it: 0.5 is exact in float16.
+    assert curve[0.5] == pytest.approx((3 / 5 + 1 / 3 + 1 / 1) / 3)  # 0 1 0 | 2 0 0 0
+    best = result["best_threshold"]
+    assert best["miou"] == max(curve.values()) == curve[best["threshold"]]
+    assert best["threshold"] == 0.4
+
+
+def test_folders_of_an_earlier_number_of_shards_are_ignored(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    before = scores(tmp_path)
+    write_shard(tmp_path, "002", ["one", "two"], classes=("gone",))
+    (tmp_path / "labels" / "notes").mkdir()
+    assert scores(tmp_path) == before
+
+
+def test_without_masks_the_scores_are_null_and_coverage_stays(tmp_path: Path) -> None:
+    write_data(tmp_path, masks=False)
+    result = scores(tmp_path)
+    assert result["images"] == 0
+    assert result["unknown_share"] == 3 / 8
+    assert result["coverage"] == 5 / 8
+    nothing = {"miou": None, "iou": {"background": None, "a": None, "b": None}}
+    assert result["protocols"] == {"excluded": nothing, "background": nothing, "wrong": nothing}
+    assert {point["miou"] for point in result["threshold_curve"]} == {None}
+    assert result["best_threshold"] is None
+
+
+def test_missing_shard_and_other_classes_are_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    write_shard(tmp_path, "001", ["two"], classes=("b", "a"))
+    with pytest.raises(InputError, match="other classes"):
+        scores(tmp_path)
+    (tmp_path / "labels" / "001").rename(tmp_path / "labels" / "elsewhere")
+    with pytest.raises(InputError, match="001: no such folder"):
+        scores(tmp_path)
+
+
+def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    write_labels(tmp_path / "two_mask.png", np.zeros((3, 2), np.uint8))
+    with pytest.raises(InputError, match="differ in size"):
+        scores(tmp_path)

@@ -1,0 +1,297 @@
+"""The training loop: resumed runs bit for bit, schedules by hand, stops on a loss that is not finite."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from getam.errors import InputError
+from getam.settings import ScheduleSettings
+from getam.training import SCHEDULES, STATE, EpochSampler, decay_groups, fingerprint, fit, training_key
+
+LENGTH = 10
+SETTINGS = ScheduleSettings(
+    epochs=4,
+    batch_size=3,
+    optimizer="adamw",
+    schedule="one_cycle",
+    learning_rate=0.05,
+    weight_decay=0.01,
+    seed=3,
+)
+
+
+class Numbers(Dataset[dict[str, Any]]):
+    """Item `epoch * len + i`: four numbers that the epoch and i decide, as augmented images would be."""
+
+    def __len__(self) -> int:
+        return LENGTH
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        x = torch.randn(4, generator=torch.Generator().manual_seed(number))
+        return {"x": x, "y": x.sum(), "number": number % LENGTH}
+
+
+class Interrupted(Exception):
+    """Stands for a killed process."""
+
+
+def dropout_model(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+
+def train(
+    model: nn.Module,
+    state: Path,
+    *,
+    settings: ScheduleSettings = SETTINGS,
+    key: str = "key",
+    interrupt: tuple[int, int] | None = None,
+    change: Callable[[Tensor, dict[str, Tensor]], Tensor] = lambda loss, batch: loss,
+) -> tuple[list[dict[str, float]], list[tuple[int, list[int]]]]:
+    """Gives the history and (epoch, image numbers) of each step; stops in step `interrupt` = (epoch, batch)."""
+    seen: list[tuple[int, list[int]]] = []
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        if interrupt == (epoch, sum(e == epoch for e, _ in seen)):
+            raise Interrupted
+        seen.append((epoch, batch["number"].tolist()))
+        error = (model(batch["x"])[:, 0] - batch["y"]).square().mean()
+        return {"error": change(error, batch), "size": 0.01 * model(batch["x"]).square().mean()}
+
+    history = fit(
+        model,
+        step,
+        Numbers(),
+        settings,
+        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        device=torch.device("cpu"),
+        threads=1,
+        state=state,
+        key=key,
+        what="test",
+        name_of=lambda number: f"img{number}",
+    )
+    return history, seen
+
+
+def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("interrupt", [(1, 0), (2, 2), (3, 1)])
+def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
+    tmp_path: Path, optimizer: str, interrupt: tuple[int, int]
+) -> None:
+    settings = SETTINGS.model_copy(update={"optimizer": optimizer})
+    whole = dropout_model()
+    whole_history, whole_seen = train(whole, tmp_path / "whole", settings=settings)
+    with pytest.raises(Interrupted):
+        train(dropout_model(), tmp_path / "parts", settings=settings, interrupt=interrupt)
+    # Another process: other initial weights and another random state, which the saved state must replace.
+    resumed = dropout_model(seed=99)
+    history, seen = train(resumed, tmp_path / "parts", settings=settings)
+    assert_same_weights(resumed, whole)
+    assert history == whole_history
+    assert seen == [step for step in whole_seen if step[0] >= interrupt[0]]
+
+
+def test_finished_state_trains_no_further(tmp_path: Path) -> None:
+    model = dropout_model()
+    history, _ = train(model, tmp_path)
+    again = dropout_model(seed=1)
+    repeated, seen = train(again, tmp_path)
+    assert seen == []
+    assert repeated == history
+    assert_same_weights(again, model)
+
+
+def test_other_key_starts_anew(tmp_path: Path) -> None:
+    whole = dropout_model()
+    train(whole, tmp_path / "whole", key="new")
+    with pytest.raises(Interrupted):
+        train(dropout_model(seed=5), tmp_path / "state", key="old", interrupt=(2, 1))
+    model = dropout_model()
+    _, seen = train(model, tmp_path / "state", key="new")
+    assert [epoch for epoch, _ in seen] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert_same_weights(model, whole)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
+def test_damaged_state_starts_anew(tmp_path: Path, damage: str) -> None:
+    whole = dropout_model()
+    train(whole, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(dropout_model(), tmp_path / "state", interrupt=(2, 1))
+    path = tmp_path / "state" / STATE
+    content = path.read_bytes()
+    path.write_bytes({"garbage": b"\xff" * len(content), "cut": content[:-20], "empty": b""}[damage])
+    model = dropout_model()
+    _, seen = train(model, tmp_path / "state")
+    assert seen[0][0] == 0
+    assert_same_weights(model, whole)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_names_the_images(tmp_path: Path, value: float) -> None:
+    model = dropout_model()
+    before_bad: list[dict[str, Tensor]] = []
+
+    def spoil(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        if 7 not in batch["number"].tolist():
+            return loss
+        before_bad.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        return loss * value
+
+    with pytest.raises(InputError, match=r"not finite \(error (nan|inf), size .*\) in epoch 1 .*img7.*learning rate"):
+        train(model, tmp_path, settings=SETTINGS.model_copy(update={"batch_size": 5}), change=spoil)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before_bad[0][name]), "the bad batch reached the weights"
+
+
+def test_history_is_the_mean_loss_of_each_epoch(tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    def watch(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        losses.append(float(loss.detach()))
+        return loss
+
+    history, _ = train(dropout_model(), tmp_path, change=watch)
+    assert [set(epoch) for epoch in history] == [{"error", "size"}] * 4
+    for epoch, entry in enumerate(history):
+        assert entry["error"] == pytest.approx(sum(losses[3 * epoch : 3 * epoch + 3]) / 3, rel=1e-12)
+
+
+def test_batch_larger_than_the_data_takes_all_of_it(tmp_path: Path) -> None:
+    _, seen = train(dropout_model(), tmp_path, settings=SETTINGS.model_copy(update={"batch_size": 64}))
+    assert [sorted(numbers) for _, numbers in seen] == [list(range(LENGTH))] * 4
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "poly"])
+def test_learning_rates_of_the_groups_follow_the_schedule(tmp_path: Path, schedule: str) -> None:
+    # A gradient of 1 everywhere: momentum after n steps is (1 - 0.9^n) / 0.1, so a step tells its learning rate.
+    slow, fast = nn.Parameter(torch.zeros((), dtype=torch.float64)), nn.Parameter(torch.zeros((), dtype=torch.float64))
+    model = nn.Module()
+    model.slow, model.fast = slow, fast
+    values: list[tuple[float, float]] = []
+
+    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        values.append((slow.item(), fast.item()))
+        return {"sum": slow + fast}
+
+    settings = SETTINGS.model_copy(
+        update={"optimizer": "sgd", "schedule": schedule, "weight_decay": 0.0, "batch_size": 2, "epochs": 4}
+    )
+    fit(
+        model,
+        step,
+        Numbers(),
+        settings,
+        groups=[{"params": [slow], "lr": 0.1}, {"params": [fast], "lr": 1.0}],
+        device=torch.device("cpu"),
+        threads=1,
+        state=tmp_path,
+        key="key",
+        what="test",
+        name_of=str,
+    )
+    values.append((slow.item(), fast.item()))
+    assert len(values) == 21
+    for n in range(20):
+        momentum = (1 - 0.9 ** (n + 1)) / 0.1
+        for group, peak in enumerate((0.1, 1.0)):
+            rate = (values[n][group] - values[n + 1][group]) / momentum
+            assert rate == pytest.approx(peak * SCHEDULES[schedule](n / 20), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t", "factor"),
+    [
+        ("one_cycle", 0.0, 0.04),
+        ("one_cycle", 0.125, 0.52),
+        ("one_cycle", 0.25, 1.0),
+        ("one_cycle", 0.625, 0.5),
+        ("one_cycle", 1 - 1e-6, 0.0),
+        ("poly", 0.0, 1.0),
+        ("poly", 0.5, 0.5**0.9),
+        ("poly", 1 - 1e-9, 0.0),
+    ],
+)
+def test_schedule_values(schedule: str, t: float, factor: float) -> None:
+    assert SCHEDULES[schedule](t) == pytest.approx(factor, abs=1e-6)
+
+
+def test_one_cycle_is_continuous_and_has_one_peak() -> None:
+    factors = [SCHEDULES["one_cycle"](n / 1000) for n in range(1000)]
+    peak = factors.index(max(factors))
+    assert peak == 250
+    assert factors[:251] == sorted(factors[:251])
+    assert factors[250:] == sorted(factors[250:], reverse=True)
+    assert max(abs(a - b) for a, b in itertools.pairwise(factors)) < 0.01
+
+
+def test_epoch_sampler_permutes_each_epoch() -> None:
+    orders = [list(EpochSampler(50, epoch=epoch, seed=1)) for epoch in range(3)]
+    for epoch, order in enumerate(orders):
+        assert sorted(order) == list(range(50 * epoch, 50 * (epoch + 1)))
+        assert order == list(EpochSampler(50, epoch=epoch, seed=1))
+    images = {tuple(number % 50 for number in order) for order in orders}
+    assert len(images) == 3, "epochs repeat an order"
+    assert list(EpochSampler(50, epoch=0, seed=2)) != orders[0]
+    assert len(EpochSampler(50, epoch=2, seed=1)) == 50
+
+
+def test_epoch_sampler_tells_large_seeds_apart() -> None:
+    assert list(EpochSampler(50, epoch=0, seed=4096)) != list(EpochSampler(50, epoch=0, seed=0))
+
+
+def test_decay_groups_cover_each_trained_weight_once() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2), nn.Linear(2, 2))
+    model[4].requires_grad_(False)
+    groups = decay_groups(model, learning_rate=0.3)
+    covered = [id(parameter) for group in groups for parameter in group["params"]]
+    trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert sorted(covered) == sorted(trained)
+    assert {id(p) for p in groups[0]["params"]} == {id(model[0].weight), id(model[3].weight)}
+    assert "weight_decay" not in groups[0]
+    assert groups[1]["weight_decay"] == 0.0
+    assert {group["lr"] for group in groups} == {0.3}
+
+
+def test_training_key_tells_settings_and_data_apart() -> None:
+    settings = SETTINGS.model_dump(mode="json")
+    key = training_key(settings, ("dog", "cat"), [("dog",)])
+    assert key == training_key(dict(reversed(settings.items())), ("dog", "cat"), [("dog",)])
+    assert key != training_key(settings | {"seed": 4}, ("dog", "cat"), [("dog",)])
+    assert key != training_key(settings, ("cat", "dog"), [("dog",)])
+    assert key != training_key(settings, ("dog", "cat"), [("cat",)])
+
+
+def test_fingerprint_sees_a_changed_file_and_names_a_missing_one(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(b"one")
+        os.utime(path, ns=(10**18, 10**18))
+    before = fingerprint(paths)
+    assert fingerprint(paths) == before
+    assert fingerprint(reversed(paths)) != before
+    os.utime(paths[1], ns=(10**18, 10**18 + 1))
+    touched = fingerprint(paths)
+    assert touched != before
+    paths[1].write_bytes(b"other")
+    os.utime(paths[1], ns=(10**18, 10**18))
+    assert fingerprint(paths) not in (before, touched)
+    paths[1].unlink()
+    with pytest.raises(InputError, match=r"b\.png: no such file"):
+        fingerprint(paths)

@@ -1,0 +1,426 @@
+"""The workflow's promises: what runs, what reruns after an edit, and how bad configurations end.
+
+The real Snakefile and rules run here. Except in the slow tests, the commands are stand-ins that write the
+outputs' names only, so that a whole run takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import PROJECT
+
+import deeplab.cli
+import getam.cli
+from getam.cli import parse_flags
+from getam.errors import InputError
+
+TINY = PROJECT / "tests" / "tiny.yaml"
+
+DIRECTIVES = (
+    "input",
+    "output",
+    "log",
+    "benchmark",
+    "conda",
+    "threads",
+    "resources",
+    "params",
+    "message",
+    "shell",
+)
+"""The order of every rule."""
+
+STAND_IN = """#!{python} -S
+import pathlib, sys
+stage, out = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if stage.startswith("train-"):
+    files = [out / name for name in ("model.safetensors", "model.json", "metrics.json")]
+elif out.suffix:
+    beside = {{"index-dataset": ["classes.txt"], "summary": ["summary.md"]}}
+    files = [out, *(out.parent / name for name in beside.get(stage, []))]
+else:
+    files = [out / "content"]
+for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(" ".join(sys.argv))
+"""
+
+
+class Workplace:
+    """A folder with the project's workflow in it, and stand-ins for the commands where asked for."""
+
+    def __init__(self, folder: Path, *, stand_ins: bool) -> None:
+        self.folder = folder
+        self.stand_ins = stand_ins
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("workflow", "envs"):
+            shutil.copytree(PROJECT / name, folder / name)
+        shutil.copy(PROJECT / "config.yaml", folder)
+        if stand_ins:
+            # The rules take the commands beside the Python that runs Snakemake.
+            commands = folder / "bin"
+            commands.mkdir()
+            (commands / "python").symlink_to(sys.executable)
+            for name in ("getam", "deeplab"):
+                (commands / name).write_text(STAND_IN.format(python=sys.executable))
+                (commands / name).chmod(stat.S_IRWXU)
+
+    @property
+    def command(self) -> list[str]:
+        python = str(self.folder / "bin" / "python") if self.stand_ins else sys.executable
+        return [python, "-m", "snakemake"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        packages = os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
+        return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, "--cores", str(cores), *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def plan(self, *words: str, cores: int = 2) -> set[str]:
+        """The rules that `snakemake -n` lists, without the target."""
+        result = self.snakemake("-n", *words, cores=cores)
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        if "Nothing to be done" in output:
+            return set()
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", output, re.MULTILINE | re.DOTALL)
+        assert table, output
+        return {line.split()[0] for line in table[1].splitlines()} - {"all", "multi_stage", "end_to_end"}
+
+    def overlay(self, values: Mapping[str, Any]) -> Path:
+        path = self.folder / "overlay.yaml"
+        path.write_text(yaml.safe_dump(dict(values)))
+        return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace where the whole workflow has run, by stand-ins."""
+    workplace = Workplace(tmp_path_factory.mktemp("finished") / "work", stand_ins=True)
+    result = workplace.snakemake(cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return workplace
+
+
+@pytest.fixture
+def copy(finished: Workplace, tmp_path: Path) -> Workplace:
+    """A copy of the finished workplace, to edit files in."""
+    shutil.copytree(finished.folder, tmp_path / "work", symlinks=True)
+    workplace = object.__new__(Workplace)
+    workplace.folder, workplace.stand_ins = tmp_path / "work", True
+    return workplace
+
+
+SCORES = {"summary", "audit"}
+DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
+END_TO_END = {"train_end_to_end", "predict_end_to_end", "evaluate_end_to_end"}
+AFTER_COMPLETION = {"complete_labels", "score_labels"} | DEEPLAB | SCORES
+AFTER_MAPS = {"dump_maps", "refine_maps"} | AFTER_COMPLETION
+AFTER_SALIENCY = {"predict_saliency"} | AFTER_COMPLETION | END_TO_END
+AFTER_INDEX = {"train_classifier"} | AFTER_MAPS | AFTER_SALIENCY
+ALL = {"make_demo", "index_dataset", "train_saliency"} | AFTER_INDEX
+
+EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "demo.seed": ({"demo": {"seed": 77}}, ALL),
+    "data.labels": ({"data": {"labels": "file"}}, {"index_dataset"} | AFTER_INDEX),
+    "data.shards": ({"data": {"shards": 7}}, AFTER_MAPS | AFTER_SALIENCY),
+    "data.saliency_val": (
+        {"data": {"saliency_val": "data/demo/DUTS-TR"}},
+        {"train_saliency"} | AFTER_SALIENCY,
+    ),
+    "classifier.epochs": ({"classifier": {"epochs": 77}}, {"train_classifier"} | AFTER_MAPS),
+    "classifier.backbone_options": (
+        {"classifier": {"backbone_options": {"depth": 6}}},
+        {"train_classifier"} | AFTER_MAPS,
+    ),
+    "maps.method": ({"maps": {"method": "cam"}}, AFTER_MAPS),
+    "refine.iterations": ({"refine": {"iterations": 77}}, AFTER_MAPS - {"dump_maps"}),
+    "saliency.epochs": ({"saliency": {"epochs": 77}}, {"train_saliency"} | AFTER_SALIENCY),
+    "completion.alpha": ({"completion": {"alpha": 0.123}}, AFTER_COMPLETION),
+    "deeplab.epochs": ({"deeplab": {"epochs": 77}}, DEEPLAB | SCORES),
+    "deeplab_prediction.flip": (
+        {"deeplab_prediction": {"flip": False}},
+        (DEEPLAB - {"train_deeplab"}) | SCORES,
+    ),
+    "end_to_end.completion.alpha": ({"end_to_end": {"completion": {"alpha": 0.123}}}, END_TO_END | SCORES),
+    "end_to_end_prediction.crf": (
+        {"end_to_end_prediction": {"crf": {"iterations": 77}}},
+        (END_TO_END - {"train_end_to_end"}) | SCORES,
+    ),
+    "audit.images": ({"audit": {"images": 77}}, {"audit"}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_reruns_what_depends_on_it(finished: Workplace, edit: str) -> None:
+    values, expected = EDITS[edit]
+    assert finished.plan("--configfile", str(finished.overlay(values))) == expected
+
+
+def test_the_completion_edit_lists_the_rules_by_name(finished: Workplace) -> None:
+    names = "complete_labels score_labels train_deeplab predict_deeplab evaluate_deeplab summary audit"
+    assert finished.plan("--config", "completion={alpha: 0.123}") == set(names.split())
+
+
+def test_machine_settings_rerun_nothing(finished: Workplace) -> None:
+    assert finished.plan() == set()
+    assert (
+        finished.plan(
+            *(
+                "--resources",
+                "gpu=3",
+                "mem_mb=99999",
+                "--max-threads",
+                "1",
+                "--set-threads",
+                "train_classifier=3",
+            ),
+            *(
+                "--set-resources",
+                "train_classifier:mem_mb=123",
+                "train_deeplab:gpu=2",
+                "train_saliency:runtime=7",
+            ),
+            cores=1,
+        )
+        == set()
+    )
+
+
+def test_a_value_written_otherwise_reruns_nothing(finished: Workplace) -> None:
+    config = yaml.safe_load((finished.folder / "config.yaml").read_text())
+    overlay = {
+        "completion": {"alpha": f"{config['completion']['alpha']:.9f}"},
+        "saliency": {
+            "epochs": float(config["saliency"]["epochs"]),
+            "learning_rate": float(config["saliency"]["learning_rate"]),
+        },
+        "maps": {"scales": [str(scale) for scale in config["maps"]["scales"]]},
+        "data": {"shards": str(config["data"]["shards"])},
+    }
+    assert finished.plan("--configfile", str(finished.overlay(overlay))) == set()
+
+
+def test_comments_order_and_profile_rerun_nothing(copy: Workplace) -> None:
+    config = copy.folder / "config.yaml"
+    sections = yaml.safe_load(config.read_text())
+    turned = {
+        name: dict(reversed(section.items())) if isinstance(section, dict) else section
+        for name, section in reversed(sections.items())
+    }
+    config.write_text("# another comment\n" + yaml.safe_dump(turned, sort_keys=False))
+    profile = copy.folder / "workflow" / "profiles" / "default" / "config.yaml"
+    profile.write_text("resources:\n  gpu: 4\nset-threads:\n  train_deeplab: 2\n")
+    assert copy.plan() == set()
+
+
+def test_a_target_takes_its_own_path(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    assert workplace.plan() == ALL
+    assert workplace.plan("multi_stage") == ALL - END_TO_END - SCORES
+    alone = {"make_demo", "index_dataset", "train_saliency", "predict_saliency"} | END_TO_END
+    assert workplace.plan("end_to_end") == alone
+
+
+def _bring_data(folder: Path, *, names: Sequence[str]) -> dict[str, Any]:
+    for name in names:
+        (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "mine" / name).write_text("x\n")
+    (folder / "pairs").mkdir()
+    return {"root": "mine", "labels": "file", "saliency_train": "pairs", "saliency_val": "pairs"}
+
+
+LISTS = (
+    "classes.txt",
+    "image_labels.txt",
+    "ImageSets/Segmentation/train.txt",
+    "ImageSets/Segmentation/val.txt",
+)
+
+
+def test_the_demo_is_made_only_where_it_is_used(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    data = _bring_data(workplace.folder, names=LISTS)
+    assert workplace.plan("--configfile", str(workplace.overlay({"data": data}))) == ALL - {"make_demo"}
+    mixed = data | {"saliency_val": "data/../data/demo/DUTS-TE"}
+    assert "make_demo" in workplace.plan("--configfile", str(workplace.overlay({"data": mixed})))
+
+
+BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"completion": {"alhpa": 0.9}}, "completion.alhpa: unknown key; did you mean alpha?"),
+    "wrong type": ({"deeplab": {"epochs": "many"}}, "deeplab.epochs: "),
+    "missing folder": ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
+    "missing list": (
+        {"data": {"root": "mine", "labels": "file"}},
+        "data.root: mine/image_labels.txt: no such file",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGURATIONS)
+def test_a_bad_configuration_ends_with_one_message(tmp_path: Path, name: str) -> None:
+    values, message = BAD_CONFIGURATIONS[name]
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    _bring_data(workplace.folder, names=[name for name in LISTS if name != "image_labels.txt"])
+    result = workplace.snakemake("--configfile", str(workplace.overlay(values)))
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert output.count(message) == 1
+    assert "Traceback" not in output
+    assert ".smk" not in output
+    assert not (workplace.folder / "results").exists()
+
+
+def test_options_of_a_backbone_are_replaced_whole(finished: Workplace) -> None:
+    overlay = finished.overlay({"classifier": {"backbone_options": {}}})
+    words = _stage_commands(finished.snakemake("-n", "--configfile", str(overlay)).stdout)["train_classifier"]
+    assert words[words.index("--backbone-options") + 1] == "{}"
+
+
+def _stage_commands(output: str) -> dict[str, list[str]]:
+    """The words of each rule's command line, as Snakemake prints it."""
+    lines = re.findall(r"^Shell command: ((?:getam|deeplab) .*)$", output, re.MULTILINE)
+    return {(words := shlex.split(line))[1].replace("-", "_"): words for line in lines}
+
+
+def test_every_stage_takes_the_flags_that_its_rule_gives(tmp_path: Path) -> None:
+    result = Workplace(tmp_path / "work", stand_ins=True).snakemake("-n", "-p")
+    commands = _stage_commands(result.stdout + result.stderr)
+    assert commands.keys() == ALL
+    for rule, (package, stage, *flags) in commands.items():
+        module = importlib.import_module(f"{package}.stages.{rule}")
+        try:
+            arguments = parse_flags(module.Arguments, flags, name=stage, section=None)
+        except InputError as error:
+            pytest.fail(f"{rule}: {error}")
+        # Nothing was left to a default but the device.
+        assert set(module.Arguments.model_fields) - {"device"} <= arguments.model_fields_set, rule
+
+
+def _rules() -> dict[str, str]:
+    text = "\n".join(path.read_text() for path in sorted((PROJECT / "workflow" / "rules").glob("*.smk")))
+    return dict(re.findall(r"^rule (\w+):\n((?:(?: +.*)?\n)+)", text + "\n", re.MULTILINE))
+
+
+def test_every_rule_reads_in_the_same_order() -> None:
+    rules = _rules()
+    stages = {**getam.cli.STAGES, **deeplab.cli.STAGES}
+    assert {name.replace("_", "-") for name in rules} == set(stages)
+    for name, body in rules.items():
+        directives = re.findall(r"^ {4}(\w+):", body, re.MULTILINE)
+        assert directives == [word for word in DIRECTIVES if word in directives], name
+        assert set(DIRECTIVES) - set(directives) <= {"input", "params"}, name
+        assert re.search(rf'"(getam|deeplab) {name.replace("_", "-")} ', body), name
+        assert re.search(rf"/logs/{name}[./]", body), name
+        assert re.search(rf"/benchmarks/{name}[./]", body), name
+        resources = re.findall(r"^ {8}(\w+)=", body.split("resources:")[1].split("params:")[0], re.MULTILINE)
+        runs_network = bool(re.match("train|predict|dump|refine", name))
+        assert resources[: 2 + runs_network] == ["gpu"] * runs_network + ["mem_mb", "runtime"], name
+
+
+CONTRACT = (
+    "index.csv",
+    "classes.txt",
+    "classifier/model.safetensors",
+    "classifier/model.json",
+    "classifier/metrics.json",
+    "maps/000/manifest.json",
+    "refined/001/manifest.json",
+    "saliency/000/manifest.json",
+    "pseudo_labels/001/manifest.json",
+    "saliency_model/model.safetensors",
+    "saliency_model/metrics.json",
+    "pseudo_labels.json",
+    "deeplab/model.safetensors",
+    "deeplab/model.json",
+    "deeplab/metrics.json",
+    "deeplab/predictions/manifest.json",
+    "end_to_end/model.safetensors",
+    "end_to_end/model.json",
+    "end_to_end/metrics.json",
+    "end_to_end/predictions/manifest.json",
+    "audit/index.html",
+    "summary.json",
+    "summary.md",
+)
+
+ONE_THREAD_A_JOB = ("--max-threads", "1", "--resources", "gpu=2", "--configfile", str(TINY))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace where the whole workflow has run on a tiny demo, by the real commands."""
+    workplace = Workplace(tmp_path_factory.mktemp("tiny") / "work", stand_ins=False)
+    result = workplace.snakemake(*ONE_THREAD_A_JOB)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+    return workplace
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_complete_run_writes_every_file_and_is_then_done(tiny: Workplace) -> None:
+    results = tiny.folder / "results" / "tiny"
+    assert [name for name in CONTRACT if not (results / name).is_file()] == []
+    assert {path.stem for path in (results / "logs").iterdir()} == ALL
+    assert {path.stem for path in (results / "benchmarks").iterdir()} == ALL
+    assert len(_pseudo_labels(tiny)) == 24
+    assert tiny.plan("--configfile", str(TINY)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_run_is_taken_up_and_gives_the_same_pseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=False)
+    words = ["results/tiny/pseudo_labels/000", "results/tiny/pseudo_labels/001", *ONE_THREAD_A_JOB]
+    running = subprocess.Popen(
+        [*workplace.command, "--cores", "2", *words],
+        cwd=workplace.folder,
+        env=workplace.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    log = workplace.folder / "results" / "tiny" / "logs" / "train_classifier.log"
+    try:
+        while not (log.exists() and log.stat().st_size):
+            assert running.poll() is None, "the run ended before the classifier's training began"
+            time.sleep(0.05)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert not (workplace.folder / "results" / "tiny" / "classifier" / "model.safetensors").exists()
+    # A killed Snakemake leaves its lock on the folder.
+    assert workplace.snakemake("--unlock").returncode == 0
+    result = workplace.snakemake(*words)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+    assert _pseudo_labels(workplace) == _pseudo_labels(tiny)
+
+
+def _pseudo_labels(workplace: Workplace) -> dict[str, bytes]:
+    folder = workplace.folder / "results" / "tiny" / "pseudo_labels"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.png"))}

@@ -1,0 +1,30 @@
+# The network whose attention the maps come from.
+
+
+rule train_classifier:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+    output:
+        weights=f"{RESULTS}/classifier/model.safetensors",
+        model=f"{RESULTS}/classifier/model.json",
+        metrics=f"{RESULTS}/classifier/metrics.json",
+    log:
+        f"{RESULTS}/logs/train_classifier.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_classifier.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        flags=section(SETTINGS.classifier),
+        out=subpath(output.weights, parent=True),
+    message:
+        f"train_classifier: {SETTINGS.classifier.backbone}, {SETTINGS.classifier.epochs} epochs"
+    shell:
+        "getam train-classifier --index {input.index:q} --out {params.out:q} {params.flags:q}"
+        " --threads {threads} --log {log:q}"

@@ -1,0 +1,97 @@
+# What the rules share: the checked configuration, the folder of the run, its shards and the stages' flags.
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from getam.errors import InputError
+from getam.settings import Config, DataSettings, IndexSettings, flags, merge, only, validate_config
+
+DEMO_DATA = "data/demo"
+CONDA_ENV = "../../envs/getam.yaml"
+
+# Threads that a job asks for; they rerun nothing, and neither do memory and run time. The network jobs that run at the
+# same time (one a gpu slot) share the cores.
+GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
+NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
+IMAGE_THREADS = 1
+
+# The commands that belong to this Python, also where its environment is not activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+
+
+def checked_config() -> Config:
+    # Snakemake merges --configfile and --config into config.yaml at every depth; `merge` once more, because
+    # the options of a backbone are replaced whole: an overlay's {} has to leave none.
+    overlay = workflow.config_settings.overwrite_config
+    settings = validate_config(merge(config, overlay), source="configuration")
+    for problem in missing_data(settings.data):
+        raise InputError(f"configuration: {problem}")
+    return settings
+
+
+def missing_data(data: DataSettings) -> Iterator[str]:
+    """What is not there of the data sets that the user brings, each with its key and the cure."""
+    for key in ("root", "saliency_train", "saliency_val"):
+        folder = getattr(data, key)
+        if not in_demo(folder) and not folder.is_dir():
+            yield f"data.{key}: {folder}: no such folder; name an existing one, or one in {DEMO_DATA} for the demo's"
+    for path in index_inputs(data):
+        if path != DEMO_DATA and not Path(path).is_file():
+            yield f"data.root: {path}: no such file; add it, or name another folder in VOC layout"
+
+
+def in_demo(folder: Path) -> bool:
+    return Path(os.path.relpath(folder)).is_relative_to(DEMO_DATA)
+
+
+def index_inputs(data: DataSettings) -> list[str]:
+    """The lists that a data set consists of; the demo is made as a whole."""
+    if in_demo(data.root):
+        return [DEMO_DATA]
+    lists = ["classes.txt", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"]
+    if data.labels == "file":
+        lists.append("image_labels.txt")
+    return [str(data.root / name) for name in lists]
+
+
+def saliency_inputs(data: DataSettings) -> list[str]:
+    """Folders of the user's are old: a file that is added somewhere in them doesn't start a training."""
+    folders = (data.saliency_train, data.saliency_val)
+    return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
+
+
+def section(settings: BaseModel) -> Callable[[object], list[str]]:
+    """The flags of a section, for `params`. A function, since Snakemake looks for wildcards in a string's braces."""
+    words = flags(settings)
+    return lambda wildcards: words
+
+
+def shard_number(wildcards: object) -> int:
+    return int(wildcards.shard)
+
+
+def shards(stage: str) -> list[str]:
+    """The folders of all shards of a stage."""
+    return [f"{RESULTS}/{stage}/{number:03d}" for number in range(SETTINGS.data.shards)]
+
+
+def parent_of(name: str) -> Callable[..., str]:
+    """The folder that holds the shards of an input, for `params`."""
+    return lambda wildcards, input: str(Path(getattr(input, name)[0]).parent)
+
+
+try:
+    SETTINGS = checked_config()
+except InputError as error:
+    # Not WorkflowError: Snakemake prints that with a file, a line and a trace of this check.
+    sys.exit(str(error))
+
+RESULTS = f"results/{SETTINGS.run}"
+
+
+wildcard_constraints:
+    shard=r"\d{3}",

@@ -1,0 +1,86 @@
+# DeepLabv2 on the pseudo labels: the end of the multi-stage path.
+
+
+rule train_deeplab:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        pseudo_labels=shards("pseudo_labels"),
+    output:
+        weights=f"{RESULTS}/deeplab/model.safetensors",
+        model=f"{RESULTS}/deeplab/model.json",
+    log:
+        f"{RESULTS}/logs/train_deeplab.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_deeplab.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        flags=section(SETTINGS.deeplab),
+        pseudo_labels=parent_of("pseudo_labels"),
+        shards=SETTINGS.data.shards,
+        out=subpath(output.weights, parent=True),
+    message:
+        f"train_deeplab: {SETTINGS.deeplab.encoder}, {SETTINGS.deeplab.epochs} epochs"
+    shell:
+        "deeplab train-deeplab --index {input.index:q} --pseudo-labels {params.pseudo_labels:q} --shards {params.shards}"
+        " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
+
+
+rule predict_deeplab:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        weights=f"{RESULTS}/deeplab/model.safetensors",
+        model=f"{RESULTS}/deeplab/model.json",
+    output:
+        directory(f"{RESULTS}/deeplab/predictions"),
+    log:
+        f"{RESULTS}/logs/predict_deeplab.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_deeplab.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        flags=section(SETTINGS.deeplab_prediction),
+        model=subpath(input.weights, parent=True),
+    message:
+        f"predict_deeplab: val, scales {list(SETTINGS.deeplab_prediction.scales)}, flip {SETTINGS.deeplab_prediction.flip},"
+        f" {SETTINGS.deeplab_prediction.crf.iterations} CRF iterations"
+    shell:
+        "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split val --out {output:q}"
+        " {params.flags:q} --threads {threads} --log {log:q}"
+
+
+rule evaluate_deeplab:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        predictions=f"{RESULTS}/deeplab/predictions",
+    output:
+        f"{RESULTS}/deeplab/metrics.json",
+    log:
+        f"{RESULTS}/logs/evaluate_deeplab.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_deeplab.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    message:
+        "evaluate_deeplab: val against ground truth"
+    shell:
+        "deeplab evaluate-deeplab --index {input.index:q} --predictions {input.predictions:q} --split val"
+        " --out {output:q} --threads {threads} --log {log:q}"

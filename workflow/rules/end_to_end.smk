@@ -1,0 +1,86 @@
+# The network that makes its pseudo labels while it trains.
+
+
+rule train_end_to_end:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        saliency=shards("saliency"),
+    output:
+        weights=f"{RESULTS}/end_to_end/model.safetensors",
+        model=f"{RESULTS}/end_to_end/model.json",
+    log:
+        f"{RESULTS}/logs/train_end_to_end.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_end_to_end.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        flags=section(SETTINGS.end_to_end),
+        saliency=parent_of("saliency"),
+        shards=SETTINGS.data.shards,
+        out=subpath(output.weights, parent=True),
+    message:
+        f"train_end_to_end: {SETTINGS.end_to_end.backbone}, {SETTINGS.end_to_end.epochs} epochs"
+    shell:
+        "getam train-end-to-end --index {input.index:q} --saliency {params.saliency:q} --shards {params.shards}"
+        " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
+
+
+rule predict_end_to_end:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        weights=f"{RESULTS}/end_to_end/model.safetensors",
+        model=f"{RESULTS}/end_to_end/model.json",
+    output:
+        directory(f"{RESULTS}/end_to_end/predictions"),
+    log:
+        f"{RESULTS}/logs/predict_end_to_end.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_end_to_end.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        flags=section(SETTINGS.end_to_end_prediction),
+        model=subpath(input.weights, parent=True),
+    message:
+        f"predict_end_to_end: val, scales {list(SETTINGS.end_to_end_prediction.scales)}, flip {SETTINGS.end_to_end_prediction.flip},"
+        f" {SETTINGS.end_to_end_prediction.crf.iterations} CRF iterations"
+    shell:
+        "getam predict-end-to-end --index {input.index:q} --model {params.model:q} --split val --out {output:q}"
+        " {params.flags:q} --threads {threads} --log {log:q}"
+
+
+rule evaluate_end_to_end:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        predictions=f"{RESULTS}/end_to_end/predictions",
+    output:
+        f"{RESULTS}/end_to_end/metrics.json",
+    log:
+        f"{RESULTS}/logs/evaluate_end_to_end.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate_end_to_end.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    message:
+        "evaluate_end_to_end: val against ground truth"
+    shell:
+        "getam evaluate-end-to-end --index {input.index:q} --predictions {input.predictions:q} --split val"
+        " --out {output:q} --threads {threads} --log {log:q}"

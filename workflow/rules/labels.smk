@@ -1,0 +1,57 @@
+# Pseudo labels from maps and saliency, and their scores.
+
+
+rule complete_labels:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        maps=f"{RESULTS}/refined/{{shard}}",
+        saliency=f"{RESULTS}/saliency/{{shard}}",
+    output:
+        directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
+    log:
+        f"{RESULTS}/logs/complete_labels/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/complete_labels/{{shard}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        flags=section(SETTINGS.completion),
+    message:
+        f"complete_labels: alpha {SETTINGS.completion.alpha}, gamma {SETTINGS.completion.gamma}, shard {{wildcards.shard}}"
+    shell:
+        "getam complete-labels --maps {input.maps:q} --saliency {input.saliency:q} --index {input.index:q}"
+        " --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"
+
+
+rule score_labels:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        maps=shards("refined"),
+        pseudo_labels=shards("pseudo_labels"),
+    output:
+        f"{RESULTS}/pseudo_labels.json",
+    log:
+        f"{RESULTS}/logs/score_labels.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/score_labels.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        maps=parent_of("maps"),
+        pseudo_labels=parent_of("pseudo_labels"),
+        shards=SETTINGS.data.shards,
+    message:
+        f"score_labels: {SETTINGS.data.shards} shards against the ground truth of train"
+    shell:
+        "getam score-labels --index {input.index:q} --maps {params.maps:q} --pseudo-labels {params.pseudo_labels:q}"
+        " --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"

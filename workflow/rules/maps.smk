@@ -1,0 +1,60 @@
+# Class activation maps, raw (dump_maps) and at the images' resolution (refine_maps).
+
+
+rule dump_maps:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        weights=f"{RESULTS}/classifier/model.safetensors",
+        model=f"{RESULTS}/classifier/model.json",
+    output:
+        directory(f"{RESULTS}/maps/{{shard}}"),
+    log:
+        f"{RESULTS}/logs/dump_maps/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/dump_maps/{{shard}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        flags=section(SETTINGS.maps),
+        classifier=subpath(input.weights, parent=True),
+        shard=shard_number,
+        shards=SETTINGS.data.shards,
+    message:
+        f"dump_maps: {SETTINGS.maps.method} from block {SETTINGS.maps.start_block}, shard {{wildcards.shard}}"
+    shell:
+        "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split train"
+        " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule refine_maps:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        maps=f"{RESULTS}/maps/{{shard}}",
+    output:
+        directory(f"{RESULTS}/refined/{{shard}}"),
+    log:
+        f"{RESULTS}/logs/refine_maps/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/refine_maps/{{shard}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        flags=section(SETTINGS.refine),
+    message:
+        f"refine_maps: PAMR, {SETTINGS.refine.iterations} iterations, shard {{wildcards.shard}}"
+    shell:
+        "getam refine-maps --index {input.index:q} --maps {input.maps:q} --out {output:q} {params.flags:q}"
+        " --threads {threads} --log {log:q}"

@@ -1,0 +1,63 @@
+# Class-agnostic saliency, from a network trained on image/mask pairs.
+
+
+rule train_saliency:
+    input:
+        saliency_inputs(SETTINGS.data),
+        # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
+        ancient(f"{RESULTS}/index.csv"),
+    output:
+        weights=f"{RESULTS}/saliency_model/model.safetensors",
+        model=f"{RESULTS}/saliency_model/model.json",
+        metrics=f"{RESULTS}/saliency_model/metrics.json",
+    log:
+        f"{RESULTS}/logs/train_saliency.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_saliency.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        flags=section(SETTINGS.saliency),
+        train=str(SETTINGS.data.saliency_train),
+        val=str(SETTINGS.data.saliency_val),
+        out=subpath(output.weights, parent=True),
+    message:
+        f"train_saliency: {SETTINGS.saliency.backbone}, {SETTINGS.saliency.epochs} epochs"
+    shell:
+        "getam train-saliency --train {params.train:q} --val {params.val:q} --out {params.out:q} {params.flags:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule predict_saliency:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        weights=f"{RESULTS}/saliency_model/model.safetensors",
+        model=f"{RESULTS}/saliency_model/model.json",
+    output:
+        directory(f"{RESULTS}/saliency/{{shard}}"),
+    log:
+        f"{RESULTS}/logs/predict_saliency/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_saliency/{{shard}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=240,
+    params:
+        model=subpath(input.weights, parent=True),
+        shard=shard_number,
+        shards=SETTINGS.data.shards,
+    message:
+        "predict_saliency: shard {wildcards.shard}"
+    shell:
+        "getam predict-saliency --index {input.index:q} --model {params.model:q} --split train"
+        " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
