@@ -153,7 +153,14 @@ def _create_swin(backbone: str, options: dict[str, Any], *, image_size: int, pre
             f"saliency image_size is {image_size}, but backbone_options has img_size {options['img_size']}; "
             "drop img_size from backbone_options"
         )
-    swin = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **{**options, "img_size": image_size})
+    try:
+        swin = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **{**options, "img_size": image_size})
+    except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError) as error:
+        raise InputError(f"saliency backbone_options: {backbone} does not take them: {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"saliency backbone {backbone} cannot be built ({error}); without network set pretrained to false"
+        ) from None
     assert isinstance(swin, SwinTransformer)
     patch = swin.feature_info[0]["reduction"]
     if image_size % patch:
