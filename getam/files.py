@@ -63,7 +63,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
     for leftover in (temporary, old):
-        if (leftover / MARKER).is_file():
+        if leftover.is_dir() and _is_ours(leftover):
             shutil.rmtree(leftover)
     try:
         temporary.mkdir()
@@ -86,8 +86,12 @@ def _check_replaceable(path: Path) -> None:
         raise InputError(f"{path}: is a link or a file; {cure}")
     if Path.cwd().is_relative_to(path.resolve()):
         raise InputError(f"{path}: holds the working directory and would be replaced; {cure}")
-    if path.is_dir() and any(path.iterdir()) and not (path / MARKER).is_file():
+    if path.is_dir() and not _is_ours(path):
         raise InputError(f"{path}: holds files that no stage has written and would be replaced; {cure} or empty it")
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / MARKER).is_file() or not any(folder.iterdir())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,7 +52,7 @@ def test_the_index_comes_back(path: Path) -> None:
     assert read_index(path) == INDEX
 
 
-@pytest.mark.parametrize("text", ["a,b", 'a"b', "a;rm -rf b", "<script>", "$(x)", "é 犬", "=1+1", "'", "a\u00a0b"])
+@pytest.mark.parametrize("text", ["a,b", 'a"b', "a;rm -rf b", "<script>", "$(x)", "é 犬", "=1+1", "'"])
 def test_odd_names_come_back(tmp_path: Path, text: str) -> None:
     name = text.replace(";", "")
     index = Index(rows=(row(text, labels=(name,)), row("plain", labels=(name,))), classes=(name,))

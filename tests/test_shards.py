@@ -40,7 +40,7 @@ def test_the_manifest_says_what_is_in_a_shard_and_how_it_was_made(tmp_path: Path
         "version": getam.version.VERSION,
         "size": 7,
     }
-    assert sorted(path.name for path in (tmp_path / "000").iterdir()) == ["a.npy", "b.npy", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "000").iterdir()) == [".getam", "a.npy", "b.npy", "manifest.json"]
 
 
 def test_a_shard_may_have_no_settings(tmp_path: Path) -> None:

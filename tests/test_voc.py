@@ -261,7 +261,7 @@ DAMAGES: dict[str, Damage] = {
     ),
     "mask of colors": (
         lambda root: Image.new("RGB", (16, 12)).save(root / "SegmentationClass" / "t1.png"),
-        ("SegmentationClass/t1.png: a mask must be a palette or gray PNG", "convert its colours"),
+        ("SegmentationClass/t1.png: a mask must be a palette or gray PNG", "convert its colors"),
     ),
     "mask truncated": (
         lambda root: cut(root / "SegmentationClass" / "t1.png"),
