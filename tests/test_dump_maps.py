@@ -127,7 +127,7 @@ def test_manifest_says_what_was_made_and_how(data: Path, tmp_path: Path) -> None
         "version": getam.version.VERSION,
     }
     names = sorted(path.name for path in (tmp_path / "000").iterdir())
-    assert names == [*(f"{id}.npy" for id in ids), "manifest.json"]
+    assert names == [".getam", *(f"{id}.npy" for id in ids), "manifest.json"]
 
 
 @pytest.mark.parametrize("method", ["getam", "cam"])

@@ -86,7 +86,13 @@ def test_constant_network_writes_labels_and_manifest(tmp_path: Path) -> None:
     labels = run(constant, rows, tmp_path / "out", flip=True, scales=(1.0, 0.5))
     for id, size in sizes.items():
         assert np.array_equal(labels[id], np.full(size, 2, np.uint8))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".getam",
+        "a.png",
+        "b.png",
+        "c.png",
+        "manifest.json",
+    ]
     assert read_json(tmp_path / "out" / "manifest.json") == {
         "ids": ["a", "b", "c"],
         "classes": ["dog", "cat"],
