@@ -19,6 +19,7 @@ from timm.layers import HybridEmbed
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
+from getam.backbones import create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
@@ -37,21 +38,14 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     if not timm.is_model(settings.backbone):
         near = ", ".join(difflib.get_close_matches(settings.backbone, timm.list_models(), n=5))
         raise InputError(f"backbone: timm has no model {settings.backbone!r}; near ones: {near or 'none'}")
-    try:
-        backbone = timm.create_model(
-            settings.backbone,
-            pretrained=settings.pretrained,
-            num_classes=0,
-            img_size=image_size,
-            dynamic_img_size=True,
-            **options,
-        )
-    except (TypeError, ValueError, KeyError, ArithmeticError, AssertionError) as error:
-        raise InputError(f"backbone_options: {settings.backbone} does not take them: {error}") from None
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"backbone: {settings.backbone} cannot be built ({error}); without network set pretrained to false"
-        ) from None
+    backbone = create_timm_model(
+        settings.backbone,
+        pretrained=settings.pretrained,
+        key="backbone",
+        img_size=image_size,
+        dynamic_img_size=True,
+        **options,
+    )
     if getattr(backbone, "cls_token", None) is None:
         raise InputError(f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one")
     return backbone

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
 from torch import Tensor, nn
 
+from getam.backbones import create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.errors import InputError
 from getam.settings import SaliencySettings
@@ -153,14 +154,9 @@ def _create_swin(backbone: str, options: dict[str, Any], *, image_size: int, pre
             f"saliency image_size is {image_size}, but backbone_options has img_size {options['img_size']}; "
             "drop img_size from backbone_options"
         )
-    try:
-        swin = timm.create_model(backbone, pretrained=pretrained, num_classes=0, **{**options, "img_size": image_size})
-    except (TypeError, ValueError, KeyError, AssertionError, ArithmeticError) as error:
-        raise InputError(f"saliency backbone_options: {backbone} does not take them: {error}") from None
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"saliency backbone {backbone} cannot be built ({error}); without network set pretrained to false"
-        ) from None
+    swin = create_timm_model(
+        backbone, pretrained=pretrained, key="saliency backbone", **{**options, "img_size": image_size}
+    )
     assert isinstance(swin, SwinTransformer)
     patch = swin.feature_info[0]["reduction"]
     if image_size % patch:

@@ -416,7 +416,7 @@ def test_only_jpeg_and_png_are_decoded(tmp_path: Path) -> None:
 def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(path)
-    for read in (read_image, read_gray):
+    for read in (read_image, read_gray, read_labels):
         with pytest.raises(InputError, match="more than 8 bits"):
             read(path)
 

@@ -131,3 +131,9 @@ def test_shards_are_consecutive_parts_of_nearly_equal_length(count: int, shards:
     parts = [shard_of(rows, shard, shards) for shard in range(shards)]
     assert [one for part in parts for one in part] == rows
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_an_id_that_cannot_be_seen_for_what_it_is_is_refused(tmp_path: Path) -> None:
+    write_index(tmp_path / "index.csv", Index(rows=(row("a\u00a0b", labels=("x",)),), classes=("x",)))
+    with pytest.raises(InputError, match=r"line 2: id .* is not a plain file name"):
+        read_index(tmp_path / "index.csv")

@@ -279,3 +279,8 @@ def test_saliency_map_resizes_logits_with_aligned_pixel_centers() -> None:
 def test_saliency_map_refuses_a_batch() -> None:
     with pytest.raises(ValueError, match=r"\(2, 1, 4, 4\)"):
         saliency_map(torch.zeros(2, 1, 4, 4), (4, 4), stretch=False)
+
+
+def test_options_that_the_swin_does_not_take_are_refused() -> None:
+    with pytest.raises(InputError, match="saliency backbone_options: swin_tiny_patch4_window7_224 does not take them"):
+        SaliencyNetwork(backbone="swin_tiny_patch4_window7_224", backbone_options={"wings": 2}, image_size=96)
