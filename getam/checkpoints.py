@@ -33,6 +33,11 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     write_json(folder / DESCRIPTION, {**description, "version": getam.version.VERSION})
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files that a model consists of."""
+    return [folder / WEIGHTS, folder / DESCRIPTION]
+
+
 def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) -> tuple[SomeSection, tuple[str, ...]]:
     """Reads model.json: the settings that the model is built from, without fetching anything, and its class names.
 
@@ -49,6 +54,11 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     except (ValidationError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
     return built.model_copy(update={"pretrained": False}), classes
+
+
+def read_supervision(folder: Path) -> str:
+    """What model.json says that the network was trained on: I (image labels) or I+S (saliency too, or not said)."""
+    return str(read_json(folder / DESCRIPTION).get("supervision", "I+S"))
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -1,7 +1,8 @@
-"""The image classifier: a timm ViT with a class token and a read-out.
+"""The image classifier: a timm ViT with a class token and a read-out, or a timm CNN for the CAM baseline.
 
 `readout: project` is the authors' (DPT's read-out projection, then convolutions and an average), after Eq. 6 of
-the paper's appendix; `readout: token` is timm's plain head on the normalized class token.
+the paper's appendix, `ignore` and `add` are DPT's others; `token` is timm's plain head on the normalized class token;
+`pool` is a CNN's average of features.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from getam.backbones import create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
+from getam.maps import find_backbone
 from getam.settings import BackboneSettings, ClassifierSettings
 
 
@@ -35,9 +37,7 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
-    if not timm.is_model(settings.backbone):
-        near = ", ".join(difflib.get_close_matches(settings.backbone, timm.list_models(), n=5))
-        raise InputError(f"backbone: timm has no model {settings.backbone!r}; near ones: {near or 'none'}")
+    _check_name(settings.backbone)
     backbone = create_timm_model(
         settings.backbone,
         pretrained=settings.pretrained,
@@ -47,8 +47,43 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
         **options,
     )
     if getattr(backbone, "cls_token", None) is None:
-        raise InputError(f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one")
-    return backbone
+        raise InputError(
+            f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one, and the baseline of a "
+            "CNN's CAM the read-out pool"
+        )
+    return find_backbone(backbone)
+
+
+def create_cnn(settings: BackboneSettings) -> Any:
+    """Builds the timm CNN of the settings.
+
+    Raises:
+        InputError: no such model, options that it does not take, weights that cannot be fetched, or no CNN.
+    """
+    _check_name(settings.backbone)
+    backbone = create_timm_model(
+        settings.backbone, pretrained=settings.pretrained, key="backbone", **settings.backbone_options
+    )
+    info = getattr(backbone, "feature_info", None)
+    if getattr(backbone, "cls_token", None) is not None or not info:
+        raise InputError(f"readout: pool is a CNN's, {settings.backbone} is none; write project")
+    side = 2 * info[-1]["reduction"]
+    problem = f"backbone: {settings.backbone} gives no features for an image of {side}x{side}"
+    cure = "choose a CNN for the read-out pool"
+    try:
+        with torch.no_grad():
+            features = backbone.eval().forward_features(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise InputError(f"{problem} ({error}); {cure}") from None
+    if features.shape != (1, backbone.num_features, 2, 2):
+        raise InputError(f"{problem} of shape (1, {backbone.num_features}, 2, 2): {tuple(features.shape)}; {cure}")
+    return backbone.train()
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
+        raise InputError(f"backbone: timm has no model {name!r}; near ones: {near or 'none'}")
 
 
 def _conv_embed(
@@ -89,18 +124,22 @@ class TokenReadout(nn.Module):
     def forward(self, tokens: Tokens) -> Tensor:
         return self.head(tokens.normalized[:, 0])
 
-    def activation_map(self, tokens: Tokens) -> Tensor:
-        """CAM: the head applied to each patch token, ReLU: (B, C, n_h, n_w)."""
+    def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Scores (B, C), and CAM: the head applied to each patch token, ReLU: (B, C, n_h, n_w)."""
         scores = self.head(tokens.normalized[:, tokens.num_prefix_tokens :])
-        return scores.transpose(1, 2).unflatten(2, tokens.grid).relu()
+        return self(tokens), scores.transpose(1, 2).unflatten(2, tokens.grid).relu()
 
 
-class ProjectReadout(nn.Module):
-    """The authors' read-out: [patch, class] -> linear + GELU -> 1x1 conv -> 3x3 conv, stride 2 -> average -> linear."""
+class DPTReadout(nn.Module):
+    """The authors' read-out: a feature map of the tokens (1x1 conv, then 3x3 conv, stride 2) -> average -> linear.
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    Args:
+        readout: what becomes of the class token: `project` (theirs), `ignore` or `add`, see Reassemble.
+    """
+
+    def __init__(self, dim: int, num_classes: int, readout: str) -> None:
         super().__init__()
-        self.reassemble = Reassemble(token_dim=dim, channels=dim, scale=0.5)
+        self.reassemble = Reassemble(token_dim=dim, channels=dim, scale=0.5, readout=readout)
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, tokens: Tokens) -> Tensor:
@@ -113,13 +152,17 @@ class ProjectReadout(nn.Module):
     def scores(self, features: Tensor) -> Tensor:
         return self.head(features.mean((2, 3)))
 
-    def activation_map(self, tokens: Tokens) -> Tensor:
-        """CAM: the head applied before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
-        scores = torch.einsum("bdhw,cd->bchw", self.features(tokens), self.head.weight).relu()
-        return nn.functional.interpolate(scores, size=tokens.grid, mode="bilinear", align_corners=False)
+    def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Scores (B, C), and CAM: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
+        features = self.features(tokens)
+        maps = _activation(features, self.head)
+        maps = nn.functional.interpolate(maps, size=tokens.grid, mode="bilinear", align_corners=False)
+        return self.scores(features), maps
 
 
-READOUTS: dict[str, type[TokenReadout] | type[ProjectReadout]] = {"project": ProjectReadout, "token": TokenReadout}
+def _activation(features: Tensor, head: nn.Linear) -> Tensor:
+    """The head's weights at each place, ReLU: (B, d, h, w) -> (B, C, h, w)."""
+    return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
 
 
 class ViTClassifier(nn.Module):
@@ -128,14 +171,49 @@ class ViTClassifier(nn.Module):
     def __init__(self, backbone: Any, *, num_classes: int, readout: str) -> None:
         super().__init__()
         self.backbone: Any = backbone
-        self.readout: TokenReadout | ProjectReadout = READOUTS[readout](backbone.embed_dim, num_classes)
+        self.readout: TokenReadout | DPTReadout = (
+            TokenReadout(backbone.embed_dim, num_classes)
+            if readout == "token"
+            else DPTReadout(backbone.embed_dim, num_classes, readout)
+        )
+
+    @property
+    def stride(self) -> int:
+        """Image pixels along a side of a token."""
+        ratio = self.backbone.patch_embed.feat_ratio()
+        return ratio if isinstance(ratio, int) else ratio[0]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.readout(read_tokens(self.backbone, images))
 
-    def activation_map(self, images: Tensor) -> Tensor:
-        """The read-out's class activation maps: (B, C, n_h, n_w), >= 0."""
+    def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) and the read-out's class activation maps (B, C, n_h, n_w), >= 0."""
         return self.readout.activation_map(read_tokens(self.backbone, images))
+
+
+class CNNClassifier(nn.Module):
+    """Image scores from a CNN, by a linear head on the average of its last features; same shapes as ViTClassifier."""
+
+    def __init__(self, backbone: Any, *, num_classes: int) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.head = nn.Linear(backbone.num_features, num_classes)
+
+    @property
+    def stride(self) -> int:
+        """Image pixels along a side of a feature."""
+        return self.backbone.feature_info[-1]["reduction"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._scores(self.backbone.forward_features(images))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return self.head(features.mean((2, 3)))
+
+    def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) and the class activation maps (B, C, n_h, n_w), >= 0."""
+        features = self.backbone.forward_features(images)
+        return self._scores(features), _activation(features, self.head)
 
 
 def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int] = ()) -> Tokens:
@@ -157,16 +235,17 @@ def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int] = ()) -> T
     )
 
 
-def patch_size(backbone: Any) -> int:
-    """Image pixels along a side of a token."""
-    ratio = backbone.patch_embed.feat_ratio()
-    return ratio if isinstance(ratio, int) else ratio[0]
+def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier | CNNClassifier:
+    """Builds the classifier with fresh (or pretrained) weights; the global seed decides fresh ones.
 
-
-def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier:
-    """Builds the classifier with fresh (or pretrained) weights; the global seed decides fresh ones."""
-    backbone = create_backbone(settings, image_size=image_size)
-    return ViTClassifier(backbone, num_classes=num_classes, readout=settings.readout)
+    Raises:
+        InputError: timm cannot build the backbone, or the read-out doesn't suit it.
+    """
+    if settings.readout == "pool":
+        return CNNClassifier(create_cnn(settings), num_classes=num_classes)
+    return ViTClassifier(
+        create_backbone(settings, image_size=image_size), num_classes=num_classes, readout=settings.readout
+    )
 
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:
@@ -174,7 +253,7 @@ def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> d
     return {"kind": "classifier", "settings": settings.model_dump(mode="json"), "classes": list(classes)}
 
 
-def load_classifier(folder: Path) -> tuple[ViTClassifier, tuple[str, ...]]:
+def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:
     """Rebuilds a classifier from its folder, in evaluation mode; gives it and its class names."""
     settings, classes = read_description(folder, kind="classifier", settings=ClassifierSettings)
     model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size)

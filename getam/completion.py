@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from getam.class_maps import BROKEN, label_values
 from getam.errors import InputError
 from getam.files import UNKNOWN
 
 Array = TypeVar("Array", np.ndarray, Tensor)
+Opening = int | Literal["released"]
 
 
 def complete_labels(
@@ -24,7 +27,7 @@ def complete_labels(
     alpha: float,
     gamma: float,
     conflict: Literal["unknown", "lowest"] = "unknown",
-    opening: int = 0,
+    opening: Opening = 0,
 ) -> Array:
     """Pseudo label of one image.
 
@@ -40,23 +43,18 @@ def complete_labels(
         saliency: (H, W), salient where > 0.
         alpha: quantile in [0, 1]; at 1 nothing is mined.
         conflict: `lowest` gives pixels mined by several classes to the lowest index (authors' code).
-        opening: odd size of a morphological opening of the classes, pixels; 0 for none.
+        opening: size of a final morphological opening, pixels: 0 for none, odd, or `released` (authors' code); see
+            `open_classes`.
 
     Returns:
         (H, W), uint8: 0 background, label values, 255 unknown. Same kind and device as `maps`.
 
     Raises:
-        InputError: shapes disagree, or the maps hold NaN, infinity or a negative value.
+        InputError: shapes disagree, the maps hold NaN, infinity or a negative value, or the classes are not
+            ascending from 0 to 253.
     """
     if isinstance(maps, np.ndarray):
-        labels = _complete(
-            torch.from_numpy(np.require(maps, requirements=["C", "W"])),
-            classes,
-            torch.as_tensor(np.array(saliency)),
-            alpha,
-            gamma,
-            conflict,
-        ).numpy()
+        labels = _complete(_as_tensor(maps), classes, _as_tensor(saliency), alpha, gamma, conflict).numpy()
         return open_classes(labels, opening) if opening else labels
     labels = _complete(maps, classes, saliency, alpha, gamma, conflict)
     if opening:
@@ -64,54 +62,85 @@ def complete_labels(
     return labels
 
 
+def _as_tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+
+
+@torch.no_grad()
 def _complete(
     maps: Tensor, classes: Sequence[int], saliency: Tensor, alpha: float, gamma: float, conflict: str
 ) -> Tensor:
-    if maps.ndim != 3 or len(maps) != len(classes) or maps.shape[1:] != saliency.shape:
-        raise InputError(
-            f"maps {tuple(maps.shape)}, {len(classes)} classes and saliency {tuple(saliency.shape)} disagree; "
-            "give (K, H, W), K classes and (H, W)"
-        )
-    salient = saliency > 0
-    if not len(classes):
-        # Nothing is known to be in the image: salient pixels could be anything.
-        return torch.where(salient, UNKNOWN, 0).to(torch.uint8)
+    values = label_values(maps.shape, classes, saliency.shape)
     maps = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
-    if not bool(((maps >= 0) & maps.isfinite()).all()):
-        raise InputError("maps hold NaN, infinite or negative values; dump and refine them again")
-    highest = maps.amax((1, 2), keepdim=True)
-    maps = torch.where(highest > 0, maps / highest, 0.0)
-    values = torch.tensor(list(classes), device=maps.device) + 1
+    lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
+    maps = maps / torch.where(highest > 0, highest, 1)[:, None, None]
+    sound = (lowest >= 0) & (highest < math.inf)
+    # All that is asked of the maps at once: a GPU is waited for here and nowhere else.
+    facts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()
+    if not all(facts[0]):
+        raise InputError(BROKEN)
 
-    strongest, index = maps.max(0)
-    background = (1 - strongest).pow(gamma)
-    inside = torch.where(background >= strongest, UNKNOWN, values[index])
-
-    mined = torch.stack([_above_quantile(activation, alpha) for activation in maps])
-    first = values[mined.to(torch.uint8).argmax(0)]
-    count = mined.sum(0)
-    outside = torch.where(count > 0, first, 0)
-    if conflict == "unknown":
-        outside = torch.where(count > 1, UNKNOWN, outside)
-    return torch.where(salient, inside, outside).to(torch.uint8)
-
-
-def _above_quantile(activation: Tensor, alpha: float) -> Tensor:
-    positive = activation[activation > 0]
-    rank = int(alpha * len(positive))
-    if rank >= len(positive):
-        return torch.zeros_like(activation, dtype=torch.bool)
-    # kthvalue counts from 1: this is v[rank] of the sorted positive activations.
-    return activation > positive.kthvalue(rank + 1).values
+    # The background is the first contestant: it wins where no class is above the score at which it ties with one.
+    strongest = torch.full_like(saliency, background_tie(gamma, maps.dtype), dtype=maps.dtype)
+    inside = torch.full_like(saliency, UNKNOWN, dtype=torch.uint8)
+    outside = torch.zeros_like(inside)
+    claimed = torch.zeros_like(saliency, dtype=torch.bool)
+    for activation, value, positive in zip(maps, values, facts[1], strict=True):
+        inside.masked_fill_(activation > strongest, value)
+        strongest = torch.maximum(strongest, activation)
+        rank = int(alpha * positive)
+        if rank < positive:
+            # v[rank] of the positive activations is this one of all, since zeros come first.
+            mined = activation > _smallest(activation, activation.numel() - positive + rank)
+            outside.masked_fill_(mined & ~claimed, value)
+            if conflict == "unknown":
+                outside.masked_fill_(mined & claimed, UNKNOWN)
+            claimed |= mined
+    return torch.where(saliency > 0, inside, outside)
 
 
-def open_classes(labels: np.ndarray, size: int) -> np.ndarray:
+def background_tie(gamma: float, dtype: torch.dtype) -> float:
+    """The largest s of a type at which the background still wins: (1 - s)^gamma >= s.
+
+    (1 - s)^gamma - s falls strictly, so that s says for every pixel what its power would.
+    """
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if (1 - middle) ** gamma >= middle:
+            low = middle
+        else:
+            high = middle
+    if dtype == torch.float64:
+        return low
+    nearest = np.float32(low)
+    # As Python's number: beside one of numpy's, `low` would be rounded before it is compared.
+    return float(nearest) if float(nearest) <= low else float(np.nextafter(nearest, np.float32(0)))
+
+
+def _smallest(values: Tensor, rank: int) -> Tensor | float:
+    """The value at a rank, counted from 0, of the sorted values."""
+    if values.is_cpu:
+        # torch's own selection takes a second where values descend.
+        return float(np.partition(values.numpy(), rank, axis=None)[rank])
+    return values.flatten().kthvalue(rank + 1).values
+
+
+def open_classes(labels: np.ndarray, size: Opening) -> np.ndarray:
     """Removes the parts of each class that a size x size square doesn't fit into; they become background.
 
+    `released` is the authors' opening, by a 10x10 square, of all classes and unknown together. Erosion and dilation
+    both look from 5 pixels before to 4 behind: the opened parts shift by a pixel down and to the right, and what they
+    leave becomes background.
+
     Args:
-        labels: (H, W), uint8; unknown stays.
-        size: odd, pixels.
+        labels: (H, W), uint8; unknown stays, except with `released`.
+        size: odd, pixels; or `released`.
     """
+    if size == "released":
+        # Not cv2.morphologyEx: what it does with an even square differs between versions.
+        square, anchor = np.ones((10, 10), np.uint8), (5, 5)
+        eroded = cv2.erode((labels > 0).astype(np.uint8), square, anchor=anchor)
+        return np.where(cv2.dilate(eroded, square, anchor=anchor) > 0, labels, np.uint8(0))
     opened = labels.copy()
     kernel = np.ones((size, size), np.uint8)
     for value in np.unique(labels):

@@ -24,22 +24,25 @@ RESAMPLE: dict[float, Callable[[int], nn.Module]] = {
 
 
 class Reassemble(nn.Module):
-    """Tokens of one tap to a feature map: read-out projection, 1x1 convolution, resampling.
+    """Tokens of one tap to a feature map: DPT's read-out, 1x1 convolution, resampling.
 
-    Every patch token is concatenated with the class token and projected back to `token_dim` (DPT's read-out
-    "project"); other prefix tokens (distillation, registers) are dropped.
+    What becomes of the class token: `project` concatenates it with every patch token and projects back to `token_dim`,
+    `add` adds it to every patch token, `ignore` drops it. Other prefix tokens (distillation, registers) are dropped.
 
     Args:
         token_dim: width d of the tokens.
         channels: channels of the feature map.
         scale: size of the feature map relative to the patch grid, a key of RESAMPLE; else ValueError.
+        readout: `project`, `add` or `ignore`.
     """
 
-    def __init__(self, *, token_dim: int, channels: int, scale: float) -> None:
+    def __init__(self, *, token_dim: int, channels: int, scale: float, readout: str = "project") -> None:
         super().__init__()
         if scale not in RESAMPLE:
             raise ValueError(f"scale is {scale}, not one of {', '.join(map(str, RESAMPLE))}")
-        self.project = nn.Sequential(nn.Linear(2 * token_dim, token_dim), nn.GELU())
+        self.readout = readout
+        if readout == "project":
+            self.project = nn.Sequential(nn.Linear(2 * token_dim, token_dim), nn.GELU())
         self.embed = nn.Conv2d(token_dim, channels, kernel_size=1)
         self.resample = RESAMPLE[scale](channels)
 
@@ -55,9 +58,11 @@ class Reassemble(nn.Module):
             (B, channels, scale * n_h, scale * n_w); at scale 0.5 an odd side is rounded up.
         """
         patches = tokens[:, num_prefix_tokens:]
-        class_token = tokens[:, :1].expand_as(patches)
-        projected: Tensor = self.project(torch.cat([patches, class_token], dim=2))
-        feature: Tensor = self.resample(self.embed(projected.transpose(1, 2).unflatten(2, grid)))
+        if self.readout == "project":
+            patches = self.project(torch.cat([patches, tokens[:, :1].expand_as(patches)], dim=2))
+        elif self.readout == "add":
+            patches = patches + tokens[:, :1]
+        feature: Tensor = self.resample(self.embed(patches.transpose(1, 2).unflatten(2, grid)))
         return feature
 
 

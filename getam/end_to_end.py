@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from getam.baselines import coupling_of
 from getam.checkpoints import load_weights, read_description
-from getam.classifier import ProjectReadout, ViTClassifier, build_classifier, read_tokens
+from getam.classifier import DPTReadout, ViTClassifier, build_classifier, read_tokens
 from getam.completion import complete_labels
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
@@ -32,9 +33,9 @@ class EndToEndNetwork(nn.Module):
     def __init__(self, settings: EndToEndSettings, *, num_classes: int) -> None:
         """`num_classes` counts no background."""
         super().__init__()
-        self.classifier: ViTClassifier = build_classifier(
-            settings, num_classes=num_classes, image_size=settings.crop.size
-        )
+        classifier = build_classifier(settings, num_classes=num_classes, image_size=settings.crop.size)
+        assert isinstance(classifier, ViTClassifier)
+        self.classifier: ViTClassifier = classifier
         blocks = len(self.classifier.backbone.blocks)
         if max(settings.decoder.taps) >= blocks:
             raise InputError(
@@ -59,7 +60,7 @@ class EndToEndNetwork(nn.Module):
         """images (B, 3, H, W), normalized -> scores (B, C), segmentation logits (B, 1 + C, H, W)."""
         tokens = read_tokens(self.classifier.backbone, images, taps=self.taps)
         readout = self.classifier.readout
-        assert isinstance(readout, ProjectReadout)
+        assert isinstance(readout, DPTReadout)
         features = readout.features(tokens)
         logits = self.decoder(
             tokens.taps,
@@ -97,17 +98,18 @@ def training_losses(
     present = [row.nonzero().flatten().tolist() for row in labels]
     if settings.maps.method == "cam":
         with torch.no_grad():
-            activation = network.classifier.activation_map(images)
+            _, activation = network.classifier.activation_map(images)
         maps = [activation[b, indices] for b, indices in enumerate(present)]
     else:
         maps = getam(
             scores,
-            recorder.rows,
+            recorder.calls,
             present,
-            coupling=settings.maps.coupling,
+            coupling=coupling_of(settings.maps),
             num_prefix_tokens=backbone.num_prefix_tokens,
             grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
             retain_graph=True,
+            fusion=settings.maps.fusion,
         )
     saliency = batch["saliency"]
     outside = saliency == UNKNOWN
@@ -175,7 +177,12 @@ def complete_targets(
 
 def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of an end-to-end network."""
-    return {"kind": "end_to_end", "settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    return {
+        "kind": "end_to_end",
+        "settings": settings.model_dump(mode="json"),
+        "classes": list(classes),
+        "supervision": "I+S",
+    }
 
 
 def load_end_to_end(folder: Path) -> tuple[EndToEndNetwork, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("excluded", "background", "wrong")
 """How a predicted 255 counts: left out (as the paper's authors do), as background, or as an error."""
+
+IMAGE_LABELS, SALIENCY_TOO = "I", "I+S"
+"""Supervision, as scores state it."""
+
+WITHOUT_SALIENCY = frozenset({"crf", "rrm"})
+"""Methods of complete_labels."""
 
 
 class ConfusionMatrix:
@@ -147,9 +153,15 @@ def evaluate_predictions(index: Index, predictions: Path, *, split: str) -> dict
             "scales": list(settings.scales),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
-            "supervision": "I+S",
+            "supervision": manifest.get("supervision", SALIENCY_TOO),
         },
     }
+
+
+def supervision_of(shards: Iterable[Path]) -> str:
+    """What the pseudo labels of shards are made from: I (image labels) or I+S (saliency too, or not known)."""
+    methods = {read_manifest(folder).get("settings", {}).get("method") for folder in shards}
+    return IMAGE_LABELS if methods and methods <= WITHOUT_SALIENCY else SALIENCY_TOO
 
 
 class EvaluationArguments(MachineArguments):

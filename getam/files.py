@@ -6,9 +6,10 @@ whole. Nothing here reads a pickle.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ FORMATS = ("JPEG", "PNG")
 MARKER = ".getam"
 """Empty file in each folder that a stage writes: the folder is a stage's and may be replaced."""
 
+KEY = ".key"
+"""File in an unfinished folder that says what its files are made from."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -50,11 +54,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     """Gives a temporary folder beside `path`; it takes `path`'s place on success and is removed on failure.
 
     A folder is replaced only if it is empty or was written by this function: what a user has put somewhere is never
     deleted because an output path names it.
+
+    Args:
+        key: says what the files are made from. With a key, what a stopped process has written stays under the
+            temporary name, and the next call with the same key is given it; bad input (InputError) still removes it.
 
     Raises:
         InputError: `path` is a file, a link, a folder of other things, or holds the working directory.
@@ -62,22 +70,38 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for leftover in (temporary, old):
-        if leftover.is_dir() and _is_ours(leftover):
+    resumed = key is not None and _is_ours(temporary) and _key_of(temporary) == key
+    for leftover in (old,) if resumed else (temporary, old):
+        if _is_ours(leftover):
             shutil.rmtree(leftover)
     try:
-        temporary.mkdir()
+        temporary.mkdir(exist_ok=resumed)
     except FileExistsError:
         raise InputError(f"{temporary}: is in the way; remove it") from None
+    keep = key is not None
     try:
         (temporary / MARKER).touch()
+        if key is not None:
+            (temporary / KEY).write_text(key, encoding="utf-8")
         yield temporary
+        (temporary / KEY).unlink(missing_ok=True)
         if path.exists():
             path.replace(old)
         temporary.replace(path)
+    except InputError:
+        keep = False
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _key_of(folder: Path) -> str | None:
+    try:
+        return (folder / KEY).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _check_replaceable(path: Path) -> None:
@@ -91,7 +115,19 @@ def _check_replaceable(path: Path) -> None:
 
 
 def _is_ours(folder: Path) -> bool:
-    return (folder / MARKER).is_file() or not any(folder.iterdir())
+    return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Hash of files' names, sizes and times of change: whether a stage reads what it read before."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; run the stage that writes it again") from None
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

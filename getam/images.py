@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,14 +16,21 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from getam.errors import InputError
-from getam.files import UNKNOWN, read_image
+from getam.files import UNKNOWN
 from getam.settings import CropSettings
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet statistics: what inputs are normalized by, for every backbone (as the authors do)."""
 
+BATCH_PIXELS = 16 * 512 * 512
+"""Most input pixels of a batch: 16 images of 512x512, one of 2048x2048."""
+
+READ_AHEAD = 2
+"""Batches that are read while the network works on one."""
+
 Row = TypeVar("Row")
+Item = TypeVar("Item")
 Maps = Mapping[str, np.ndarray]
 
 
@@ -158,53 +166,75 @@ class TrainingImages(Dataset[dict[str, Any]]):
         return item | {"number": number % len(self.rows)} | (self.targets(row) if self.targets else {})
 
 
-def whole_images(
+def planned_batches(
     rows: Sequence[Row],
     *,
-    path: Callable[[Row], Path],
-    size: Callable[[tuple[int, int]], tuple[int, int]],
+    size: Callable[[Row], tuple[int, int]],
     batch_size: int,
-    threads: int,
-) -> Iterator[tuple[list[Row], list[np.ndarray], Tensor]]:
-    """Reads whole images ahead of the network and batches neighbors of equal input size.
+    pixels: float = BATCH_PIXELS,
+    like: Callable[[Row], int] = lambda row: 0,
+) -> list[list[Row]]:
+    """Batches of rows whose network inputs have one size; nothing is read.
+
+    The plan depends on the rows alone, so that a stage which goes on after a stop computes in the same batches.
 
     Args:
-        path: row -> image file.
-        size: (H, W) of an image -> (H, W) of the network's input.
+        size: row -> (H, W) of its network input.
+        batch_size: most rows of a batch.
+        pixels: most input pixels of a batch; one image that has more is a batch of its own.
+        like: rows of one size are sorted by this, so that a batch holds like ones.
+    """
+    groups: dict[tuple[int, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(size(row), []).append(row)
+    batches = []
+    for (height, width), group in groups.items():
+        length = max(1, min(batch_size, int(pixels / (height * width))))
+        ordered = sorted(group, key=like)
+        batches += [ordered[start : start + length] for start in range(0, len(ordered), length)]
+    return batches
+
+
+def read_ahead(
+    batches: Sequence[Sequence[Row]], load: Callable[[Row], Item], *, threads: int
+) -> Iterator[tuple[Sequence[Row], list[Item]]]:
+    """Loads the rows of batches by threads, two batches ahead of what is asked for.
 
     Yields:
-        rows of a batch; their photographs (H, W, 3), uint8; inputs (B, 3, h, w), float32, normalized.
+        rows of a batch; what `load` gave for each.
+    """
+    with ThreadPoolExecutor(max(1, min(threads, 8))) as pool:
+        ahead: deque[tuple[Sequence[Row], list[Future[Item]]]] = deque()
+        for batch in (*batches, *[()] * READ_AHEAD):
+            ahead.append((batch, [pool.submit(load, row) for row in batch]))
+            if len(ahead) > READ_AHEAD:
+                ready, items = ahead.popleft()
+                yield ready, [item.result() for item in items]
+
+
+def whole_images(
+    batches: Sequence[Sequence[Row]],
+    *,
+    read: Callable[[Row], np.ndarray],
+    size: Callable[[Row], tuple[int, int]],
+    threads: int,
+) -> Iterator[tuple[Sequence[Row], Tensor]]:
+    """Batches of whole images as networks take them, read ahead.
+
+    Args:
+        read: row -> image (H, W, 3), uint8.
+        size: row -> (H, W) of its network input, the same within a batch.
+
+    Yields:
+        rows of a batch; inputs (B, 3, h, w), float32, normalized.
     """
 
-    def load(row: Row) -> tuple[Row, np.ndarray, Tensor]:
-        photograph = read_image(path(row))
-        pixels = torch.from_numpy(photograph.copy()).permute(2, 0, 1)
-        target = size((photograph.shape[0], photograph.shape[1]))
-        return row, photograph, normalize_rgb(_resized(pixels, target))
+    def load(row: Row) -> Tensor:
+        pixels = torch.from_numpy(read(row).copy()).permute(2, 0, 1)
+        return normalize_rgb(_resized(pixels, size(row)))
 
-    batch: list[tuple[Row, np.ndarray, Tensor]] = []
-    with ThreadPoolExecutor(max(1, min(threads, 8))) as pool:
-        # A window of a few batches is read ahead; mapping all rows would hold the whole data set in memory.
-        window = 4 * batch_size
-        pending = [pool.submit(load, row) for row in rows[:window]]
-        for number in range(len(rows)):
-            item = pending.pop(0).result()
-            if number + window < len(rows):
-                pending.append(pool.submit(load, rows[number + window]))
-            if batch and (len(batch) == batch_size or batch[0][2].shape != item[2].shape):
-                yield _collated(batch)
-                batch = []
-            batch.append(item)
-    if batch:
-        yield _collated(batch)
-
-
-def _collated(batch: list[tuple[Row, np.ndarray, Tensor]]) -> tuple[list[Row], list[np.ndarray], Tensor]:
-    return (
-        [row for row, _, _ in batch],
-        [image for _, image, _ in batch],
-        torch.stack([x for _, _, x in batch]),
-    )
+    for batch, inputs in read_ahead(batches, load, threads=threads):
+        yield batch, torch.stack(inputs)
 
 
 def multi_hot(indices: Sequence[int], num_classes: int) -> Tensor:

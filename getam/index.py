@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from getam.errors import InputError
-from getam.files import write_text
+from getam.files import read_image, write_text
 
 COLUMNS = ("id", "split", "image", "mask", "height", "width", "labels")
 CLASSES = "classes.txt"
@@ -53,6 +55,21 @@ class Index:
     def class_indices(self, row: IndexRow) -> list[int]:
         """The row's classes counted from 0, ascending."""
         return sorted(self.classes.index(name) for name in row.labels)
+
+
+def read_photograph(row: IndexRow) -> np.ndarray:
+    """The row's image: (H, W, 3), uint8.
+
+    Raises:
+        InputError: it cannot be read, or has another size than when the index was made.
+    """
+    image = read_image(row.image)
+    if image.shape[:2] != (row.height, row.width):
+        raise InputError(
+            f"{row.image}: size {image.shape[:2]} is not {(row.height, row.width)} (H, W) of index.csv; "
+            "run index-dataset again"
+        )
+    return image
 
 
 def is_safe_id(id: str) -> bool:

@@ -1,4 +1,4 @@
-"""GETAM: gradient-weighted element-wise transformer attention maps (Eq. 1-3), and the CAM baseline beside them.
+"""GETAM: gradient-weighted element-wise transformer attention maps (Eq. 1-3).
 
 With o = A V the output of a block's attention, the class token's row a of A and its gradient g = dy/da are
 
@@ -10,10 +10,12 @@ softmax over N numbers a head, and its gradient comes from the gradient of the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,21 +29,74 @@ _fused_attention = F.scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
-class AttentionRow:
-    """One block's attention as GETAM needs it."""
+class AttentionCall:
+    """What one fused attention call of a block took and gave; tensors without a graph but for `output`.
 
-    probabilities: Tensor
-    """The class token's row over all tokens: (B, heads, N), each row sums to 1, detached."""
-    values: Tensor
-    """V: (B, heads, N, d), detached."""
+    Its methods compute in float32 at least, whatever autocast says: bfloat16 blurs large scores by several percent.
+    """
+
+    query: Tensor
+    """(B, heads, N, d)"""
+    key: Tensor
+    """(B, heads, N, d)"""
+    value: Tensor
+    """(B, heads, N, d)"""
+    scale: float
+    """What query times key is multiplied by, 1 / sqrt(d) as a rule."""
+    bias: Tensor | None
+    """Added to the scores (relative positions), or False where a token is masked; broadcasts to (B, heads, N, N)."""
     output: Tensor
-    """The attention's output before projection, in the graph: (B, heads, N, d)."""
+    """A V before the projection, in the graph: (B, heads, N, d)."""
+
+    def class_row(self) -> Tensor:
+        """The class token's row of A over all tokens: (B, heads, N), each row sums to 1."""
+        return self._attention(self.query[:, :, :1], None if self.bias is None else self.bias[..., :1, :])[:, :, 0]
+
+    def matrix(self, image: int) -> Tensor:
+        """The whole of A for one image: (heads, N, N). This is what the class row saves: memory of N^2."""
+        bias = self.bias
+        if bias is not None and bias.ndim == 4 and len(bias) > 1:
+            bias = bias[image : image + 1]
+        return self._attention(self.query[image : image + 1], bias, image)[0]
+
+    def _attention(self, query: Tensor, bias: Tensor | None, image: int | None = None) -> Tensor:
+        key = self.key if image is None else self.key[image : image + 1]
+        with _exact(query):
+            precision = at_least_float32(query)
+            scores = (query.to(precision) * self.scale) @ key.to(precision).transpose(-2, -1)
+            if bias is not None:
+                masked = bias.dtype == torch.bool
+                scores = scores.masked_fill(~bias, -torch.inf) if masked else scores + bias.to(precision)
+            return scores.softmax(-1)
+
+    def class_row_gradient(self, output_gradient: Tensor) -> Tensor:
+        """dy/da of the class token's row from dy/do (B, heads, N, d): (B, heads, N)."""
+        with _exact(self.value):
+            value = self.value.to(at_least_float32(self.value))
+            return (value @ output_gradient[:, :, 0, :, None].to(value.dtype))[..., 0]
+
+    def matrix_gradient(self, output_gradient: Tensor, image: int) -> Tensor:
+        """dy/dA of one image from dy/do (B, heads, N, d): (heads, N, N)."""
+        with _exact(self.value):
+            value = self.value[image].to(at_least_float32(self.value))
+            return output_gradient[image].to(value.dtype) @ value.transpose(-2, -1)
+
+
+@contextmanager
+def _exact(like: Tensor) -> Iterator[None]:
+    # Autocast would take the products back to bfloat16.
+    with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+        yield
+
+
+def at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 class _Recorder(TorchFunctionMode):
     """Sees each fused attention call that a block makes, whatever norms or rotations come before it."""
 
-    def __init__(self, record: Callable[[Tensor, Tensor, Tensor, float | None, Tensor], None]) -> None:
+    def __init__(self, record: Callable[[dict[str, Any], Tensor], None]) -> None:
         super().__init__()
         self.record = record
 
@@ -51,20 +106,13 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         if function is _fused_attention:
-            named = dict(
-                zip(
-                    ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale"),
-                    args,
-                    strict=False,
-                )
-            )
-            named |= kwargs
-            self.record(named["query"], named["key"], named["value"], named.get("scale"), result)
+            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+            self.record(dict(zip(names, args, strict=False)) | kwargs, result)
         return result
 
 
 class AttentionRecorder:
-    """Context manager that keeps the class token's attention rows of one forward pass of a ViT.
+    """Context manager that keeps the attention calls of a ViT's one forward pass inside it.
 
     Args:
         backbone: a timm ViT: has `blocks`, `num_prefix_tokens` and a class token as its first token.
@@ -72,7 +120,12 @@ class AttentionRecorder:
         detach_below: cut the graph below `start_block`, so that a backward pass ends there. For maps alone; a
             training step needs the whole graph.
 
-    `rows` holds one AttentionRow a block from start_block on, after a forward pass inside the context.
+    `calls` holds an AttentionCall a block from start_block on (two where a block attends twice in parallel), after a
+    forward pass inside the context.
+
+    Raises:
+        InputError: no such block; in the forward pass, a block that runs twice, that makes no call of fused attention,
+            or more than it has attention modules (differential attention: no one matrix is its attention).
     """
 
     def __init__(self, backbone: Any, *, start_block: int, detach_below: bool) -> None:
@@ -82,27 +135,34 @@ class AttentionRecorder:
         self.backbone = backbone
         self.start_block = start_block
         self.detach_below = detach_below
-        self.rows: list[AttentionRow] = []
+        self.calls: list[AttentionCall] = []
+        self._ran: set[int] = set()
         self._inside = False
+        self._before_block = 0
         self._handles: list[RemovableHandle] = []
-        self._fused: list[tuple[nn.Module, bool]] = []
+        self._flags: list[tuple[nn.Module, str, bool]] = []
         self._mode = _Recorder(self._record)
 
     def __enter__(self) -> AttentionRecorder:
-        self.rows = []
+        self.calls, self._ran = [], set()
         for number, block in enumerate(self.backbone.blocks):
             if number < self.start_block:
                 continue
-            cut = self.detach_below and number == self.start_block
-            self._handles.append(block.register_forward_pre_hook(self._enter_block(cut)))
-            self._handles.append(block.register_forward_hook(self._leave_block))
-            for module in block.modules():
-                # Only fused attention is seen; timm's explicit form would build the matrix anyway.
-                if hasattr(module, "fused_attn"):
-                    self._fused.append((module, bool(module.fused_attn)))
-                    module.fused_attn = True
+            self._handles.append(block.register_forward_pre_hook(self._enter_block(number)))
+            # Only fused attention is seen; timm's explicit form would build the matrix anyway.
+            attentions = [module for module in block.modules() if hasattr(module, "fused_attn")]
+            for module in attentions:
+                self._set(module, "fused_attn", True)
+            self._handles.append(block.register_forward_hook(self._leave_block(number, max(1, len(attentions)))))
+        if getattr(self.backbone, "grad_checkpointing", False):
+            # A checkpointed block runs without a graph and would leave nothing to differentiate.
+            self._set(self.backbone, "grad_checkpointing", False)
         self._mode.__enter__()
         return self
+
+    def _set(self, module: nn.Module, name: str, value: bool) -> None:
+        self._flags.append((module, name, bool(getattr(module, name))))
+        setattr(module, name, value)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -110,58 +170,91 @@ class AttentionRecorder:
         self._mode.__exit__(kind, error, trace)
         for handle in self._handles:
             handle.remove()
-        for module, fused in self._fused:
-            module.fused_attn = fused  # type: ignore[assignment]
-        self._handles, self._fused, self._inside = [], [], False
+        for module, name, value in self._flags:
+            setattr(module, name, value)
+        self._handles, self._flags, self._inside = [], [], False
 
-    def _enter_block(self, cut: bool) -> Callable[..., Any]:
+    def _enter_block(self, number: int) -> Callable[..., Any]:
         def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-            self._inside = True
-            if cut:
-                self.rows = []
+            if number in self._ran:
+                raise InputError(
+                    f"block {number} ({type(block).__name__}) ran twice in one forward pass; give a model that runs "
+                    "its ViT once for an image"
+                )
+            self._ran.add(number)
+            self._inside, self._before_block = True, len(self.calls)
+            if self.detach_below and number == self.start_block:
                 return (inputs[0].detach().requires_grad_(), *inputs[1:])
             return None
 
         return hook
 
-    def _leave_block(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self._inside = False
+    def _leave_block(self, number: int, attentions: int) -> Callable[..., None]:
+        def hook(block: nn.Module, inputs: Any, output: Any) -> None:
+            self._inside = False
+            calls = len(self.calls) - self._before_block
+            if calls != attentions:
+                raise InputError(
+                    f"block {number} ({type(block).__name__}) made {calls or 'no'} fused attention "
+                    f"call{'s' if calls > 1 else ''} where {attentions} of softmax self-attention "
+                    f"{'is' if attentions == 1 else 'are'} needed; choose another backbone"
+                )
 
-    def _record(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, output: Tensor) -> None:
-        if not self._inside:
-            return
-        # Like fused attention itself, in float32 at least: bfloat16 blurs large scores by several percent.
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            scale = query.shape[-1] ** -0.5 if scale is None else scale
-            precision = _at_least_float32(query)
-            scores = (query[:, :, :1].to(precision) * scale) @ key.to(precision).transpose(-2, -1)
-            probabilities = scores[:, :, 0].softmax(-1)
-        self.rows.append(AttentionRow(probabilities.detach(), value.detach(), output))
+        return hook
+
+    def _record(self, taken: dict[str, Any], output: Tensor) -> None:
+        if self._inside:
+            query, key, value, bias = (taken.get(name) for name in ("query", "key", "value", "attn_mask"))
+            assert isinstance(query, Tensor)
+            assert isinstance(key, Tensor)
+            assert isinstance(value, Tensor)
+            if taken.get("is_causal"):
+                bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+            scale = taken.get("scale")
+            self.calls.append(
+                AttentionCall(
+                    query=query.detach(),
+                    key=key.detach(),
+                    value=value.detach(),
+                    scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                    bias=bias.detach() if isinstance(bias, Tensor) else None,
+                    output=output,
+                )
+            )
 
 
 def _released(attention: Tensor, gradient: Tensor) -> Tensor:
-    """mean_h(ReLU(g * a)) * mean_h(ReLU(g)), the authors' code: (B, heads, n) -> (B, n)."""
-    return (gradient * attention).relu().mean(1) * gradient.relu().mean(1)
+    """mean_h(ReLU(g * a)) * mean_h(ReLU(g)), the authors' code."""
+    return (gradient * attention).relu().mean(-3) * gradient.relu().mean(-3)
 
 
 def _paper(attention: Tensor, gradient: Tensor) -> Tensor:
-    """ReLU(g * a) * ReLU(g) with g and a averaged over heads first, Eq. 2: (B, heads, n) -> (B, n)."""
-    attention, gradient = attention.mean(1), gradient.mean(1)
+    """ReLU(g * a) * ReLU(g) with g and a averaged over heads first, Eq. 2."""
+    attention, gradient = attention.mean(-3), gradient.mean(-3)
     return (gradient * attention).relu() * gradient.relu()
 
 
-COUPLINGS = {"released": _released, "paper": _paper}
+def _attention_gradient(attention: Tensor, gradient: Tensor) -> Tensor:
+    """mean_h(ReLU(g * a)): attention x gradient, GETAM without its second factor."""
+    return (gradient * attention).relu().mean(-3)
+
+
+COUPLINGS = {"released": _released, "paper": _paper, "attention_gradient": _attention_gradient}
+"""How a block's attention and its gradient make a map: both (..., heads, rows, columns) -> (..., rows, columns)."""
+
+FUSIONS = ("sum", "product", "matmul")
 
 
 def getam(
     scores: Tensor,
-    rows: Sequence[AttentionRow],
+    calls: Sequence[AttentionCall],
     classes: Sequence[Sequence[int]],
     *,
     coupling: str,
     num_prefix_tokens: int,
     grid: tuple[int, int],
     retain_graph: bool,
+    fusion: str = "sum",
 ) -> list[Tensor]:
     """GETAM maps from a recorded forward pass; the k-th class of all images shares one backward.
 
@@ -170,39 +263,144 @@ def getam(
     Args:
         scores: (B, C) logits of the forward pass.
         classes: K_b class indices for each image, counted from 0.
+        coupling: a key of COUPLINGS.
         retain_graph: keep the graph for a further backward pass (a training step).
+        fusion: `sum` over the recorded blocks (Eq. 3); `product` of the blocks' maps; `matmul`: the class token's row
+            of the product of the blocks' whole matrices, last block first, which builds them one at a time. A product
+            of raw values would underflow, so `product` and `matmul` divide each block's by its maximum.
 
     Returns:
-        For each image (K_b, n_h, n_w): Eq. 3's sum over the recorded blocks, raw, >= 0, detached.
+        For each image (K_b, n_h, n_w), >= 0, detached; raw for `sum`, in [0, 1] otherwise.
     """
     couple = COUPLINGS[coupling]
-    most = max((len(indices) for indices in classes), default=0)
-    maps = [scores.new_zeros((len(indices), *grid), dtype=_at_least_float32(scores)) for indices in classes]
-    outputs = [row.output for row in rows]
-    for k in range(most):
-        images = [b for b, indices in enumerate(classes) if k < len(indices)]
-        with torch.enable_grad():
-            chosen = scores[images, [classes[b][k] for b in images]].sum()
-        gradients = torch.autograd.grad(chosen, outputs, retain_graph=retain_graph or k + 1 < most)
-        # Autocast would take the products back to bfloat16.
-        with torch.no_grad(), torch.autocast(scores.device.type, enabled=False):
-            total: Tensor | float = 0.0
-            for row, gradient in zip(rows, gradients, strict=True):
-                values = row.values.to(_at_least_float32(row.values))
-                g = (values @ gradient[:, :, 0, :, None].to(values.dtype))[..., 0]
-                patches = slice(num_prefix_tokens, None)
-                total = total + couple(row.probabilities[..., patches].to(g.dtype), g[..., patches])
-            assert isinstance(total, Tensor)
+    patches = slice(num_prefix_tokens, None)
+    maps = [scores.new_zeros((len(indices), *grid), dtype=at_least_float32(scores)) for indices in classes]
+    rows = [call.class_row()[:, :, None, patches] for call in calls] if fusion != "matmul" else []
+    outputs = [call.output for call in calls]
+    for k, images, gradients in class_gradients(scores, classes, outputs, retain_graph=retain_graph):
+        with _exact(scores):
+            if fusion == "matmul":
+                for b in images:
+                    pairs = zip(reversed(calls), reversed(gradients), strict=True)
+                    matrices = (couple(call.matrix(b), call.matrix_gradient(g, b)) for call, g in pairs)
+                    maps[b][k] = _class_row_of_product(matrices)[patches].view(grid)
+                continue
+            total: Tensor | None = None
+            for call, row, gradient in zip(calls, rows, gradients, strict=True):
+                block = couple(row, call.class_row_gradient(gradient)[:, :, None, patches])[:, 0]
+                if fusion == "product":
+                    block = _by_maximum(block)
+                    total = block if total is None else total * block
+                else:
+                    total = block if total is None else total + block
+            assert total is not None
             for b in images:
                 maps[b][k] = total[b].view(grid)
     return maps
 
 
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def class_gradients(
+    scores: Tensor, classes: Sequence[Sequence[int]], tensors: Sequence[Tensor], *, retain_graph: bool
+) -> Iterator[tuple[int, list[int], tuple[Tensor, ...]]]:
+    """Gradients of the k-th class of every image with respect to `tensors`, in as few backward passes as that takes.
+
+    Images of a batch don't touch one another, so their scores are summed.
+
+    Yields:
+        k; the images that have a k-th class; a gradient for each tensor, of its shape.
+    """
+    most = max((len(indices) for indices in classes), default=0)
+    for k in range(most):
+        images = [b for b, indices in enumerate(classes) if k < len(indices)]
+        with torch.enable_grad():
+            chosen = scores[images, [classes[b][k] for b in images]].sum()
+        # A tensor that no score depends on, in a block above the head's, has a gradient of 0.
+        yield (
+            k,
+            images,
+            torch.autograd.grad(chosen, tensors, retain_graph=retain_graph or k + 1 < most, materialize_grads=True),
+        )
 
 
-class AttentionMaps:
+def _class_row_of_product(matrices: Iterator[Tensor]) -> Tensor:
+    """Row 0 of the product of matrices (N, N), each divided by its maximum: (N,)."""
+    row: Tensor | None = None
+    for matrix in matrices:
+        row = _by_maximum(matrix[0] if row is None else row @ (matrix / matrix.max().clamp_min(_tiny(matrix))))
+    assert row is not None
+    return row
+
+
+def _by_maximum(values: Tensor) -> Tensor:
+    """(..., n), >= 0 -> the same divided by its maximum, 0 where that is 0."""
+    return values / values.amax(-1, keepdim=True).clamp_min(_tiny(values))
+
+
+def _tiny(values: Tensor) -> float:
+    return torch.finfo(values.dtype).tiny
+
+
+class ClassMaps(ABC):
+    """Maps of the named classes by one method, as a context manager that leaves the model as it was.
+
+    Inside the context the model is in evaluation mode and its weights require no gradient; at exit requires_grad and
+    modes are restored, and no `.grad` is left anywhere.
+
+    Args:
+        model: gives scores (B, C) for images (B, 3, H, W).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self._training: list[tuple[nn.Module, bool]] = []
+        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
+        self._entered = False
+
+    def __enter__(self) -> Self:
+        self._training = [(module, module.training) for module in self.model.modules()]
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        self.model.eval()
+        for parameter, _ in self._requires_grad:
+            parameter.requires_grad_(False)
+        self._entered = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for parameter, requires_grad in self._requires_grad:
+            parameter.requires_grad_(requires_grad)
+        for module, training in self._training:
+            module.training = training
+        self._training, self._requires_grad, self._entered = [], [], False
+
+    def __call__(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        """Scores and maps of the named classes.
+
+        Args:
+            images: (B, 3, H, W), normalized as the model expects.
+            classes: for each image its K_b classes, counted from 0 as in the scores.
+
+        Returns:
+            scores (B, C), detached; for each image its maps (K_b, n_h, n_w) in the order of `classes`, >= 0, float32
+            at least.
+
+        Raises:
+            InputError: used outside its context; lists and images differ in number; a class index beyond the scores.
+        """
+        name = type(self).__name__
+        if not self._entered:
+            raise InputError(f"{name}: is a context manager; write `with {name}(model) as maps: maps(images, classes)`")
+        if len(classes) != len(images):
+            raise InputError(f"classes: {len(classes)} lists for {len(images)} images; give one list an image")
+        with torch.inference_mode(False):
+            # A tensor of inference mode can have no graph.
+            return self._compute(images.clone() if images.is_inference() else images, classes)
+
+    @abstractmethod
+    def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        """What __call__ gives, for arguments that agree in number."""
+
+
+class AttentionMaps(ClassMaps):
     """GETAM maps of a timm ViT, or of any model that contains exactly one.
 
         with AttentionMaps(model, coupling="released", start_block=0) as maps:
@@ -213,89 +411,103 @@ class AttentionMaps:
 
     Args:
         model: gives scores (B, C) for images (B, 3, H, W); it is run in evaluation mode.
-        coupling: `released` (authors' code) or `paper` (Eq. 2).
+        coupling: `released` (authors' code) or `paper` (Eq. 2); `attention_gradient` is the baseline without the
+            second gradient factor.
         start_block: first block whose map is summed (Eq. 3).
+        fusion: `sum` (Eq. 3), `product` or `matmul`, see `getam`.
 
     Raises:
-        InputError: no ViT with a class token in the model, or more than one; no such block.
+        InputError: no ViT with a class token in the model, or more than one; no such block, coupling or fusion; in a
+            call, blocks whose attention is no softmax self-attention over one class token and the patches.
     """
 
-    def __init__(self, model: nn.Module, coupling: str = "released", start_block: int = 0) -> None:
-        if coupling not in COUPLINGS:
-            raise InputError(f"coupling: {coupling!r} is none of {', '.join(COUPLINGS)}")
-        self.model = model
+    def __init__(self, model: nn.Module, coupling: str = "released", start_block: int = 0, fusion: str = "sum") -> None:
+        super().__init__(model)
+        for name, value, known in (("coupling", coupling, COUPLINGS), ("fusion", fusion, FUSIONS)):
+            if value not in known:
+                raise InputError(f"{name}: {value!r} is none of {', '.join(known)}")
         self.backbone: Any = find_backbone(model)
         self.coupling = coupling
         self.start_block = start_block
+        self.fusion = fusion
         self._recorder = AttentionRecorder(self.backbone, start_block=start_block, detach_below=True)
-        self._training: list[tuple[nn.Module, bool]] = []
-        self._requires_grad: list[tuple[nn.Parameter, bool]] = []
 
-    def __enter__(self) -> AttentionMaps:
-        self._training = [(module, module.training) for module in self.model.modules()]
-        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        self.model.eval()
-        for parameter, _ in self._requires_grad:
-            parameter.requires_grad_(False)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for parameter, requires_grad in self._requires_grad:
-            parameter.requires_grad_(requires_grad)
-        for module, training in self._training:
-            module.training = training
-        self._training, self._requires_grad = [], []
-
-    def __call__(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
-        """Scores and maps of the named classes.
-
-        Args:
-            images: (B, 3, H, W), normalized as the model expects.
-            classes: for each image its K_b classes, counted from 0 as in the scores.
-
-        Returns:
-            scores (B, C), detached; for each image its maps (K_b, n_h, n_w) in the order of `classes`, >= 0.
-
-        Raises:
-            InputError: lists and images differ in number, or a class index is beyond the scores.
-        """
-        if len(classes) != len(images):
-            raise InputError(f"classes: {len(classes)} lists for {len(images)} images; give one list an image")
+    def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad(), self._recorder:
             scores = self.model(images)
-        rows, self._recorder.rows = self._recorder.rows, []
-        if not rows:
-            raise InputError("the model's blocks made no fused attention call; GETAM needs softmax self-attention")
-        for b, indices in enumerate(classes):
-            for index in indices:
-                if not 0 <= index < scores.shape[1]:
-                    raise InputError(
-                        f"classes: image {b} has class index {index}, the model's are 0 to {scores.shape[1] - 1}"
-                    )
+        calls, self._recorder.calls = self._recorder.calls, []
+        check_scores(scores, classes)
         maps = getam(
             scores,
-            rows,
+            calls,
             classes,
             coupling=self.coupling,
             num_prefix_tokens=self.backbone.num_prefix_tokens,
-            grid=self.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
+            grid=token_grid(self.backbone, images, calls),
             retain_graph=False,
+            fusion=self.fusion,
         )
         return scores.detach(), maps
 
 
+def check_scores(scores: object, classes: Sequence[Sequence[int]]) -> None:
+    """Refuses what is no (B, C) scores for B lists of classes, and classes that they have not."""
+    if not (isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(classes)):
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"the model gives {shape} for {len(classes)} images where scores (B, C) are needed")
+    count = scores.shape[1]
+    for b, indices in enumerate(classes):
+        for index in indices:
+            if not 0 <= index < count:
+                raise InputError(f"classes: image {b} has class index {index}, the model's are 0 to {count - 1}")
+
+
+def token_grid(backbone: Any, images: Tensor, calls: Sequence[AttentionCall]) -> tuple[int, int]:
+    """(n_h, n_w) of the patches, once it is clear that the recorded attention is over all of them.
+
+    Raises:
+        InputError: nothing was recorded, or the tokens are not the prefix tokens and the patches (patches dropped,
+            windows, merged tokens).
+    """
+    if not calls:
+        raise InputError("the model's forward pass didn't run the ViT's blocks; nothing was recorded")
+    grid: tuple[int, int] = backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
+    expected = backbone.num_prefix_tokens + grid[0] * grid[1]
+    for call in calls:
+        if len(call.query) != len(images):
+            raise InputError(
+                f"the ViT saw {len(call.query)} pictures for {len(images)} images; give a model that shows it each once"
+            )
+        if not call.query.shape[2] == call.key.shape[2] == expected:
+            raise InputError(
+                f"attention over {call.key.shape[2]} tokens where {backbone.num_prefix_tokens} prefix tokens and "
+                f"{grid[0]}x{grid[1]} patches make {expected}; choose a backbone that attends to all patches"
+            )
+    return grid
+
+
 def find_backbone(model: nn.Module) -> nn.Module:
-    """The one module of a model that is a timm ViT with a class token."""
-    found = [m for m in model.modules() if hasattr(m, "blocks") and getattr(m, "cls_token", None) is not None]
+    """The one module of a model that is a timm ViT with a class token.
+
+    Raises:
+        InputError: there is none, there are several, or it is another kind of network with a class token.
+    """
+    found: list[Any] = [m for m in model.modules() if hasattr(m, "blocks") and isinstance(_class_token(m), Tensor)]
     if not found:
         raise InputError(f"{type(model).__name__} holds no ViT with a class token; choose a backbone that has one")
+    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+        raise InputError("the model is compiled, which hides its blocks; give the module that torch.compile was given")
     if len(found) > 1:
         raise InputError(f"{type(model).__name__} holds {len(found)} ViTs; give AttentionMaps the one that classifies")
-    return found[0]
+    (backbone,) = found
+    embedding = getattr(backbone, "patch_embed", None)
+    if not (hasattr(backbone, "num_prefix_tokens") and hasattr(embedding, "dynamic_feat_size")):
+        raise InputError(
+            f"{type(backbone).__name__} has a class token but not the blocks and patch embedding of timm's ViTs; "
+            "choose another backbone"
+        )
+    return backbone
 
 
-def cam(model: Any, images: Tensor, classes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Class activation maps of a ViTClassifier's own read-out: the baseline (K_b, n_h, n_w) for each image, >= 0."""
-    with torch.no_grad():
-        maps = model.activation_map(images)
-    return [maps[b, list(indices)] for b, indices in enumerate(classes)]
+def _class_token(module: nn.Module) -> Any:
+    return getattr(module, "cls_token", None)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from getam.crf import dense_crf
+from getam.checkpoints import model_files
+from getam.crf import write_crf_labels
 from getam.files import write_labels
-from getam.images import fit_long_side, whole_images
-from getam.index import IndexRow
+from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
+from getam.index import IndexRow, read_photograph
 from getam.progress import progress
 from getam.settings import PredictionSettings
 from getam.shards import new_shard
+from getam.workers import process_pool, thread_pool
 
 BATCH_SIZE = 16
 
@@ -30,10 +31,12 @@ def predict(
     settings: PredictionSettings,
     multiple: int,
     classes: Sequence[str],
+    model: Path,
     out: Path,
     device: torch.device,
     threads: int,
     what: str,
+    facts: dict[str, Any] | None = None,
 ) -> None:
     """Writes <id>.png of each row, original resolution, and a manifest with the settings into the folder `out`.
 
@@ -41,29 +44,41 @@ def predict(
         network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
         multiple: input sides are rounded to a multiple of this.
         classes: names, without background.
+        model: folder of the network's weights.
+        facts: further entries of the manifest.
     """
-    batches = whole_images(
-        rows,
-        path=lambda row: row.image,
-        size=lambda size: fit_long_side(size, max(size), multiple=multiple),
-        batch_size=BATCH_SIZE,
-        threads=threads,
-    )
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return fit_long_side((row.height, row.width), max(row.height, row.width), multiple=multiple)
+
+    pixels = BATCH_PIXELS / max(settings.scales) ** 2
+    batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=pixels)
     with (
-        new_shard(out, ids=[r.id for r in rows], suffix=".png", classes=classes, settings=settings) as folder,
-        ThreadPoolExecutor(threads) as pool,
+        process_pool(threads) if settings.crf.iterations else thread_pool(threads) as pool,
+        new_shard(
+            out,
+            ids=[row.id for row in rows],
+            suffix=".png",
+            classes=classes,
+            settings=settings,
+            pool=pool,
+            inputs=[*model_files(model), *(row.image for row in rows)],
+            facts=facts,
+        ) as shard,
     ):
-        pending: list[Future[None]] = []
-        for batch, photographs, inputs in progress(
-            batches, total=len(rows), unit="image", what=what, size=lambda item: len(item[0])
+        todo = shard.unfinished(batches)
+        inputs = whole_images(todo, read=read_photograph, size=size, threads=threads)
+        for batch, images in progress(
+            inputs, total=sum(map(len, todo)), unit="image", what=what, size=lambda item: len(item[0])
         ):
-            probabilities = _averaged(network, inputs.to(device), settings, multiple)
-            for row, photograph, values in zip(batch, photographs, probabilities, strict=True):
-                pending.append(pool.submit(_write, folder / f"{row.id}.png", photograph, values.cpu(), settings))
-            while len(pending) > 4 * BATCH_SIZE:
-                pending.pop(0).result()
-        for future in pending:
-            future.result()
+            probabilities = _averaged(network, images.to(device), settings, multiple)
+            for row, values in zip(batch, probabilities, strict=True):
+                full = (row.height, row.width)
+                resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                if settings.crf.iterations:
+                    shard.submit(row.id, write_crf_labels, row.image, resized.cpu().numpy(), settings.crf)
+                else:
+                    shard.submit(row.id, _write, resized)
 
 
 def _averaged(
@@ -87,11 +102,5 @@ def _averaged(
     return total / (len(settings.scales) * (2 if settings.flip else 1))
 
 
-def _write(path: Path, photograph: np.ndarray, probabilities: Tensor, settings: PredictionSettings) -> None:
-    size = photograph.shape[:2]
-    if tuple(probabilities.shape[1:]) != size:
-        probabilities = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)[0]
-    values = probabilities.numpy()
-    if settings.crf.iterations:
-        values = dense_crf(photograph, values, settings.crf)
-    write_labels(path, values.argmax(0).astype(np.uint8))
+def _write(path: Path, probabilities: Tensor) -> None:
+    write_labels(path, probabilities.argmax(0).to(torch.uint8).cpu().numpy())

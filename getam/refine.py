@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ DILATIONS = (1, 2, 4, 8, 12, 24)
 """The paper's dilations, pixels."""
 
 ITERATIONS = 10
+
+STRIP_PIXELS = 64 * 512
+"""Pixels that a CPU works on at a time."""
 
 _NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
@@ -47,40 +50,55 @@ def pamr(image: Tensor, masks: Tensor, *, iterations: int = ITERATIONS, dilation
         masks = torch.zeros_like(masks)
         for index, offset in enumerate(offsets):
             # One multiply-add a neighbor on a shifted view: the (B, K, 48, H, W) stack is never built.
-            masks.addcmul_(_shifted(padded, offset, reach, size), weights[:, index : index + 1])
+            masks.addcmul_(_shifted(padded, offset, reach, slice(0, size[0])), weights[:, index : index + 1])
     return masks
 
 
 def _affinity(image: Tensor, offsets: Sequence[tuple[int, int]], *, reach: int, copies: int) -> Tensor:
     """Softmax over the neighbors of the negative color distance: (B, 3, H, W) -> (B, len(offsets), H, W)."""
-    size = image.shape[2:]
+    batch, channels, height, width = image.shape
     padded = _pad(image, reach)
     samples = len(offsets) + copies
-    mean = image * copies
-    for offset in offsets:
-        mean += _shifted(padded, offset, reach, size)
-    mean /= samples
-    squares = copies * (image - mean).square()
-    for offset in offsets:
-        squares += (_shifted(padded, offset, reach, size) - mean).square()
-    spread = 1e-8 + 0.1 * (squares / (samples - 1)).sqrt()
-    logits = image.new_empty((image.shape[0], len(offsets), *size))
-    for index, offset in enumerate(offsets):
-        distance = (image - _shifted(padded, offset, reach, size)).abs_().div_(spread)
-        torch.mean(distance, dim=1, out=logits[:, index])
-    return logits.neg_().softmax(1)
+    affinity = image.new_empty((batch, len(offsets), height, width))
+    for rows in _strips(image):
+        center = image[:, :, rows]
+        # Moments of the differences to the center, which is itself a sample (of difference 0) once a dilation.
+        difference, total, squares = torch.empty_like(center), torch.zeros_like(center), torch.zeros_like(center)
+        for offset in offsets:
+            torch.sub(_shifted(padded, offset, reach, rows), center, out=difference)
+            total += difference
+            squares.addcmul_(difference, difference)
+        variance = squares.addcmul_(total, total, value=-1 / samples).clamp_(min=0).div_(samples - 1)
+        scale = variance.sqrt_().mul_(0.1).add_(1e-8).mul_(-channels).reciprocal_()
+        strip = image.new_empty((batch, len(offsets), *center.shape[2:]))
+        for index, offset in enumerate(offsets):
+            torch.sub(_shifted(padded, offset, reach, rows), center, out=difference)
+            torch.sum(difference.abs_().mul_(scale), dim=1, out=strip[:, index])
+        # No maximum is subtracted first: the standard deviation contains the distances, so that a pixel's highest
+        # logit is above -10 sqrt(81 / 8) = -32, and the sum of exponentials is never 0.
+        strip.exp_()
+        torch.div(strip, strip.sum(1, keepdim=True), out=affinity[:, :, rows])
+    return affinity
+
+
+def _strips(x: Tensor) -> Iterator[slice]:
+    """Rows of (B, C, H, W) in parts that a CPU's cache holds; at once on a GPU, which many small calls would slow."""
+    height = x.shape[2]
+    step = height if x.is_cuda else max(1, STRIP_PIXELS // (len(x) * x.shape[3]))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def _pad(x: Tensor, reach: int) -> Tensor:
     return F.pad(x, (reach, reach, reach, reach), mode="replicate")
 
 
-def _shifted(padded: Tensor, offset: tuple[int, int], reach: int, size: torch.Size) -> Tensor:
-    top, left = reach + offset[0], reach + offset[1]
-    return padded[:, :, top : top + size[0], left : left + size[1]]
+def _shifted(padded: Tensor, offset: tuple[int, int], reach: int, rows: slice) -> Tensor:
+    """The view of some rows whose pixels are the neighbors at an offset."""
+    dy, left = offset[0] + reach, offset[1] + reach
+    return padded[:, :, rows.start + dy : rows.stop + dy, left : left + padded.shape[3] - 2 * reach]
 
 
 def normalize(masks: Tensor) -> Tensor:
-    """Divides each mask by its maximum; a mask without a positive value becomes 0: (..., H, W) in [0, 1]."""
+    """Divides each mask (..., H, W) by its maximum: in [0, 1], 0 where no value is positive; NaN stays NaN."""
     highest = masks.amax((-2, -1), keepdim=True)
-    return torch.where(highest > 0, masks / highest, 0.0).clamp(0, 1)
+    return torch.where(highest <= 0, 0.0, masks / highest).clamp(0, 1)

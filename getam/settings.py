@@ -26,6 +26,16 @@ Block = Annotated[int, Field(ge=0)]
 Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdigit() else value)
 """Lets a choice among numbers be given as text, as flags are."""
 Scale = Annotated[Literal[4, 2, 1], Digits]
+
+
+def _opening(value: Any) -> Any:
+    # Before pydantic, which would give two messages for what is neither of the two.
+    if value == "released" or (str(value).isdigit() and int(value) < 100):
+        return value
+    raise ValueError("write 0, an odd number of pixels below 100, or released")
+
+
+Opening = Annotated[Literal["released"] | int, BeforeValidator(_opening)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ImageSize = Annotated[int, Field(ge=16, le=4096)]
 
@@ -115,32 +125,48 @@ class ScheduleSettings(Section):
 class BackboneSettings(Section):
     """A ViT backbone with the read-out that classifies."""
 
-    backbone: str = Field(description="timm name of a ViT with a class token", min_length=1)
+    backbone: str = Field(
+        description="timm name of a ViT with a class token; of a CNN with the read-out pool", min_length=1
+    )
     backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
     stem_channels: tuple[PositiveInt, ...] = Field(
         description="widths of a convolutional stem (stride 2 a layer) before the last, embedding layer; [] for "
         "the backbone's own patch embedding"
     )
-    readout: Literal["project", "token"] = Field(
-        description="project (each patch token with the class token, convolutions, average) or token (plain head)"
+    readout: Literal["project", "ignore", "add", "token", "pool"] = Field(
+        description="project (authors': each patch token with the class token, convolutions, average), ignore or add "
+        "(the class token is left out, or added), token (plain head); pool (average) for a CNN"
     )
     pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
 
 
 class ClassifierSettings(BackboneSettings, ScheduleSettings):
-    """train_classifier: a ViT on image labels."""
+    """train_classifier: a ViT, or for the CAM baseline a CNN, on image labels."""
 
     crop: CropSettings
+
+    @model_validator(mode="after")
+    def _stem(self) -> ClassifierSettings:
+        if self.readout == "pool" and self.stem_channels:
+            raise ValueError("stem_channels: a CNN (readout pool) has its own stem; write []")
+        return self
 
 
 class ActivationSettings(Section):
     """How class activation maps come from the classifier."""
 
-    method: Literal["getam", "cam"] = Field(description="getam (Eq. 1-3) or cam (class activation map of the read-out)")
-    coupling: Literal["released", "paper"] = Field(
-        description="how heads are averaged: released (authors' code: after the products) or paper (before)"
+    method: Literal["getam", "attention_gradient", "rollout", "grad_cam", "cam"] = Field(
+        description="getam (Eq. 1-3); baselines: attention_gradient (its first factor alone), rollout, grad_cam, cam "
+        "(of the classifier's read-out)"
     )
-    start_block: Block = Field(description="first transformer block whose map is summed")
+    coupling: Literal["released", "paper"] = Field(
+        description="how getam averages heads: released (authors' code: after the products) or paper (before)"
+    )
+    start_block: Block = Field(description="first transformer block of getam, attention_gradient and rollout")
+    fusion: Literal["sum", "product", "matmul"] = Field(
+        description="how getam and attention_gradient join blocks: sum (Eq. 3), product of the maps, matmul of whole "
+        "matrices"
+    )
 
 
 class MapSettings(ActivationSettings):
@@ -149,6 +175,9 @@ class MapSettings(ActivationSettings):
     image_size: ImageSize = Field(description="longer side of the network's input, pixels")
     scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of image_size", min_length=1)
     flip: bool = Field(description="average with the maps of the mirrored image")
+    precision: Literal["float32", "bfloat16"] = Field(
+        description="of the network; bfloat16 (autocast) is faster on a GPU, maps are float32 either way"
+    )
 
 
 class RefineSettings(Section):
@@ -181,8 +210,9 @@ class CompletionSettings(Section):
     conflict: Literal["unknown", "lowest"] = Field(
         description="pixels mined by two classes: unknown (255, Eq. 5) or lowest (class index, authors' code)"
     )
-    opening: Annotated[int, Field(ge=0, le=99)] = Field(
-        description="size of a final morphological opening of the classes, pixels: 0 (none, as in the paper) or odd"
+    opening: Opening = Field(
+        description="size of a final morphological opening of the classes, pixels: 0 (none, as in the paper), odd, or "
+        "released (authors' code: 10x10, which shifts labels by a pixel)"
     )
     saliency_threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="a pixel is salient where its saliency in [0, 1] is strictly above this"
@@ -190,7 +220,7 @@ class CompletionSettings(Section):
 
     @model_validator(mode="after")
     def _odd(self) -> CompletionSettings:
-        if self.opening and self.opening % 2 == 0:
+        if self.opening != "released" and self.opening and self.opening % 2 == 0:
             raise ValueError(f"opening: {self.opening} is even and would shift labels; write 0 or an odd size")
         return self
 
@@ -204,6 +234,31 @@ class CrfSettings(Section):
     bilateral_xy: PositiveFloat = Field(description="position deviation of the appearance kernel, pixels")
     bilateral_rgb: PositiveFloat = Field(description="color deviation of the appearance kernel, 0..255 levels")
     bilateral_weight: NonNegativeFloat = Field(description="weight of the appearance kernel")
+
+
+class RrmSettings(Section):
+    """RRM's reliable labels (Zhang et al. 2020): what maps and two dense CRFs agree on."""
+
+    foreground_gamma: PositiveFloat = Field(
+        description="background exponent of the CRF that finds classes: low, so that only strong activations count"
+    )
+    background_gamma: PositiveFloat = Field(
+        description="background exponent of the CRF that finds background: high, so that weak activations count"
+    )
+    activation: Fraction = Field(description="activations above this are ranked, in [0, 1]")
+    quantile: Fraction = Field(description="quantile of a class's ranked activations above which it is sure")
+    confidence: Fraction = Field(description="least background score and least CRF probability of a sure pixel")
+
+
+class LabelSettings(CompletionSettings):
+    """complete_labels: the paper's completion, or the label makers that it is compared with."""
+
+    method: Literal["activation", "crf", "rrm"] = Field(
+        description="activation (Eq. 4-5); baselines without saliency: crf (dense CRF on the maps), rrm (RRM's "
+        "reliable labels)"
+    )
+    crf: CrfSettings
+    rrm: RrmSettings
 
 
 class PredictionSettings(Section):
@@ -286,6 +341,14 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
         return self
 
     @model_validator(mode="after")
+    def _maps_of_a_step(self) -> EndToEndSettings:
+        if self.maps.method not in ("getam", "attention_gradient", "cam"):
+            raise ValueError(
+                f"maps.method: a training step makes no {self.maps.method}; write getam, attention_gradient or cam"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _phases(self) -> EndToEndSettings:
         if self.classifier_epochs >= self.epochs:
             raise ValueError(
@@ -312,12 +375,20 @@ class Config(Section):
     maps: MapSettings
     refine: RefineSettings
     saliency: SaliencySettings
-    completion: CompletionSettings
+    completion: LabelSettings
     deeplab: DeepLabSettings
     deeplab_prediction: PredictionSettings
     end_to_end: EndToEndSettings
     end_to_end_prediction: PredictionSettings
     audit: AuditSettings
+
+    @model_validator(mode="after")
+    def _method_suits_backbone(self) -> Config:
+        if self.classifier.readout == "pool" and self.maps.method != "cam":
+            raise ValueError(
+                f"maps.method: {self.maps.method} needs a ViT, but classifier.readout is pool, a CNN's; write cam"
+            )
+        return self
 
 
 def validate_config(values: Mapping[str, Any], *, source: str = "config") -> Config:

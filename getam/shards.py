@@ -1,11 +1,17 @@
 """Shard folders: what a per-image stage writes, with manifest.json saying what is in it and how it was made.
 
-A shard folder that exists is complete: it is written under a temporary name and renamed.
+A shard folder that exists is complete: it is written under a temporary name and renamed. A stage that was stopped
+finds its files under that name and goes on after them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +20,60 @@ from pydantic import BaseModel
 
 import getam.version
 from getam.errors import InputError
-from getam.files import atomic_folder, read_json, write_json
+from getam.files import atomic_folder, fingerprint, read_json, write_json
 from getam.index import Index, IndexRow
 
 MANIFEST = "manifest.json"
+
+PENDING = 16
+"""Most files that wait to be written; a stage that is faster than the disk waits for it."""
+
+logger = logging.getLogger(__name__)
+
+
+class ShardWriter:
+    """A shard that is being written: files of images, by a pool beside the stage's own work."""
+
+    def __init__(self, folder: Path, *, suffix: str, pool: Executor) -> None:
+        self.folder = folder
+        self.suffix = suffix
+        self._pool = pool
+        self._pending: deque[Future[None]] = deque()
+
+    def path(self, id: str) -> Path:
+        return self.folder / f"{id}{self.suffix}"
+
+    def unfinished(self, batches: Sequence[Sequence[IndexRow]]) -> list[Sequence[IndexRow]]:
+        """The batches of which a file is missing, whole: an image's last bits may depend on its batch."""
+        rest = [batch for batch in batches if not all(self.path(row.id).is_file() for row in batch)]
+        if len(rest) < len(batches):
+            done, total = (sum(map(len, part)) for part in (rest, batches))
+            logger.info("goes on where it was stopped: %d of %d images are done", total - done, total)
+        return rest
+
+    def submit(self, id: str, write: Callable[..., None], *arguments: Any) -> None:
+        """Has `write(path, *arguments)` called by the pool.
+
+        Raises:
+            Exception: what an earlier call raised.
+        """
+        self._pending.append(self._pool.submit(write, self.path(id), *arguments))
+        while len(self._pending) > PENDING or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+
+    def wait(self) -> None:
+        """Returns when everything is written.
+
+        Raises:
+            Exception: what a call raised.
+        """
+        while self._pending:
+            self._pending.popleft().result()
+
+    def settle(self) -> None:
+        """Returns when nothing is being written any more, whatever went wrong."""
+        wait(self._pending)
+        self._pending.clear()
 
 
 @contextmanager
@@ -28,29 +84,40 @@ def new_shard(
     suffix: str,
     classes: Sequence[str],
     settings: BaseModel | None,
+    pool: Executor,
+    inputs: Iterable[Path] = (),
     facts: dict[str, Any] | None = None,
-) -> Iterator[Path]:
-    """Gives a temporary folder that becomes the shard `path`, manifest included.
+) -> Iterator[ShardWriter]:
+    """Gives the writer of a temporary folder that becomes the shard `path`, manifest included.
 
     Args:
         ids: images of the shard; <id><suffix> of each must be there at the end.
+        pool: writes the files.
+        inputs: the files that the shard is made from. A stopped shard is gone on with only if they, the settings and
+            the code's version are what they were.
         facts: further entries of the manifest.
 
     Raises:
         InputError: a file is missing at the end; nothing is left behind.
     """
-    with atomic_folder(path) as folder:
-        yield folder
-        missing = [id for id in ids if not (folder / f"{id}{suffix}").is_file()]
+    manifest = {
+        "ids": list(ids),
+        "classes": list(classes),
+        "settings": settings.model_dump(mode="json") if settings is not None else {},
+        "version": getam.version.VERSION,
+    } | (facts or {})
+    key = hashlib.sha256(json.dumps([manifest, suffix, fingerprint(inputs)]).encode()).hexdigest()
+    with atomic_folder(path, key=key) as folder:
+        writer = ShardWriter(folder, suffix=suffix, pool=pool)
+        try:
+            yield writer
+            writer.wait()
+        finally:
+            writer.settle()
+        missing = [id for id in ids if not writer.path(id).is_file()]
         if missing:
             raise InputError(f"{path}: {len(missing)} files were not written, first {missing[0]}{suffix}")
-        manifest = {
-            "ids": list(ids),
-            "classes": list(classes),
-            "settings": settings.model_dump(mode="json") if settings is not None else {},
-            "version": getam.version.VERSION,
-        }
-        write_json(folder / MANIFEST, manifest | (facts or {}))
+        write_json(folder / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,15 +170,3 @@ def training_key(*parts: Any) -> str:
     """Hash of everything that decides a training's result: settings, data, classes."""
     text = json.dumps([getam.version.VERSION, *parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of files' names, sizes and times of change: whether a training reads what it read before."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; run the stage that writes it again") from None
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -13,7 +13,8 @@ from torch import nn
 
 from getam.checkpoints import save_model
 from getam.classifier import (
-    ProjectReadout,
+    CNNClassifier,
+    DPTReadout,
     TokenReadout,
     Tokens,
     ViTClassifier,
@@ -21,11 +22,10 @@ from getam.classifier import (
     create_backbone,
     describe_classifier,
     load_classifier,
-    patch_size,
     read_tokens,
 )
 from getam.errors import InputError
-from getam.maps import AttentionMaps, cam
+from getam.maps import AttentionMaps
 from getam.settings import ClassifierSettings, read_yaml, validate_config
 
 CLASSES = ("bolt", "cog", "nut")
@@ -46,10 +46,10 @@ def smaller(settings: ClassifierSettings, **changes: Any) -> ClassifierSettings:
 def test_the_demos_settings_build_the_demos_classifier(demo: ClassifierSettings) -> None:
     model = build_classifier(demo, num_classes=20, image_size=demo.crop.size).eval()
     options = demo.backbone_options
-    assert isinstance(model.readout, ProjectReadout)
+    assert isinstance(model.readout, DPTReadout)
     assert model.backbone.embed_dim == options["embed_dim"]
     assert len(model.backbone.blocks) == options["depth"]
-    assert patch_size(model.backbone) == options["patch_size"]
+    assert model.stride == options["patch_size"]
     images = torch.randn(2, 3, demo.crop.size, demo.crop.size)
     with AttentionMaps(model) as maps:
         scores, found = maps(images, [[0, 19], []])
@@ -74,7 +74,7 @@ def test_any_size_that_the_patches_divide(
     assert tokens.grid == grid
     assert [t.shape for t in (*tokens.taps, tokens.last, tokens.normalized)][:2] == [(2, 1 + grid[0] * grid[1], 16)] * 2
     assert model(images).shape == (2, 3)
-    assert model.activation_map(images).shape == (2, 3, *grid)
+    assert model.activation_map(images)[1].shape == (2, 3, *grid)
 
 
 @pytest.mark.parametrize("readout", ["project", "token"])
@@ -221,11 +221,13 @@ def test_token_readout_by_hand() -> None:
     tokens = tokens_of([[3.0, 1.0], [50.0, 50.0], *patches], (2, 3), prefix=2)
     torch.testing.assert_close(readout(tokens), torch.tensor([[5.5, -3.5]]))
     expected = torch.tensor([[[1.5, 2.5, 0.0], [6.5, 12.5, 0.0]], [[0.0, 0.0, 3.0], [0.0, 2.0, 0.0]]])
-    torch.testing.assert_close(readout.activation_map(tokens), expected[None])
+    scores, maps = readout.activation_map(tokens)
+    torch.testing.assert_close(scores, readout(tokens))
+    torch.testing.assert_close(maps, expected[None])
 
 
 def test_project_readout_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    readout = ProjectReadout(dim=2, num_classes=2)
+    readout = DPTReadout(2, 2, "project")
     with torch.no_grad():
         readout.head.weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
         readout.head.bias.copy_(torch.tensor([10.0, 20.0]))
@@ -235,12 +237,14 @@ def test_project_readout_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = tokens_of([[0.0, 0.0]] * 9, (2, 4), prefix=1)
     torch.testing.assert_close(readout(tokens), torch.tensor([[18.0, 21.0]]))
     rows = torch.tensor([[4.0, 6.0, 10.0, 12.0], [0.0, 1.0, 3.0, 4.0]])
-    torch.testing.assert_close(readout.activation_map(tokens), rows[None, :, None].expand(1, 2, 2, 4))
+    scores, maps = readout.activation_map(tokens)
+    torch.testing.assert_close(scores, readout(tokens))
+    torch.testing.assert_close(maps, rows[None, :, None].expand(1, 2, 2, 4))
 
 
 def test_project_readout_reads_tokens_before_the_norm() -> None:
     torch.manual_seed(0)
-    readout = ProjectReadout(dim=4, num_classes=3)
+    readout = DPTReadout(4, 3, "project")
     last, normalized = torch.randn(2, 13, 4), torch.randn(2, 13, 4)
     how: dict[str, Any] = {"taps": (), "grid": (3, 4), "num_prefix_tokens": 1}
     tokens = Tokens(last=last, normalized=normalized, **how)
@@ -250,16 +254,96 @@ def test_project_readout_reads_tokens_before_the_norm() -> None:
     torch.testing.assert_close(readout(tokens), readout.scores(readout.features(tokens)))
 
 
-@pytest.mark.parametrize("readout", ["project", "token"])
-def test_cam_of_a_classifier(demo: ClassifierSettings, readout: str) -> None:
+def test_ignore_and_add_differ_from_the_class_token_alone() -> None:
+    torch.manual_seed(0)
+    ignore, add = DPTReadout(4, 3, "ignore"), DPTReadout(4, 3, "add")
+    add.load_state_dict(ignore.state_dict())
+    assert not [name for name in ignore.state_dict() if "project" in name]
+    last = torch.randn(1, 14, 4)
+    how: dict[str, Any] = {"taps": (), "normalized": last, "grid": (3, 4), "num_prefix_tokens": 2}
+    other = last.clone()
+    other[:, :2] = 7
+    assert torch.equal(ignore(Tokens(last=last, **how)), ignore(Tokens(last=other, **how)))
+    # Adding the class token by hand; the second prefix token is nobody's.
+    added = last + torch.cat([torch.zeros(1, 2, 4), last[:, :1].expand(1, 12, 4)], dim=1)
+    torch.testing.assert_close(add(Tokens(last=last, **how)), ignore(Tokens(last=added, **how)))
+
+
+@pytest.mark.parametrize("readout", ["project", "ignore", "add", "token"])
+def test_activation_map_comes_with_the_scores(demo: ClassifierSettings, readout: str) -> None:
     model = build_classifier(smaller(demo, readout=readout), num_classes=3, image_size=32).eval()
     images = torch.randn(2, 3, 32, 48)
-    found = cam(model, images, [[2, 0], []])
-    everything = model.activation_map(images)
-    assert [m.shape for m in found] == [(2, 4, 6), (0, 4, 6)]
-    assert (found[0] >= 0).all()
-    assert not found[0].requires_grad
-    torch.testing.assert_close(found[0], everything[0, [2, 0]].detach())
+    scores, maps = model.activation_map(images)
+    torch.testing.assert_close(scores, model(images))
+    assert maps.shape == (2, 3, 4, 6)
+    assert (maps >= 0).all()
+
+
+# CNNs
+
+
+def cnn_settings(demo: ClassifierSettings, **changes: Any) -> ClassifierSettings:
+    values = {"backbone": "resnet18", "backbone_options": {}, "stem_channels": [], "readout": "pool"} | changes
+    return ClassifierSettings.model_validate(demo.model_dump() | values)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "stride"),
+    [
+        ("resnet10t", {}, 32),
+        ("resnet10t", {"output_stride": 16}, 16),
+        ("mobilenetv3_small_050", {}, 32),
+        ("convnext_atto", {}, 32),
+    ],
+)
+def test_cam_of_a_cnn(demo: ClassifierSettings, backbone: str, options: dict[str, Any], stride: int) -> None:
+    settings = cnn_settings(demo, backbone=backbone, backbone_options=options)
+    model = build_classifier(settings, num_classes=3, image_size=64)
+    assert isinstance(model, CNNClassifier)
+    assert model.training
+    model.eval()
+    assert model.stride == stride
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    scores, maps = model.activation_map(images)
+    torch.testing.assert_close(scores, model(images))
+    assert maps.shape == (2, 3, 64 // stride, 96 // stride)
+    # By the definition of CAM: the average of the map before ReLU is the score less its bias.
+    features = model.backbone.forward_features(images)
+    raw = (features[:, None] * model.head.weight[None, :, :, None, None]).sum(2)
+    torch.testing.assert_close(raw.mean((2, 3)) + model.head.bias, scores)
+    torch.testing.assert_close(maps, raw.relu())
+
+
+def test_a_cnn_is_saved_and_loaded(demo: ClassifierSettings, tmp_path: Path) -> None:
+    settings = cnn_settings(demo, backbone="resnet10t")
+    model = build_classifier(settings, num_classes=len(CLASSES), image_size=32).eval()
+    save_model(tmp_path, model, describe_classifier(settings, CLASSES))
+    loaded, classes = load_classifier(tmp_path)
+    images = torch.randn(1, 3, 64, 64)
+    assert classes == CLASSES
+    assert torch.equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "vit_tiny_patch16_224"}, "readout: pool is a CNN's, vit_tiny_patch16_224 is none"),
+        (
+            {"backbone": "swin_tiny_patch4_window7_224"},
+            "swin_tiny_patch4_window7_224 gives no features for an image of 64x64 .* choose a CNN",
+        ),
+        ({"backbone": "resnet1"}, "timm has no model 'resnet1'; near ones: resnet18"),
+        ({"backbone_options": {"depth": 3}}, "backbone_options: resnet18 does not take them"),
+    ],
+)
+def test_what_is_no_cnn_is_refused(demo: ClassifierSettings, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_classifier(cnn_settings(demo, **changes), num_classes=2, image_size=64)
+
+
+def test_a_cnn_with_a_vits_readout_is_refused(demo: ClassifierSettings) -> None:
+    with pytest.raises(InputError, match="backbone"):
+        build_classifier(cnn_settings(demo, readout="token"), num_classes=2, image_size=64)
 
 
 def test_the_classifiers_modules_are_its_backbone_and_its_readout() -> None:

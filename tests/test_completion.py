@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.literal_completion import literal_complete
+from reference.literal_completion import literal_complete, literal_released_opening
 
-from getam.completion import complete_labels, open_classes
+from getam.completion import Opening, background_tie, complete_labels, open_classes
 from getam.errors import InputError
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
@@ -47,19 +47,48 @@ def test_sixteen_pixels_by_hand(conflict: Conflict, claimed_twice: int) -> None:
     np.testing.assert_array_equal(saliency, SALIENCY)
 
 
-@pytest.mark.parametrize(("conflict", "key"), [("unknown", "alt_conflict255"), ("lowest", "out_before_opening")])
+def authors_labels(arrays: dict[str, np.ndarray], case: int, **changes: Any) -> np.ndarray:
+    """Our labels of a case of the authors', which has gamma 32."""
+    how = {"alpha": float(arrays[f"{case}/cut_threshold"]), "gamma": 32, "saliency": arrays[f"{case}/saliency"]}
+    return complete_labels(arrays[f"{case}/cam"], arrays[f"{case}/classes"].tolist(), **(how | changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "how"),
+    [
+        ("out_official", {"conflict": "lowest", "opening": "released"}),
+        ("out_before_opening", {"conflict": "lowest"}),
+        ("alt_conflict255", {}),
+        ("before_completion", {"alpha": 1}),
+    ],
+)
 @pytest.mark.parametrize("case", range(8))
-def test_labels_equal_the_authors(case: int, conflict: Conflict, key: str, reference: Arrays) -> None:
+def test_labels_equal_the_authors(case: int, key: str, how: dict[str, Any], reference: Arrays) -> None:
     arrays = reference("completion.npz")
-    labels = complete_labels(
-        arrays[f"{case}/cam"],
-        arrays[f"{case}/classes"].tolist(),
-        arrays[f"{case}/saliency"],
-        alpha=float(arrays[f"{case}/cut_threshold"]),
-        gamma=32,
-        conflict=conflict,
-    )
-    np.testing.assert_array_equal(labels, arrays[f"{case}/{key}"])
+    np.testing.assert_array_equal(authors_labels(arrays, case, **how), arrays[f"{case}/{key}"])
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_the_winners_equal_the_authors(case: int, reference: Arrays) -> None:
+    arrays = reference("completion.npz")
+    labels = authors_labels(arrays, case, saliency=np.ones((60, 80), np.uint8))
+    differ = np.where(labels == 255, 0, labels) != arrays[f"{case}/argmax_with_bg"]
+    # They divide by the maximum + 1e-5; one pixel of all lies between.
+    assert differ.sum() == (1 if case == 3 else 0)
+    np.testing.assert_allclose(arrays[f"{case}/cam"].max(0)[differ], background_tie(32, torch.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_what_is_mined_equals_the_authors(case: int, reference: Arrays) -> None:
+    arrays = reference("completion.npz")
+    # Their program marks mined pixels in the saliency map itself, as 255.
+    mined = (authors_labels(arrays, case) > 0) & (arrays[f"{case}/saliency"] == 0)
+    np.testing.assert_array_equal(mined, (arrays[f"{case}/out_saliency"] == 255) & (arrays[f"{case}/saliency"] == 0))
+    # NaN: a class without positive activations, above which is nothing.
+    for k, threshold in enumerate(arrays[f"{case}/thresholds"]):
+        alone = arrays | {f"{case}/{key}": arrays[f"{case}/{key}"][k : k + 1] for key in ("cam", "classes")}
+        labels = authors_labels(alone, case, saliency=np.zeros((60, 80), np.uint8))
+        np.testing.assert_array_equal(labels > 0, arrays[f"{case}/cam"][k] > threshold)
 
 
 @settings(max_examples=150, deadline=None)
@@ -72,6 +101,7 @@ def test_labels_equal_the_authors(case: int, conflict: Conflict, key: str, refer
     gamma=st.sampled_from([0.5, 1.0, 2.0, 32.0, 128.0]),
     conflict=st.sampled_from(["unknown", "lowest"]),
     salient=st.sampled_from([0.0, 0.4, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 2**16),
 )
 def test_labels_equal_the_literal_equations(
@@ -83,11 +113,13 @@ def test_labels_equal_the_literal_equations(
     gamma: float,
     conflict: Conflict,
     salient: float,
+    dtype: type[np.floating],
     seed: int,
 ) -> None:
     rng = np.random.default_rng(seed)
     # Few levels make ties between classes and at the quantile; some maps are 0 altogether.
     maps = rng.integers(0, levels + 1, (len(classes), height, width)) * rng.integers(0, 4, (len(classes), 1, 1)) / 7
+    maps = maps.astype(dtype)
     saliency = (rng.random((height, width)) < salient).astype(np.uint8)
     labels = complete_labels(maps, classes, saliency, alpha=alpha, gamma=gamma, conflict=conflict)
     expected = literal_complete(maps, classes, saliency, alpha=alpha, gamma=gamma, conflict=conflict)
@@ -95,9 +127,9 @@ def test_labels_equal_the_literal_equations(
     assert set(np.unique(labels)) <= {0, 255, *(c + 1 for c in classes)}
 
 
-@pytest.mark.parametrize("opening", [0, 3])
+@pytest.mark.parametrize("opening", [0, 3, "released"])
 @pytest.mark.parametrize("conflict", ["unknown", "lowest"])
-def test_torch_and_numpy_agree(conflict: Conflict, opening: int) -> None:
+def test_torch_and_numpy_agree(conflict: Conflict, opening: Opening) -> None:
     rng = np.random.default_rng(0)
     maps = rng.random((3, 20, 30), np.float32) ** 3
     saliency = rng.integers(0, 2, (20, 30), np.uint8)
@@ -128,6 +160,21 @@ def test_arrays_that_cannot_be_written_are_taken() -> None:
 @pytest.mark.parametrize("saliency", [SALIENCY.astype(bool), SALIENCY * 255, SALIENCY * 0.01])
 def test_salient_is_whatever_is_above_zero(saliency: np.ndarray) -> None:
     np.testing.assert_array_equal(complete_labels(MAPS, CLASSES, saliency, alpha=0.5, gamma=32), BY_HAND)
+
+
+def test_maps_of_half_precision_are_taken() -> None:
+    maps = (np.arange(32).reshape(2, 4, 4) % 11 / 10).astype(np.float16)
+    labels = complete_labels(maps, CLASSES, SALIENCY, alpha=0.5, gamma=32)
+    expected = complete_labels(maps.astype(np.float32), CLASSES, SALIENCY, alpha=0.5, gamma=32)
+    np.testing.assert_array_equal(labels, expected)
+    assert len(np.unique(labels)) > 2
+
+
+@pytest.mark.parametrize(("saliency", "label"), [(0, 0), (1, 4)])
+def test_one_pixel(saliency: int, label: int) -> None:
+    # Nothing is above the quantile of one activation, which is that activation.
+    labels = complete_labels(np.full((1, 1, 1), 0.2), [3], np.full((1, 1), saliency), alpha=0.5, gamma=32)
+    assert labels.tolist() == [[label]]
 
 
 def test_no_classes_leave_salient_pixels_unknown() -> None:
@@ -162,6 +209,23 @@ def test_alpha_one_mines_nothing() -> None:
     np.testing.assert_array_equal(labels, np.where(SALIENCY, BY_HAND, 0))
 
 
+def test_alpha_zero_mines_all_but_the_smallest() -> None:
+    labels = complete_labels(MAPS, CLASSES, np.zeros_like(SALIENCY), alpha=0, gamma=32)
+    # Not class 3's 0.02, nor class 9's 0.1.
+    expected = [[4, 255, 10, 0], [255, 0, 4, 0], [255, 4, 255, 0], [10, 4, 0, 0]]
+    np.testing.assert_array_equal(labels, np.array(expected, np.uint8))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 32.0, 128.0])
+def test_the_background_ties_where_its_power_does(gamma: float) -> None:
+    for dtype in (np.float32, np.float64):
+        tie = background_tie(gamma, torch.float32 if dtype is np.float32 else torch.float64)
+        above = float(np.nextafter(dtype(tie), dtype(1)))
+        assert dtype(tie) == tie
+        assert (1 - tie) ** gamma >= tie
+        assert (1 - above) ** gamma < above
+
+
 def test_a_larger_gamma_leaves_less_unknown() -> None:
     # A tie goes to the background: at gamma 1 that is an activation of one half.
     maps = np.array([[[1.0, 0.5, 0.51, 0.1]]])
@@ -190,12 +254,26 @@ def test_broken_maps_are_refused(value: float, as_tensor: bool) -> None:
         (MAPS, CLASSES, SALIENCY[:3]),
         (MAPS, CLASSES, SALIENCY[None]),
         (MAPS[0], CLASSES, SALIENCY),
+        (MAPS, CLASSES, SALIENCY[:1, :1]),
         (np.zeros((0, 4, 4), np.float32), [1], SALIENCY),
     ],
 )
 def test_shapes_that_disagree_are_refused(maps: np.ndarray, classes: list[int], saliency: np.ndarray) -> None:
     with pytest.raises(InputError, match="disagree"):
         complete_labels(maps, classes, saliency, alpha=0.5, gamma=32)
+
+
+@pytest.mark.parametrize("classes", [[9, 3], [3, 3], [-1, 3], [3, 254]])
+def test_classes_out_of_order_or_range_are_refused(classes: list[int]) -> None:
+    with pytest.raises(InputError, match=r"classes \[.*ascending, from 0 to 253"):
+        complete_labels(MAPS, classes, SALIENCY, alpha=0.5, gamma=32)
+
+
+def test_the_last_class_has_the_last_label_value() -> None:
+    labels = complete_labels(MAPS, [0, 253], SALIENCY, alpha=0.5, gamma=32)
+    expected = BY_HAND.copy()
+    expected[BY_HAND == 4], expected[BY_HAND == 10] = 1, 254
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_opening_removes_a_thin_line_and_keeps_blocks_and_unknown() -> None:
@@ -235,3 +313,27 @@ def test_completion_opens_last() -> None:
     expected[1:4, 1:4] = 7
     expected[6, 1:8] = 0
     np.testing.assert_array_equal(labels, expected)
+
+
+def test_the_released_opening_by_hand() -> None:
+    labels = np.zeros((40, 40), np.uint8)
+    labels[5:17, 6:16] = 3  # 12 x 10: ten wide, both columns of squares fit
+    labels[22:31, 5:35] = 7  # nine high: nothing fits
+    labels[5:15, 26:31] = 1
+    labels[5:15, 31:36] = 255  # five of a class and five unknown: together they hold a square
+    expected = np.zeros_like(labels)
+    expected[6:17, 7:16] = 3  # opened to 6:18, 7:17: a pixel down and to the right
+    expected[6:15, 27:31] = 1
+    expected[6:15, 31:36] = 255
+    np.testing.assert_array_equal(open_classes(labels, "released"), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 26), width=st.integers(1, 26), density=st.sampled_from([0.0, 0.01, 0.05]), seed=st.integers()
+)
+def test_the_released_opening_equals_the_literal_one(height: int, width: int, density: float, seed: int) -> None:
+    rng = np.random.default_rng(abs(seed))
+    labels = rng.choice(np.array([1, 7, 255], np.uint8), (height, width))
+    labels[rng.random(labels.shape) < density] = 0
+    np.testing.assert_array_equal(open_classes(labels, "released"), literal_released_opening(labels))

@@ -1,11 +1,15 @@
-"""The dense CRF: probabilities stay probabilities, and color edges clean up noise."""
+"""The dense CRF: probabilities stay probabilities, color edges clean up noise, labels come from maps."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from getam.crf import dense_crf
+from getam.crf import crf_labels, dense_crf
+from getam.errors import InputError
 from getam.settings import CrfSettings
 
 SETTINGS = CrfSettings(
@@ -81,3 +85,71 @@ def test_arrays_in_any_memory_order_are_taken() -> None:
     np.testing.assert_allclose(
         dense_crf(np.asfortranarray(image), np.asfortranarray(probabilities), SETTINGS), expected
     )
+
+
+OFF = SETTINGS.model_copy(update={"gaussian_weight": 0.0, "bilateral_weight": 0.0})
+
+
+def test_labels_by_hand_without_kernels() -> None:
+    # Divided by 2 and 0.5; the background is (1 - max)^2: 1, 0.25, 0.16, 0.81 and 0.
+    maps = np.array([[[0.0, 1.0, 1.2, 0.2, 0.4]], [[0.0, 0.2, 0.2, 0.02, 0.5]]], np.float32) * [[[5]], [[1]]]
+    maps[0, 0, 4] = 10
+    image = np.zeros((1, 5, 3), np.uint8)
+    labels = crf_labels(image, maps, [2, 7], OFF, gamma=2)
+    assert labels.dtype == np.uint8
+    assert labels.tolist() == [[0, 3, 3, 0, 3]]
+    # At gamma 1 a score of 0.5 ties with the background, which comes first.
+    assert crf_labels(image, maps, [2, 7], OFF, gamma=1).tolist() == [[0, 0, 3, 0, 3]]
+
+
+def test_labels_follow_the_colors() -> None:
+    image, truth, probabilities = noisy_halves()
+    maps = probabilities[1:].copy()
+    maps[0, -1, -1] = 1  # the others stay uncertain
+    copies = image.copy(), maps.copy()
+    labels = crf_labels(image, maps, [4], SETTINGS, gamma=1)
+    assert set(np.unique(labels)) == {0, 5}
+    assert ((labels == 5) != (truth == 1)).mean() < 0.01
+    np.testing.assert_array_equal(image, copies[0])
+    np.testing.assert_array_equal(maps, copies[1])
+    half = maps.astype(np.float16)
+    np.testing.assert_array_equal(crf_labels(image, half, [4], SETTINGS, gamma=1), labels)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_without_activations_all_is_background(count: int) -> None:
+    image, truth, _ = noisy_halves()
+    maps = np.zeros((count, *truth.shape), np.float32)
+    assert not crf_labels(image, maps, [0, 253][:count], SETTINGS, gamma=32).any()
+
+
+def test_labels_of_one_pixel() -> None:
+    image = np.zeros((1, 1, 3), np.uint8)
+    assert crf_labels(image, np.full((1, 1, 1), 0.2), [253], SETTINGS, gamma=32).tolist() == [[254]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -0.1])
+def test_labels_of_broken_maps_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match="maps hold NaN"):
+        crf_labels(np.zeros((1, 2, 3), np.uint8), np.array([[[value, 1.0]]]), [0], SETTINGS, gamma=32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [
+        ((1, 2, 3), [0], r"image \(2, 4\) disagree"),
+        ((1, 2, 4), [0, 1], "2 classes"),
+        ((2, 4), [0], "disagree"),
+        ((2, 2, 4), [1, 1], "ascending"),
+        ((1, 2, 4), [254], "from 0 to 253"),
+    ],
+)
+def test_labels_of_what_disagrees_are_refused(shape: tuple[int, ...], classes: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        crf_labels(np.zeros((2, 4, 3), np.uint8), np.ones(shape), classes, SETTINGS, gamma=32)
+
+
+def test_worker_processes_need_no_torch() -> None:
+    code = "import sys, getam.stages.complete_labels; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -20,6 +20,7 @@ import getam.stages.train_classifier
 import getam.stages.train_end_to_end
 import getam.stages.train_saliency
 from deeplab.model import load_deeplab
+from getam.baselines import create_maps
 from getam.checkpoints import save_model
 from getam.classifier import load_classifier
 from getam.completion import complete_labels
@@ -29,11 +30,11 @@ from getam.files import UNKNOWN, read_json, write_gray, write_labels
 from getam.images import denormalize_rgb, normalize_rgb
 from getam.index import Index, IndexRow, write_index
 from getam.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
-from getam.maps import AttentionMaps, cam
 from getam.refine import normalize, pamr
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 from getam.shards import new_shard
+from getam.workers import thread_pool
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLASSES = ("a", "b", "c")
@@ -127,11 +128,8 @@ def targets_by_hand(network: EndToEndNetwork, batch: dict[str, Tensor], settings
     targets = []
     for image, classes, saliency in zip(batch["image"], batch["classes"], batch["saliency"], strict=True):
         present = classes.nonzero().flatten().tolist()
-        if settings.maps.method == "cam":
-            maps = cam(network.classifier, image[None], [present])[0]
-        else:
-            with AttentionMaps(network.classifier, settings.maps.coupling, settings.maps.start_block) as attention:
-                maps = attention(image[None], [present])[1][0]
+        with create_maps(network.classifier, settings.maps) as maps_of:
+            maps = maps_of(image[None], [present])[1][0]
         refine = settings.refine
         refined = normalize(
             pamr(denormalize_rgb(image[None]), maps[None], iterations=refine.iterations, dilations=refine.dilations)
@@ -177,8 +175,9 @@ def test_first_phase_is_classification_alone(settings: EndToEndSettings) -> None
 @pytest.mark.parametrize(
     "maps",
     [
-        {"method": "getam", "coupling": "released", "start_block": 0},
-        {"method": "getam", "coupling": "paper", "start_block": 2},
+        {"method": "getam", "coupling": "released", "start_block": 0, "fusion": "sum"},
+        {"method": "getam", "coupling": "paper", "start_block": 2, "fusion": "sum"},
+        {"method": "attention_gradient", "start_block": 1},
         {"method": "cam"},
     ],
 )
@@ -323,12 +322,16 @@ def data(tmp_path: Path) -> Path:
             rows.append(IndexRow(name, split, tmp_path / f"{id}.png", mask, height, width, labels))
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
     for kind in ("saliency", "pseudo_labels"):
-        with new_shard(tmp_path / kind / "000", ids=ids, suffix=".png", classes=CLASSES, settings=None) as folder:
+        folder = tmp_path / kind / "000"
+        with (
+            thread_pool(1) as pool,
+            new_shard(folder, ids=ids, suffix=".png", classes=CLASSES, settings=None, pool=pool) as shard,
+        ):
             for id, size in sizes.items():
                 if kind == "saliency":
-                    write_gray(folder / f"{id}.png", rng.integers(0, 256, size, dtype=np.uint8))
+                    shard.submit(id, write_gray, rng.integers(0, 256, size, dtype=np.uint8))
                 else:
-                    write_labels(folder / f"{id}.png", rng.choice(np.array([0, 1, 3, 255], np.uint8), size))
+                    shard.submit(id, write_labels, rng.choice(np.array([0, 1, 3, 255], np.uint8), size))
     for name in ("DUTS-TR", "DUTS-TE"):
         for kind in ("Image", "Mask"):
             (tmp_path / name / f"{name}-{kind}").mkdir(parents=True)

@@ -23,6 +23,7 @@ from getam.files import read_json, write_labels
 from getam.index import Index, IndexRow, write_index
 from getam.settings import CrfSettings, PredictionSettings
 from getam.shards import new_shard
+from getam.workers import thread_pool
 
 PREDICTION = PredictionSettings(
     scales=(1.0, 0.5),
@@ -170,9 +171,12 @@ def scored_index(folder: Path) -> Index:
 def write_predictions(
     out: Path, ids: list[str], *, values: Any = ((0, 1, 0, 1),), classes: tuple[str, ...] = ("dog",)
 ) -> None:
-    with new_shard(out, ids=ids, suffix=".png", classes=classes, settings=PREDICTION) as folder:
+    with (
+        thread_pool(1) as pool,
+        new_shard(out, ids=ids, suffix=".png", classes=classes, settings=PREDICTION, pool=pool) as shard,
+    ):
         for id in ids:
-            write_labels(folder / f"{id}.png", np.array(values, np.uint8))
+            shard.submit(id, write_labels, np.array(values, np.uint8))
 
 
 def test_evaluate_predictions(tmp_path: Path) -> None:

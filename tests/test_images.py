@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-import getam.images
 from getam.errors import InputError
-from getam.files import UNKNOWN
+from getam.files import UNKNOWN, read_image
 from getam.images import (
     MEAN,
     STD,
@@ -26,6 +25,8 @@ from getam.images import (
     fit_long_side,
     multi_hot,
     normalize_rgb,
+    planned_batches,
+    read_ahead,
     require_rows,
     whole_images,
 )
@@ -241,57 +242,58 @@ def write_images(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
     return paths
 
 
-def test_whole_images_batches_neighbors_of_equal_size_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planned_batches_hold_one_size_and_like_rows() -> None:
     a, b, c = (20, 30), (30, 20), (40, 60)  # c is a, scaled: one size for the network
-    paths = write_images(tmp_path, [a, a, a, b, b, a, c, b])
-    reads: Counter[Path] = Counter()
-    read_image = getam.images.read_image
-
-    def counted(path: Path) -> np.ndarray:
-        reads[path] += 1
-        return read_image(path)
-
-    monkeypatch.setattr(getam.images, "read_image", counted)
-    batches = list(
-        whole_images(
-            range(8), path=lambda row: paths[row], size=lambda size: fit_long_side(size, 30), batch_size=2, threads=3
-        )
+    sizes = [a, a, a, b, b, a, c, b]
+    like = [3, 1, 2, 1, 1, 2, 1, 0]
+    batches = planned_batches(
+        range(8), size=lambda row: fit_long_side(sizes[row], 30), batch_size=2, like=lambda row: like[row]
     )
-    assert [rows for rows, _, _ in batches] == [[0, 1], [2], [3, 4], [5, 6], [7]]
-    assert reads == Counter(dict.fromkeys(paths, 1))
-    for rows, photographs, inputs in batches:
-        assert inputs.shape == (len(rows), 3, *((30, 20) if rows[0] in (3, 7) else (20, 30)))
-        for row, photograph, values in zip(rows, photographs, inputs, strict=True):
-            assert np.array_equal(photograph, read_image(paths[row]))
-            if row != 6:
-                assert torch.equal(values, normalize_rgb(torch.from_numpy(photograph.copy()).permute(2, 0, 1)))
-    assert batches[3][1][1].shape == (40, 60, 3)
+    assert batches == [[1, 6], [2, 5], [0], [7, 3], [4]]
 
 
-def test_whole_images_reads_each_row_once_beyond_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = write_images(tmp_path, [(16, 16)] * 3)
-    running = Counter()
-    read_image = getam.images.read_image
-    rows = list(range(23))
+@pytest.mark.parametrize(("pixels", "length"), [(4 * 600, 4), (4 * 600 - 1, 3), (1, 1), (1e9, 5)])
+def test_planned_batches_hold_so_many_pixels(pixels: float, length: int) -> None:
+    batches = planned_batches(range(10), size=lambda row: (20, 30), batch_size=5, pixels=pixels)
+    assert [len(batch) for batch in batches][:2] == [length, length]
+    assert [row for batch in batches for row in batch] == list(range(10))
 
-    def counted(path: Path) -> np.ndarray:
-        running["read"] += 1
-        return read_image(path)
 
-    monkeypatch.setattr(getam.images, "read_image", counted)
+def test_read_ahead_is_two_batches_ahead() -> None:
+    loaded: list[int] = []
+
+    def load(row: int) -> int:
+        loaded.append(row)
+        return 10 * row
+
+    batches = [[3 * number, 3 * number + 1, 3 * number + 2] for number in range(7)]
     given = []
-    for batch, _, _ in whole_images(
-        rows, path=lambda row: paths[row % 3], size=lambda size: size, batch_size=2, threads=2
-    ):
-        # The window: four batches ahead of what was given, not the whole data set.
-        assert running["read"] <= len(given) + len(batch) + 8 + 1
-        given += batch
-    assert given == rows
-    assert running["read"] == len(rows)
+    for number, (rows, items) in enumerate(read_ahead(batches, load, threads=2)):
+        assert items == [10 * row for row in rows]
+        # Not the whole data set.
+        assert max(loaded) < 3 * (number + 3)
+        given.append(rows)
+    assert given == batches
+    assert sorted(loaded) == list(range(21))
+
+
+def test_whole_images_are_resized_and_normalized(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, [(20, 30), (40, 60), (30, 20)])
+    sizes = [(20, 30), (20, 30), (30, 20)]
+    batches = list(
+        whole_images([[0, 1], [2]], read=lambda row: read_image(paths[row]), size=lambda row: sizes[row], threads=3)
+    )
+    assert [(rows, tuple(inputs.shape)) for rows, inputs in batches] == [
+        ([0, 1], (2, 3, 20, 30)),
+        ([2], (1, 3, 30, 20)),
+    ]
+    for (rows, inputs), place in ((batches[0], 0), (batches[1], 0)):
+        pixels = torch.from_numpy(read_image(paths[rows[place]]).copy()).permute(2, 0, 1)
+        assert torch.equal(inputs[place], normalize_rgb(pixels))
 
 
 def test_whole_images_of_nothing_and_of_a_missing_file(tmp_path: Path) -> None:
-    assert list(whole_images([], path=Path, size=lambda size: size, batch_size=2, threads=1)) == []
+    assert list(whole_images([], read=read_image, size=lambda row: (2, 2), threads=1)) == []
     paths = [*write_images(tmp_path, [(16, 16)]), tmp_path / "gone.png"]
     with pytest.raises(InputError, match=r"gone\.png: no such image"):
-        list(whole_images(paths, path=lambda row: row, size=lambda size: size, batch_size=2, threads=2))
+        list(whole_images([paths], read=read_image, size=lambda row: (16, 16), threads=2))

@@ -23,6 +23,7 @@ from getam.settings import (
     CompletionSettings,
     Config,
     IndexSettings,
+    LabelSettings,
     Section,
     editor_schema,
     flag_name,
@@ -134,7 +135,26 @@ REFUSALS: dict[str, tuple[dict[Any, Any], str]] = {
     "above its range": ({"completion": {"alpha": 1.01}}, "completion.alpha: Input should be less than or equal to 1"),
     "below its range": ({"completion": {"gamma": 0}}, "completion.gamma: Input should be greater than 0"),
     "threshold of 1": ({"completion": {"saliency_threshold": 1}}, "completion.saliency_threshold: "),
-    "no choice": ({"maps": {"method": "gradcam"}}, "maps.method: Input should be 'getam' or 'cam'"),
+    "no choice": (
+        {"maps": {"method": "gradcam"}},
+        "maps.method: Input should be 'getam', 'attention_gradient', 'rollout', 'grad_cam' or 'cam' (given: 'gradcam')",
+    ),
+    "a CNN has no attention": (
+        {"classifier": {"backbone": "resnet50", "readout": "pool", "stem_channels": []}},
+        "maps.method: getam needs a ViT, but classifier.readout is pool, a CNN's; write cam",
+    ),
+    "a CNN has its own stem": (
+        {"classifier": {"backbone": "resnet50", "readout": "pool"}},
+        "stem_channels: a CNN (readout pool) has its own stem; write []",
+    ),
+    "no map of a training step": (
+        {"end_to_end": {"maps": {"method": "rollout"}}},
+        "maps.method: a training step makes no rollout; write getam, attention_gradient or cam",
+    ),
+    "no opening": (
+        {"completion": {"opening": "authors"}},
+        "completion.opening: write 0, an odd number of pixels below 100, or released (given: 'authors')",
+    ),
     "boolean for a count": ({"classifier": {"epochs": True}}, "epochs: a number is needed, not true"),
     "boolean for a fraction": ({"completion": {"alpha": False}}, "alpha: a number is needed, not false"),
     "boolean in a list": ({"maps": {"scales": [True]}}, "scales: a number is needed, not true"),
@@ -348,12 +368,12 @@ def test_flags_are_in_the_order_of_the_model() -> None:
 
 
 def test_only_takes_the_settings_out_of_arguments() -> None:
-    class Arguments(CompletionSettings):
+    class Arguments(LabelSettings):
         out: Path
 
     arguments = Arguments(**config().completion.model_dump(), out=Path("x"))
-    assert only(CompletionSettings, arguments) == config().completion
-    assert type(only(CompletionSettings, arguments)) is CompletionSettings
+    assert only(LabelSettings, arguments) == config().completion
+    assert type(only(LabelSettings, arguments)) is LabelSettings
 
 
 def test_sections_share_the_strictness_of_their_base() -> None:

@@ -1,10 +1,15 @@
-"""A shard folder that exists is complete and says how it was made."""
+"""A shard folder that exists is complete and says how it was made; one that was stopped is gone on with."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +17,17 @@ import getam.version
 from getam.errors import InputError
 from getam.index import Index, IndexRow
 from getam.settings import RefineSettings
-from getam.shards import check_classes, new_shard, read_manifest, rows_of, shard_folders, shard_name
+from getam.shards import (
+    PENDING,
+    ShardWriter,
+    check_classes,
+    new_shard,
+    read_manifest,
+    rows_of,
+    shard_folders,
+    shard_name,
+)
+from getam.workers import process_pool, thread_pool
 
 SETTINGS = RefineSettings(iterations=2, dilations=(1, 2))
 CLASSES = ("cat", "dog")
@@ -25,10 +40,21 @@ INDEX = Index(
 )
 
 
+@contextmanager
+def shard_of(path: Path, ids: Sequence[str], **changes: Any) -> Iterator[ShardWriter]:
+    how: dict[str, Any] = {"suffix": ".npy", "classes": CLASSES, "settings": SETTINGS} | changes
+    with thread_pool(2) as pool, new_shard(path, ids=ids, pool=pool, **how) as shard:
+        yield shard
+
+
+def write(path: Path, text: str = "") -> None:
+    path.write_text(text)
+
+
 def write_shard(path: Path, *, ids: tuple[str, ...] = ("b", "a"), written: tuple[str, ...] = ("a", "b")) -> None:
-    with new_shard(path, ids=ids, suffix=".npy", classes=CLASSES, settings=SETTINGS, facts={"size": 7}) as folder:
+    with shard_of(path, ids, facts={"size": 7}) as shard:
         for id in written:
-            (folder / f"{id}.npy").write_bytes(b"")
+            shard.submit(id, write)
 
 
 def test_the_manifest_says_what_is_in_a_shard_and_how_it_was_made(tmp_path: Path) -> None:
@@ -44,7 +70,7 @@ def test_the_manifest_says_what_is_in_a_shard_and_how_it_was_made(tmp_path: Path
 
 
 def test_a_shard_may_have_no_settings(tmp_path: Path) -> None:
-    with new_shard(tmp_path / "000", ids=[], suffix=".png", classes=CLASSES, settings=None):
+    with shard_of(tmp_path / "000", [], settings=None):
         pass
     assert read_manifest(tmp_path / "000")["settings"] == {}
 
@@ -55,18 +81,121 @@ def test_a_missing_file_leaves_no_shard(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopped_stage_leaves_the_old_shard(tmp_path: Path) -> None:
-    write_shard(tmp_path / "000")
+ROWS = {row.id: row for row in INDEX.rows}
+BATCHES = [[ROWS["a"], ROWS["b"]], [ROWS["c"]]]
+
+
+def stopped(path: Path, error: BaseException, **changes: Any) -> None:
+    """Writes a and c of three images, then ends with `error`."""
 
     def stop() -> None:
-        with new_shard(tmp_path / "000", ids=["c"], suffix=".npy", classes=CLASSES, settings=SETTINGS) as folder:
-            (folder / "c.npy").write_bytes(b"")
-            raise KeyboardInterrupt
+        with shard_of(path, ["a", "b", "c"], **changes) as shard:
+            for id in ("a", "c"):
+                shard.submit(id, write, "first")
+            shard.wait()
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         stop()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("CUDA out of memory"), OSError("disk full")])
+def test_a_stopped_shard_is_gone_on_with(tmp_path: Path, error: BaseException) -> None:
+    stopped(tmp_path / "000", error)
+    assert not (tmp_path / "000").exists()
+    with shard_of(tmp_path / "000", ["a", "b", "c"]) as shard:
+        # Batches stay whole: a is computed once more beside b.
+        assert shard.unfinished(BATCHES) == BATCHES[:1]
+        for id in ("a", "b"):
+            shard.submit(id, write, "second")
+    assert {path.name: path.read_text() for path in (tmp_path / "000").glob("*.npy")} == {
+        "a.npy": "second",
+        "b.npy": "second",
+        "c.npy": "first",
+    }
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000"]
+    assert ".key" not in [path.name for path in (tmp_path / "000").iterdir()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": RefineSettings(iterations=3, dilations=(1, 2))},
+        {"facts": {"size": 8}},
+        {"classes": ("dog", "cat")},
+        {"suffix": ".png"},
+        {"inputs": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_stopped_shard_of_other_making_is_begun_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
+    photograph = tmp_path / "a.jpg"
+    photograph.write_bytes(b"1")
+    stopped(tmp_path / "out" / "000", KeyboardInterrupt(), inputs=[photograph])
+    if changes.get("inputs"):
+        photograph.write_bytes(b"22")
+    how = {"inputs": [photograph]} | {name: value for name, value in changes.items() if name != "inputs"}
+    with shard_of(tmp_path / "out" / "000", ["a", "b", "c"], **how) as shard:
+        assert shard.unfinished(BATCHES) == BATCHES
+        for id in ("a", "b", "c"):
+            shard.submit(id, write)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["000"]
+
+
+def test_bad_input_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    stopped(tmp_path / "000", InputError("a.jpg: cannot be decoded"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_stage_leaves_the_old_shard(tmp_path: Path) -> None:
+    write_shard(tmp_path / "000")
+    stopped(tmp_path / "000", KeyboardInterrupt())
     assert read_manifest(tmp_path / "000")["ids"] == ["b", "a"]
-    assert [path.name for path in tmp_path.iterdir()] == ["000"]
+
+
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"gone\.npy: no such file"),
+        shard_of(tmp_path / "000", [], inputs=[tmp_path / "gone.npy"]),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def fail(path: Path) -> None:
+    raise InputError(f"{path.name}: cannot be written")
+
+
+@pytest.mark.parametrize("pool", [thread_pool, process_pool])
+def test_what_a_worker_raises_is_raised(tmp_path: Path, pool: Callable[[int], Executor]) -> None:
+    def run() -> None:
+        with (
+            pool(1) as workers,
+            new_shard(
+                tmp_path / "000", ids=["a", "b"], suffix=".npy", classes=CLASSES, settings=None, pool=workers
+            ) as shard,
+        ):
+            shard.submit("a", write)
+            shard.submit("b", fail)
+
+    with pytest.raises(InputError, match=r"^b\.npy: cannot be written$"):
+        run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_lets_only_so_many_wait(tmp_path: Path) -> None:
+    started: list[Path] = []
+    ids = [str(number) for number in range(3 * PENDING)]
+
+    def slow(path: Path) -> None:
+        started.append(path)
+        time.sleep(0.001)
+        write(path)
+
+    with shard_of(tmp_path / "000", ids) as shard:
+        for number, id in enumerate(ids):
+            shard.submit(id, slow)
+            assert number + 1 - len(started) <= PENDING
 
 
 def test_rows_come_in_the_order_of_the_shard(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from getam.errors import InputError
+from getam.files import fingerprint
 from getam.settings import ScheduleSettings
-from getam.training import SCHEDULES, STATE, EpochSampler, decay_groups, fingerprint, fit, training_key
+from getam.training import SCHEDULES, STATE, EpochSampler, decay_groups, fit, training_key
 
 LENGTH = 10
 SETTINGS = ScheduleSettings(

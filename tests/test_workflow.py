@@ -158,9 +158,11 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"train_classifier"} | AFTER_MAPS,
     ),
     "maps.method": ({"maps": {"method": "cam"}}, AFTER_MAPS),
+    "maps.fusion": ({"maps": {"fusion": "product"}}, AFTER_MAPS),
     "refine.iterations": ({"refine": {"iterations": 77}}, AFTER_MAPS - {"dump_maps"}),
     "saliency.epochs": ({"saliency": {"epochs": 77}}, {"train_saliency"} | AFTER_SALIENCY),
     "completion.alpha": ({"completion": {"alpha": 0.123}}, AFTER_COMPLETION),
+    "completion.method": ({"completion": {"method": "crf"}}, AFTER_COMPLETION),
     "deeplab.epochs": ({"deeplab": {"epochs": 77}}, DEEPLAB | SCORES),
     "deeplab_prediction.flip": (
         {"deeplab_prediction": {"flip": False}},

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from deeplab.model import load_deeplab
+from getam.checkpoints import read_supervision
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
@@ -36,8 +37,10 @@ def run(arguments: Arguments) -> None:
         settings=only(PredictionSettings, arguments),
         multiple=1,
         classes=index.classes,
+        model=arguments.model,
         out=arguments.out,
         device=device,
         threads=arguments.threads,
         what="predict_deeplab",
+        facts={"supervision": read_supervision(arguments.model)},
     )

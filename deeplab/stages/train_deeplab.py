@@ -13,13 +13,14 @@ from torch import Tensor
 from deeplab.model import build_deeplab, describe_deeplab, multi_scale_loss
 from getam.checkpoints import save_model
 from getam.errors import InputError
-from getam.files import read_image, read_labels
+from getam.evaluation import supervision_of
+from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
 from getam.machine import MachineArguments
 from getam.settings import DeepLabSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.training import fingerprint, fit, training_key
+from getam.training import fit, training_key
 
 SECTION = "deeplab"
 
@@ -37,11 +38,8 @@ def run(arguments: Arguments) -> None:
     settings = only(DeepLabSettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
-    rows = [
-        (row, folder / f"{row.id}.png")
-        for folder in shard_folders(arguments.pseudo_labels, arguments.shards)
-        for row in rows_of(folder, index)
-    ]
+    folders = shard_folders(arguments.pseudo_labels, arguments.shards)
+    rows = [(row, folder / f"{row.id}.png") for folder in folders for row in rows_of(folder, index)]
     if not rows:
         raise InputError(f"{arguments.pseudo_labels}: no pseudo labels; run complete-labels first")
     model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
@@ -70,7 +68,8 @@ def run(arguments: Arguments) -> None:
         what="train_deeplab",
         name_of=lambda number: rows[number][0].id,
     )
-    save_model(arguments.out, model, describe_deeplab(settings, index.classes) | {"history": history})
+    facts = {"supervision": supervision_of(folders), "history": history}
+    save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
     shutil.rmtree(state, ignore_errors=True)
 
 

@@ -1,63 +1,120 @@
-"""Makes the pseudo labels of a shard from refined maps and saliency (Eq. 4-5)."""
+"""Makes the pseudo labels of a shard: from refined maps and saliency (Eq. 4-5), or by a method without saliency."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from getam.completion import complete_labels
+from getam.crf import crf_labels
 from getam.errors import InputError
 from getam.files import read_array, read_gray, write_labels
-from getam.index import IndexRow, read_index
+from getam.index import IndexRow, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.settings import CompletionSettings, only
+from getam.rrm import rrm_labels
+from getam.settings import LabelSettings, only
 from getam.shards import new_shard, rows_of
+from getam.workers import process_pool, thread_pool
+
+# Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
 
 SECTION = "completion"
 
 
-class Arguments(CompletionSettings, MachineArguments):
+class Arguments(LabelSettings, MachineArguments):
     """Write pseudo_labels/<shard>/<id>.png: palette PNG (H, W), 0..C, 255 unknown."""
 
     maps: Path = Field(description="folder of a shard of refine-maps")
-    saliency: Path = Field(description="folder of saliency maps <id>.png, 8-bit gray")
+    saliency: Path = Field(description="folder of saliency maps <id>.png, 8-bit gray; read by activation alone")
     index: Path = Field(description="index.csv")
     out: Path = Field(description="folder of the shard")
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(CompletionSettings, arguments)
+    settings = only(LabelSettings, arguments)
     arguments.prepare()
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
-    with new_shard(
-        arguments.out, ids=[row.id for row in rows], suffix=".png", classes=index.classes, settings=settings
-    ) as folder:
-        for row in progress(rows, total=len(rows), unit="image", what="complete_labels"):
-            maps, saliency = _read(arguments, row)
-            labels = complete_labels(
-                maps,
-                index.class_indices(row),
-                (saliency > 255 * settings.saliency_threshold).astype(np.uint8),
-                alpha=settings.alpha,
-                gamma=settings.gamma,
-                conflict=settings.conflict,
-                opening=settings.opening,
-            )
-            write_labels(folder / f"{row.id}.png", labels)
+    with (
+        _pool(settings, arguments.threads) as pool,
+        new_shard(
+            arguments.out,
+            ids=[row.id for row in rows],
+            suffix=".png",
+            classes=index.classes,
+            settings=settings,
+            pool=pool,
+            inputs=[path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)],
+        ) as shard,
+    ):
+        todo = shard.unfinished([[row] for row in rows])
+        for [row] in progress(todo, total=len(todo), unit="image", what="complete_labels"):
+            shard.submit(row.id, _write, row, index.class_indices(row), arguments.maps, arguments.saliency, settings)
 
 
-def _read(arguments: Arguments, row: IndexRow) -> tuple[np.ndarray, np.ndarray]:
-    maps_path, saliency_path = arguments.maps / f"{row.id}.npy", arguments.saliency / f"{row.id}.png"
-    maps, saliency = read_array(maps_path), read_gray(saliency_path)
-    size = (row.height, row.width)
-    if maps.shape != (len(row.labels), *size):
+def _pool(settings: LabelSettings, threads: int) -> Executor:
+    if settings.method != "activation":
+        return process_pool(threads)
+    import torch
+
+    # Images side by side are faster than threads within an image's small loops.
+    torch.set_num_threads(1)
+    return thread_pool(threads)
+
+
+def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:
+    """The files that an image's label is made from: its maps, and saliency or photograph."""
+    return maps / f"{row.id}.npy", saliency / f"{row.id}.png" if settings.method == "activation" else row.image
+
+
+def _write(
+    path: Path, row: IndexRow, classes: Sequence[int], maps: Path, saliency: Path, settings: LabelSettings
+) -> None:
+    maps_path, beside = _inputs(row, maps, saliency, settings)
+    values = _read_maps(maps_path, row)
+    image = _read_saliency(beside, row) if settings.method == "activation" else read_photograph(row)
+    try:
+        labels = _label(image, values, classes, settings)
+    except InputError as error:
+        raise InputError(f"{maps_path}: {error}") from None
+    write_labels(path, labels)
+
+
+def _label(image: np.ndarray, maps: np.ndarray, classes: Sequence[int], settings: LabelSettings) -> np.ndarray:
+    """The pseudo label (H, W) by the method that is set; `image` is the saliency map or the photograph."""
+    if settings.method == "crf":
+        return crf_labels(image, maps, classes, settings.crf, gamma=settings.gamma)
+    if settings.method == "rrm":
+        return rrm_labels(image, maps, classes, settings.rrm, settings.crf)
+    from getam.completion import complete_labels
+
+    return complete_labels(
+        maps,
+        classes,
+        image > 255 * settings.saliency_threshold,
+        alpha=settings.alpha,
+        gamma=settings.gamma,
+        conflict=settings.conflict,
+        opening=settings.opening,
+    )
+
+
+def _read_maps(path: Path, row: IndexRow) -> np.ndarray:
+    maps = read_array(path)
+    expected = (len(row.labels), row.height, row.width)
+    if maps.shape != expected:
+        raise InputError(f"{path}: shape {maps.shape} is not {expected} (K, H, W); refine it again")
+    return maps
+
+
+def _read_saliency(path: Path, row: IndexRow) -> np.ndarray:
+    saliency = read_gray(path)
+    if saliency.shape != (row.height, row.width):
         raise InputError(
-            f"{maps_path}: shape {maps.shape} is not {(len(row.labels), *size)} (K, H, W); refine it again"
+            f"{path}: size {saliency.shape} is not the image's {(row.height, row.width)} (H, W); predict it again"
         )
-    if saliency.shape != size:
-        raise InputError(f"{saliency_path}: size {saliency.shape} is not the image's {size} (H, W); predict it again")
-    return maps, saliency
+    return saliency

@@ -1,4 +1,4 @@
-"""Writes the class activation maps of a shard: GETAM (Eq. 1-3) or the CAM baseline, one map a present class."""
+"""Writes the class activation maps of a shard: GETAM (Eq. 1-3) or a baseline, one map a present class."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from getam.classifier import ViTClassifier, load_classifier, patch_size
+from getam.baselines import create_maps
+from getam.checkpoints import model_files
+from getam.classifier import load_classifier
 from getam.errors import InputError
 from getam.files import write_array
-from getam.images import fit_long_side, whole_images
-from getam.index import read_index, shard_of
+from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
+from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
-from getam.maps import AttentionMaps, cam
 from getam.progress import progress
 from getam.settings import MapSettings, only
 from getam.shards import check_classes, new_shard
+from getam.workers import thread_pool
 
 SECTION = "maps"
 BATCH_SIZE = 16
 
-MapFunction = Callable[[Tensor, Sequence[Sequence[int]]], list[Tensor]]
+MapFunction = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, list[Tensor]]]
 
 
 class Arguments(MapSettings, MachineArguments):
@@ -47,46 +49,49 @@ def run(arguments: Arguments) -> None:
     model, classes = load_classifier(arguments.classifier)
     check_classes(classes, index, source=arguments.classifier / "model.json")
     model.to(device)
-    multiple = patch_size(model.backbone)
-    # A batch takes as many backward passes as its image of most classes has: like goes with like.
-    batches = whole_images(
-        sorted(rows, key=lambda row: len(row.labels)),
-        path=lambda row: row.image,
-        size=lambda size: fit_long_side(size, settings.image_size, multiple=multiple),
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return fit_long_side((row.height, row.width), settings.image_size, multiple=model.stride)
+
+    batches = planned_batches(
+        rows,
+        size=size,
         batch_size=BATCH_SIZE,
-        threads=arguments.threads,
+        pixels=BATCH_PIXELS / max(settings.scales) ** 2,
+        # A batch takes as many backward passes as its image of most classes has: like goes with like.
+        like=lambda row: len(row.labels),
     )
-    with new_shard(
-        arguments.out, ids=[row.id for row in rows], suffix=".npy", classes=index.classes, settings=settings
-    ) as folder:
-        for batch, _, inputs in progress(
-            batches, total=len(rows), unit="image", what="dump_maps", size=lambda item: len(item[0])
+    with (
+        create_maps(model, settings) as maps_of,
+        thread_pool(arguments.threads) as pool,
+        new_shard(
+            arguments.out,
+            ids=[row.id for row in rows],
+            suffix=".npy",
+            classes=index.classes,
+            settings=settings,
+            pool=pool,
+            inputs=[*model_files(arguments.classifier), *(row.image for row in rows)],
+        ) as shard,
+    ):
+        todo = shard.unfinished(batches)
+        inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
+        for batch, images in progress(
+            inputs, total=sum(map(len, todo)), unit="image", what="dump_maps", size=lambda item: len(item[0])
         ):
             present = [index.class_indices(row) for row in batch]
-            maps = averaged_maps(
-                METHODS[settings.method](model, settings), inputs.to(device), present, settings, multiple
-            )
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                maps = averaged_maps(maps_of, images.to(device), present, settings, model.stride)
             for row, values in zip(batch, maps, strict=True):
-                write_array(folder / f"{row.id}.npy", values.float().cpu().numpy())
+                shard.submit(row.id, _write, values)
 
 
-def _getam(model: ViTClassifier, settings: MapSettings) -> MapFunction:
-    def compute(images: Tensor, classes: Sequence[Sequence[int]]) -> list[Tensor]:
-        with AttentionMaps(model, coupling=settings.coupling, start_block=settings.start_block) as attention_maps:
-            return attention_maps(images, classes)[1]
-
-    return compute
-
-
-def _cam(model: ViTClassifier, settings: MapSettings) -> MapFunction:
-    return lambda images, classes: cam(model, images, classes)
-
-
-METHODS: dict[str, Callable[[ViTClassifier, MapSettings], MapFunction]] = {"getam": _getam, "cam": _cam}
+def _write(path: Path, maps: Tensor) -> None:
+    write_array(path, maps.float().cpu().numpy())
 
 
 def averaged_maps(
-    compute: MapFunction,
+    maps_of: MapFunction,
     images: Tensor,
     classes: Sequence[Sequence[int]],
     settings: MapSettings,
@@ -108,7 +113,7 @@ def averaged_maps(
         size = [max(multiple, round(side * scale / multiple) * multiple) for side in (height, width)]
         scaled = images if scale == 1 else F.interpolate(images, size=size, mode="bilinear", antialias=True)
         for mirrored in (False, True) if settings.flip else (False,):
-            maps = compute(scaled.flip(-1) if mirrored else scaled, classes)
+            _, maps = maps_of(scaled.flip(-1) if mirrored else scaled, classes)
             views += 1
             for total, values in zip(totals, maps, strict=True):
                 if not bool(torch.isfinite(values).all()):

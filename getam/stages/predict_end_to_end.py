@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.classifier import patch_size
+from getam.checkpoints import read_supervision
 from getam.end_to_end import load_end_to_end
 from getam.index import read_index
 from getam.machine import MachineArguments
@@ -36,10 +36,12 @@ def run(arguments: Arguments) -> None:
         network.segment,
         index.split(arguments.split),
         settings=only(PredictionSettings, arguments),
-        multiple=patch_size(network.classifier.backbone),
+        multiple=network.classifier.stride,
         classes=index.classes,
+        model=arguments.model,
         out=arguments.out,
         device=device,
         threads=arguments.threads,
         what="predict_end_to_end",
+        facts={"supervision": read_supervision(arguments.model)},
     )

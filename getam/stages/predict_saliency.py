@@ -7,14 +7,17 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from getam.checkpoints import model_files
 from getam.files import write_gray
-from getam.images import whole_images
-from getam.index import read_index, shard_of
+from getam.images import planned_batches, whole_images
+from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.saliency import load_saliency, saliency_map
 from getam.shards import new_shard
+from getam.workers import thread_pool
 
 BATCH_SIZE = 16
 
@@ -37,19 +40,32 @@ def run(arguments: Arguments) -> None:
     rows = shard_of(index.split(arguments.split), arguments.shard, arguments.shards)
     model, image_size = load_saliency(arguments.model)
     model.to(device)
-    batches = whole_images(
-        rows,
-        path=lambda row: row.image,
-        size=lambda size: (image_size, image_size),
-        batch_size=BATCH_SIZE,
-        threads=arguments.threads,
-    )
-    with new_shard(
-        arguments.out, ids=[row.id for row in rows], suffix=".png", classes=index.classes, settings=None
-    ) as folder:
-        for batch, _, inputs in progress(
-            batches, total=len(rows), unit="image", what="predict_saliency", size=lambda item: len(item[0])
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return image_size, image_size
+
+    batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE)
+    with (
+        thread_pool(arguments.threads) as pool,
+        new_shard(
+            arguments.out,
+            ids=[row.id for row in rows],
+            suffix=".png",
+            classes=index.classes,
+            settings=None,
+            pool=pool,
+            inputs=[*model_files(arguments.model), *(row.image for row in rows)],
+        ) as shard,
+    ):
+        todo = shard.unfinished(batches)
+        inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
+        for batch, images in progress(
+            inputs, total=sum(map(len, todo)), unit="image", what="predict_saliency", size=lambda item: len(item[0])
         ):
-            for row, logits in zip(batch, model(inputs.to(device)), strict=True):
-                values = saliency_map(logits, (row.height, row.width), stretch=False)
-                write_gray(folder / f"{row.id}.png", values.cpu().numpy())
+            for row, logits in zip(batch, model(images.to(device)), strict=True):
+                shard.submit(row.id, _write, logits, (row.height, row.width))
+
+
+@torch.no_grad()
+def _write(path: Path, logits: Tensor, size: tuple[int, int]) -> None:
+    write_gray(path, saliency_map(logits, size, stretch=False).cpu().numpy())

@@ -7,17 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from getam.errors import InputError
-from getam.files import read_array, read_image, write_array
-from getam.index import read_index
+from getam.files import read_array, write_array
+from getam.images import planned_batches, read_ahead
+from getam.index import IndexRow, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.refine import normalize, pamr
 from getam.settings import RefineSettings, only
 from getam.shards import new_shard, rows_of
+from getam.workers import thread_pool
 
 SECTION = "refine"
+BATCH_SIZE = 16
+BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512}
+"""Most image pixels of a batch: a CPU is fastest where the affinities fit its caches, a GPU where it has much to do."""
 
 
 class Arguments(RefineSettings, MachineArguments):
@@ -33,21 +40,50 @@ def run(arguments: Arguments) -> None:
     device = arguments.prepare()
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
-    with new_shard(
-        arguments.out, ids=[row.id for row in rows], suffix=".npy", classes=index.classes, settings=settings
-    ) as folder:
-        for row in progress(rows, total=len(rows), unit="image", what="refine_maps"):
-            path = arguments.maps / f"{row.id}.npy"
-            maps = read_array(path)
-            if maps.ndim != 3 or len(maps) != len(row.labels) or maps.dtype != np.float32:
-                raise InputError(
-                    f"{path}: {maps.dtype} {maps.shape} is not float32 (K, n_h, n_w), K = {len(row.labels)}"
-                )
-            image = torch.from_numpy(read_image(row.image).copy()).to(device).permute(2, 0, 1)[None].float()
-            refined = pamr(
-                image,
-                torch.from_numpy(maps).to(device)[None],
-                iterations=settings.iterations,
-                dilations=settings.dilations,
-            )
-            write_array(folder / f"{row.id}.npy", normalize(refined)[0].half().cpu().numpy())
+    batches = planned_batches(
+        rows,
+        size=lambda row: (row.height, row.width),
+        batch_size=BATCH_SIZE,
+        pixels=BATCH_PIXELS[device.type],
+        like=lambda row: len(row.labels),
+    )
+    with (
+        thread_pool(arguments.threads) as pool,
+        new_shard(
+            arguments.out,
+            ids=[row.id for row in rows],
+            suffix=".npy",
+            classes=index.classes,
+            settings=settings,
+            pool=pool,
+            inputs=[path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")],
+        ) as shard,
+    ):
+        todo = shard.unfinished(batches)
+        loaded = read_ahead(todo, lambda row: _read(row, arguments.maps), threads=arguments.threads)
+        total = sum(map(len, todo))
+        for batch, pairs in progress(
+            loaded, total=total, unit="image", what="refine_maps", size=lambda item: len(item[0])
+        ):
+            images = torch.stack([image for image, _ in pairs]).to(device)
+            # Images of fewer classes than the batch's most get maps of zeros that nobody reads.
+            maps = pad_sequence([values for _, values in pairs], batch_first=True).to(device)
+            refined = normalize(pamr(images, maps, iterations=settings.iterations, dilations=settings.dilations))
+            for row, values in zip(batch, refined, strict=True):
+                shard.submit(row.id, _write, values[: len(row.labels)])
+
+
+def _read(row: IndexRow, folder: Path) -> tuple[Tensor, Tensor]:
+    """The image (3, H, W) in 0..255 and its maps (K, n_h, n_w), both float32."""
+    path = folder / f"{row.id}.npy"
+    maps = read_array(path)
+    if maps.ndim != 3 or len(maps) != len(row.labels) or maps.dtype != np.float32:
+        raise InputError(f"{path}: {maps.dtype} {maps.shape} is not float32 (K, n_h, n_w), K = {len(row.labels)}")
+    if not (np.isfinite(maps) & (maps >= 0)).all():
+        raise InputError(f"{path}: holds NaN, infinite or negative values; dump the maps again")
+    image = torch.from_numpy(read_photograph(row).copy()).permute(2, 0, 1).float()
+    return image, torch.from_numpy(maps)
+
+
+def _write(path: Path, refined: Tensor) -> None:
+    write_array(path, refined.half().cpu().numpy())

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from getam.evaluation import PROTOCOLS, ConfusionMatrix
+from getam.evaluation import PROTOCOLS, ConfusionMatrix, supervision_of
 from getam.files import read_array, read_labels, write_json
 from getam.index import read_index
 from getam.machine import MachineArguments
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> None:
     result: dict[str, Any] = {
         "split": "train",
         "images": scored,
-        "supervision": "I+S",
+        "supervision": supervision_of(shard_folders(arguments.pseudo_labels, arguments.shards)),
         "unknown_share": unknown / pixels if pixels else None,
         "coverage": 1 - unknown / pixels if pixels else None,
         "protocols": {protocol: labels.scores(names, protocol) for protocol in PROTOCOLS},

@@ -12,15 +12,23 @@ from pydantic import Field
 from torch import Tensor
 
 from getam.checkpoints import save_model
-from getam.classifier import build_classifier, describe_classifier, patch_size
+from getam.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
 from getam.evaluation import average_precision
-from getam.files import read_image, write_json
-from getam.images import RandomScaleCrop, TrainingImages, fit_long_side, multi_hot, require_rows, whole_images
-from getam.index import Index, IndexRow, read_index
+from getam.files import fingerprint, read_image, write_json
+from getam.images import (
+    RandomScaleCrop,
+    TrainingImages,
+    fit_long_side,
+    multi_hot,
+    planned_batches,
+    require_rows,
+    whole_images,
+)
+from getam.index import Index, IndexRow, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.settings import ClassifierSettings, only
-from getam.training import decay_groups, fingerprint, fit, training_key
+from getam.training import decay_groups, fit, training_key
 
 SECTION = "classifier"
 
@@ -81,23 +89,25 @@ def run(arguments: Arguments) -> None:
 
 @torch.no_grad()
 def _score(
-    model: torch.nn.Module, index: Index, settings: ClassifierSettings, device: torch.device, threads: int
+    model: ViTClassifier | CNNClassifier,
+    index: Index,
+    settings: ClassifierSettings,
+    device: torch.device,
+    threads: int,
 ) -> dict[str, object]:
     model.eval()
     rows: list[IndexRow] = index.split("val")
-    multiple = patch_size(model.backbone)
-    batches = whole_images(
-        rows,
-        path=lambda row: row.image,
-        size=lambda size: fit_long_side(size, settings.crop.size, multiple=multiple),
-        batch_size=settings.batch_size,
-        threads=threads,
-    )
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return fit_long_side((row.height, row.width), settings.crop.size, multiple=model.stride)
+
+    batches = planned_batches(rows, size=size, batch_size=settings.batch_size)
+    inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
     scores, targets = [], []
-    for batch, _, inputs in progress(
-        batches, total=len(rows), unit="image", what="mAP on val", size=lambda item: len(item[0])
+    for batch, images in progress(
+        inputs, total=len(rows), unit="image", what="mAP on val", size=lambda item: len(item[0])
     ):
-        scores.append(model(inputs.to(device)).cpu())
+        scores.append(model(images.to(device)).cpu())
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
     if not rows:
         return {"split": "val", "images": 0, "mean_average_precision": None, "average_precision": {}}

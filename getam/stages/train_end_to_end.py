@@ -13,13 +13,13 @@ from torch import Tensor
 from getam.checkpoints import save_model
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end, training_losses
 from getam.errors import InputError
-from getam.files import read_gray, read_image
+from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
 from getam.index import IndexRow, read_index
 from getam.machine import MachineArguments
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.training import decay_groups, fingerprint, fit, training_key
+from getam.training import decay_groups, fit, training_key
 
 SECTION = "end_to_end"
 

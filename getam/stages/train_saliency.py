@@ -12,8 +12,8 @@ from torch import Tensor
 
 from getam.checkpoints import save_model
 from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
-from getam.files import write_json
-from getam.images import ResizeFlip, TrainingImages, whole_images
+from getam.files import fingerprint, read_image, write_json
+from getam.images import ResizeFlip, TrainingImages, planned_batches, whole_images
 from getam.machine import MachineArguments
 from getam.saliency import (
     SaliencyNetwork,
@@ -24,7 +24,7 @@ from getam.saliency import (
     structure_loss,
 )
 from getam.settings import SaliencySettings, only
-from getam.training import decay_groups, fingerprint, fit, training_key
+from getam.training import decay_groups, fit, training_key
 
 SECTION = "saliency"
 
@@ -88,16 +88,13 @@ def _score(
     threads: int,
 ) -> dict[str, float | int]:
     model.eval()
-    batches = whole_images(
-        pairs,
-        path=lambda pair: pair.image,
-        size=lambda size: (settings.image_size, settings.image_size),
-        batch_size=settings.batch_size,
-        threads=threads,
-    )
+    size = (settings.image_size, settings.image_size)
+    batches = planned_batches(pairs, size=lambda pair: size, batch_size=settings.batch_size)
+    inputs = whole_images(batches, read=lambda pair: read_image(pair.image), size=lambda pair: size, threads=threads)
     predicted, truth = [], []
-    for batch, photographs, inputs in batches:
-        for pair, photograph, logits in zip(batch, photographs, model(inputs.to(device)), strict=True):
-            predicted.append(saliency_map(logits, photograph.shape[:2], stretch=False).cpu().numpy())
-            truth.append(read_pair(pair)[1]["mask"])
+    for batch, images in inputs:
+        for pair, logits in zip(batch, model(images.to(device)), strict=True):
+            mask = read_pair(pair)[1]["mask"]
+            predicted.append(saliency_map(logits, mask.shape, stretch=False).cpu().numpy())
+            truth.append(mask)
     return {"images": len(pairs), **saliency_scores(predicted, truth)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from getam.errors import InputError
-from getam.settings import Config, DataSettings, IndexSettings, flags, merge, only, validate_config
+from getam.settings import Config, DataSettings, IndexSettings, LabelSettings, flags, merge, only, validate_config
 
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
@@ -18,6 +18,14 @@ CONDA_ENV = "../../envs/getam.yaml"
 GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
 NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
+
+
+def label_threads(settings: LabelSettings) -> int:
+    """The dense CRF takes seconds an image: its shards share the cores. Completion takes milliseconds."""
+    if settings.method == "activation":
+        return IMAGE_THREADS
+    return max(1, min(16, (workflow.cores or 8) // SETTINGS.data.shards))
+
 
 # The commands that belong to this Python, also where its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))

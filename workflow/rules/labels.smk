@@ -15,14 +15,14 @@ rule complete_labels:
         f"{RESULTS}/benchmarks/complete_labels/{{shard}}.tsv"
     conda:
         CONDA_ENV
-    threads: IMAGE_THREADS
+    threads: label_threads(SETTINGS.completion)
     resources:
         mem_mb=2000,
         runtime=120,
     params:
         flags=section(SETTINGS.completion),
     message:
-        f"complete_labels: alpha {SETTINGS.completion.alpha}, gamma {SETTINGS.completion.gamma}, shard {{wildcards.shard}}"
+        f"complete_labels: {SETTINGS.completion.method}, shard {{wildcards.shard}}"
     shell:
         "getam complete-labels --maps {input.maps:q} --saliency {input.saliency:q} --index {input.index:q}"
         " --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"
