@@ -23,8 +23,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """ImageNet statistics: what inputs are normalized by, for every backbone (as the authors do)."""
 
-BATCH_PIXELS = 16 * 512 * 512
-"""Most input pixels of a batch: 16 images of 512x512, one of 2048x2048."""
+BATCH_PIXELS = {"cpu": 2 * 512 * 512, "cuda": 16 * 512 * 512}
+"""Most input pixels of a batch by kind of device: a CPU gains nothing by more and would need the memory."""
 
 READ_AHEAD = 2
 """Batches that are read while the network works on one."""
@@ -171,7 +171,7 @@ def planned_batches(
     *,
     size: Callable[[Row], tuple[int, int]],
     batch_size: int,
-    pixels: float = BATCH_PIXELS,
+    pixels: float,
     like: Callable[[Row], int] = lambda row: 0,
 ) -> list[list[Row]]:
     """Batches of rows whose network inputs have one size; nothing is read.

@@ -51,7 +51,7 @@ def predict(
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), max(row.height, row.width), multiple=multiple)
 
-    pixels = BATCH_PIXELS / max(settings.scales) ** 2
+    pixels = BATCH_PIXELS[device.type] / max(settings.scales) ** 2
     batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=pixels)
     with (
         process_pool(threads) if settings.crf.iterations else thread_pool(threads) as pool,

@@ -247,7 +247,11 @@ def test_planned_batches_hold_one_size_and_like_rows() -> None:
     sizes = [a, a, a, b, b, a, c, b]
     like = [3, 1, 2, 1, 1, 2, 1, 0]
     batches = planned_batches(
-        range(8), size=lambda row: fit_long_side(sizes[row], 30), batch_size=2, like=lambda row: like[row]
+        range(8),
+        size=lambda row: fit_long_side(sizes[row], 30),
+        batch_size=2,
+        pixels=1e6,
+        like=lambda row: like[row],
     )
     assert batches == [[1, 6], [2, 5], [0], [7, 3], [4]]
 

@@ -49,6 +49,8 @@ def run(arguments: Arguments) -> None:
     model, classes = load_classifier(arguments.classifier)
     check_classes(classes, index, source=arguments.classifier / "model.json")
     model.to(device)
+    # cuDNN's convolutions would take TF32 for float32; the fast choice is bfloat16, and says so.
+    torch.backends.cudnn.allow_tf32 = False
 
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), settings.image_size, multiple=model.stride)
@@ -57,7 +59,7 @@ def run(arguments: Arguments) -> None:
         rows,
         size=size,
         batch_size=BATCH_SIZE,
-        pixels=BATCH_PIXELS / max(settings.scales) ** 2,
+        pixels=BATCH_PIXELS[device.type] / max(settings.scales) ** 2,
         # A batch takes as many backward passes as its image of most classes has: like goes with like.
         like=lambda row: len(row.labels),
     )

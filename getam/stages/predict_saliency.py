@@ -11,7 +11,7 @@ from torch import Tensor
 
 from getam.checkpoints import model_files
 from getam.files import write_gray
-from getam.images import planned_batches, whole_images
+from getam.images import BATCH_PIXELS, planned_batches, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
@@ -44,7 +44,7 @@ def run(arguments: Arguments) -> None:
     def size(row: IndexRow) -> tuple[int, int]:
         return image_size, image_size
 
-    batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE)
+    batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
     with (
         thread_pool(arguments.threads) as pool,
         new_shard(

@@ -16,6 +16,7 @@ from getam.classifier import CNNClassifier, ViTClassifier, build_classifier, des
 from getam.evaluation import average_precision
 from getam.files import fingerprint, read_image, write_json
 from getam.images import (
+    BATCH_PIXELS,
     RandomScaleCrop,
     TrainingImages,
     fit_long_side,
@@ -101,7 +102,7 @@ def _score(
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), settings.crop.size, multiple=model.stride)
 
-    batches = planned_batches(rows, size=size, batch_size=settings.batch_size)
+    batches = planned_batches(rows, size=size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type])
     inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
     scores, targets = [], []
     for batch, images in progress(

@@ -13,7 +13,7 @@ from torch import Tensor
 from getam.checkpoints import save_model
 from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
 from getam.files import fingerprint, read_image, write_json
-from getam.images import ResizeFlip, TrainingImages, planned_batches, whole_images
+from getam.images import BATCH_PIXELS, ResizeFlip, TrainingImages, planned_batches, whole_images
 from getam.machine import MachineArguments
 from getam.saliency import (
     SaliencyNetwork,
@@ -89,7 +89,9 @@ def _score(
 ) -> dict[str, float | int]:
     model.eval()
     size = (settings.image_size, settings.image_size)
-    batches = planned_batches(pairs, size=lambda pair: size, batch_size=settings.batch_size)
+    batches = planned_batches(
+        pairs, size=lambda pair: size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type]
+    )
     inputs = whole_images(batches, read=lambda pair: read_image(pair.image), size=lambda pair: size, threads=threads)
     predicted, truth = [], []
     for batch, images in inputs:
