@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo venv test test-fast test-slow lint
+.PHONY: demo venv test test-fast test-slow bench lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -32,6 +32,10 @@ test-fast: venv
 
 test-slow: venv
 	$(BIN)/pytest -m slow
+
+# What the project promises about time and memory, each beside a literal version; exit code 1 where it falls short.
+bench: venv
+	$(BIN)/python -m benchmarks
 
 lint: venv
 	$(BIN)/ruff check .

@@ -38,14 +38,21 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
     _check_name(settings.backbone)
-    backbone = create_timm_model(
-        settings.backbone,
-        pretrained=settings.pretrained,
-        key="backbone",
-        img_size=image_size,
-        dynamic_img_size=True,
-        **options,
-    )
+    try:
+        backbone = create_timm_model(
+            settings.backbone,
+            pretrained=settings.pretrained,
+            key="backbone",
+            img_size=image_size,
+            dynamic_img_size=True,
+            **options,
+        )
+    except InputError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise InputError(
+            f"backbone: {settings.backbone} takes images of one size alone; choose a ViT that takes any"
+        ) from None
     if getattr(backbone, "cls_token", None) is None:
         raise InputError(
             f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one, and the baseline of a "

@@ -14,16 +14,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from timm.layers import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from getam.errors import InputError
+
+Forward = Callable[[Tensor], Tensor]
 
 _fused_attention = F.scaled_dot_product_attention
 
@@ -119,6 +123,9 @@ class AttentionRecorder:
         start_block: first block to record.
         detach_below: cut the graph below `start_block`, so that a backward pass ends there. For maps alone; a
             training step needs the whole graph.
+        class_rows_alone: of the recorded calls, gradients are taken at the class token's row alone. Then, with the cut,
+            the first recorded block's MLP needs a graph for that token alone.
+        prefix_alone: the scores depend on the last block's prefix tokens alone, so that its patches need no MLP.
 
     `calls` holds an AttentionCall a block from start_block on (two where a block attends twice in parallel), after a
     forward pass inside the context.
@@ -128,19 +135,30 @@ class AttentionRecorder:
             or more than it has attention modules (differential attention: no one matrix is its attention).
     """
 
-    def __init__(self, backbone: Any, *, start_block: int, detach_below: bool) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        *,
+        start_block: int,
+        detach_below: bool,
+        class_rows_alone: bool = False,
+        prefix_alone: bool = False,
+    ) -> None:
         blocks = len(backbone.blocks)
         if not 0 <= start_block < blocks:
             raise InputError(f"start_block: {start_block} is no block; the backbone has blocks 0 to {blocks - 1}")
         self.backbone = backbone
         self.start_block = start_block
         self.detach_below = detach_below
+        self.class_rows_alone = class_rows_alone
+        self.prefix_alone = prefix_alone
         self.calls: list[AttentionCall] = []
         self._ran: set[int] = set()
         self._inside = False
         self._before_block = 0
         self._handles: list[RemovableHandle] = []
         self._flags: list[tuple[nn.Module, str, bool]] = []
+        self._forwards: list[tuple[nn.Module, Any]] = []
         self._mode = _Recorder(self._record)
 
     def __enter__(self) -> AttentionRecorder:
@@ -157,8 +175,19 @@ class AttentionRecorder:
         if getattr(self.backbone, "grad_checkpointing", False):
             # A checkpointed block runs without a graph and would leave nothing to differentiate.
             self._set(self.backbone, "grad_checkpointing", False)
+        if self.detach_below and self.class_rows_alone:
+            self._narrow(self.backbone.blocks[self.start_block], _differentiated_at_first)
+        if self.prefix_alone:
+            self._narrow(self.backbone.blocks[-1], partial(_computed_at_first, self.backbone.num_prefix_tokens))
         self._mode.__enter__()
         return self
+
+    def _narrow(self, block: Any, narrowed: Callable[[Forward], Forward]) -> None:
+        mlp = getattr(block, "mlp", None)
+        # Of these it is known that they treat each token apart.
+        if isinstance(mlp, Mlp | GluMlp | SwiGLU):
+            self._forwards.append((mlp, vars(mlp).get("forward")))
+            mlp.forward = narrowed(mlp.forward)  # type: ignore[method-assign]
 
     def _set(self, module: nn.Module, name: str, value: bool) -> None:
         self._flags.append((module, name, bool(getattr(module, name))))
@@ -172,7 +201,12 @@ class AttentionRecorder:
             handle.remove()
         for module, name, value in self._flags:
             setattr(module, name, value)
-        self._handles, self._flags, self._inside = [], [], False
+        for module, forward in reversed(self._forwards):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+        self._handles, self._flags, self._forwards, self._inside = [], [], [], False
 
     def _enter_block(self, number: int) -> Callable[..., Any]:
         def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -221,6 +255,22 @@ class AttentionRecorder:
                     output=output,
                 )
             )
+
+
+def _differentiated_at_first(forward: Forward) -> Forward:
+    """`forward` of tokens (B, N, d) whose result has a graph at the first token alone."""
+
+    def narrowed(tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            others = forward(tokens)[:, 1:]
+        return torch.cat([forward(tokens[:, :1]), others], dim=1)
+
+    return narrowed
+
+
+def _computed_at_first(count: int, forward: Forward) -> Forward:
+    """`forward` of the first tokens; 0 for the others of (B, N, d)."""
+    return lambda tokens: F.pad(forward(tokens[:, :count]), (0, 0, 0, tokens.shape[1] - count))
 
 
 def _released(attention: Tensor, gradient: Tensor) -> Tensor:
@@ -430,7 +480,13 @@ class AttentionMaps(ClassMaps):
         self.coupling = coupling
         self.start_block = start_block
         self.fusion = fusion
-        self._recorder = AttentionRecorder(self.backbone, start_block=start_block, detach_below=True)
+        self._recorder = AttentionRecorder(
+            self.backbone,
+            start_block=start_block,
+            detach_below=True,
+            class_rows_alone=fusion != "matmul",
+            prefix_alone=reads_prefix_alone(model),
+        )
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad(), self._recorder:
@@ -484,6 +540,12 @@ def token_grid(backbone: Any, images: Tensor, calls: Sequence[AttentionCall]) ->
                 f"{grid[0]}x{grid[1]} patches make {expected}; choose a backbone that attends to all patches"
             )
     return grid
+
+
+def reads_prefix_alone(model: Any) -> bool:
+    """Whether a model is known to make its scores of the last block's prefix tokens: a timm ViT with that head."""
+    pooled = getattr(model, "attn_pool", None) is not None
+    return hasattr(model, "blocks") and getattr(model, "global_pool", None) == "token" and not pooled
 
 
 def find_backbone(model: nn.Module) -> nn.Module:

@@ -341,6 +341,38 @@ def test_what_is_no_cnn_is_refused(demo: ClassifierSettings, changes: dict[str, 
         build_classifier(cnn_settings(demo, **changes), num_classes=2, image_size=64)
 
 
+@pytest.mark.parametrize("backbone", ["beit_base_patch16_224", "cait_xxs24_224"])
+def test_a_backbone_of_one_image_size_is_refused(demo: ClassifierSettings, backbone: str) -> None:
+    settings = demo.model_copy(update={"backbone": backbone, "backbone_options": {}, "stem_channels": ()})
+    with pytest.raises(InputError, match=rf"^backbone: {backbone} takes images of one size alone; choose a ViT"):
+        build_classifier(settings, num_classes=2, image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "stride"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {"embed_dim": 32, "depth": 2, "num_heads": 2}, 14),
+        ("vit_small_patch16_dinov3", {"embed_dim": 32, "depth": 2, "num_heads": 2}, 16),
+        ("eva02_tiny_patch14_224", {"embed_dim": 32, "depth": 2, "num_heads": 2}, 14),
+        ("deit_base_distilled_patch16_384", {"embed_dim": 32, "depth": 2, "num_heads": 2}, 16),
+        ("vit_base_r50_s16_384", {"embed_dim": 32, "depth": 2, "num_heads": 2}, 16),
+    ],
+)
+@pytest.mark.parametrize("readout", ["project", "token"])
+def test_other_vits_classify_and_give_maps(
+    demo: ClassifierSettings, backbone: str, options: dict[str, Any], stride: int, readout: str
+) -> None:
+    changes = {"backbone": backbone, "backbone_options": options, "stem_channels": (), "readout": readout}
+    model = build_classifier(demo.model_copy(update=changes), num_classes=3, image_size=4 * stride).eval()
+    assert model.stride == stride
+    images = torch.randn(2, 3, 6 * stride, 5 * stride, generator=torch.Generator().manual_seed(0))
+    with AttentionMaps(model) as maps:
+        scores, found = maps(images, [[0, 2], []])
+    assert scores.shape == (2, 3)
+    assert [m.shape for m in found] == [(2, 6, 5), (0, 6, 5)]
+    assert (found[0].amax((1, 2)) > 0).all()
+
+
 def test_a_cnn_with_a_vits_readout_is_refused(demo: ClassifierSettings) -> None:
     with pytest.raises(InputError, match="backbone"):
         build_classifier(cnn_settings(demo, readout="token"), num_classes=2, image_size=64)
