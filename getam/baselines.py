@@ -29,7 +29,15 @@ class ClassActivationMaps(ClassMaps):
 
     Args:
         model: a classifier of `getam.classifier`.
+
+    Raises:
+        InputError: the model is none.
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if not hasattr(model, "activation_map"):
+            raise InputError(f"cam: {type(model).__name__} is no classifier of getam.classifier")
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
         model: Any = self.model
@@ -42,10 +50,14 @@ class ClassActivationMaps(ClassMaps):
 class GradCAM(ClassMaps):
     """Grad-CAM (Selvaraju et al. 2017) at the input of a ViT's last attention.
 
-    With f_j the normalized token of patch j there, ReLU(<mean_i dy/df_i, f_j>).
+    With f_j what that takes of patch j, ReLU(<mean_i dy/df_i, f_j>).
 
     Args:
         model: a timm ViT with a class token, or a model that contains exactly one.
+
+    Raises:
+        InputError: no ViT with a class token, or one whose last block has no attention module; in a call, tokens that
+            are not the prefix tokens and the patches of every image.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,26 +65,38 @@ class GradCAM(ClassMaps):
         self.backbone: Any = find_backbone(model)
         blocks: Any = self.backbone.blocks
         self._last = blocks[-1]
-        if not isinstance(getattr(self._last, "norm1", None), nn.Module):
-            raise InputError(f"grad_cam: {type(self._last).__name__} has no norm1, at whose output it is taken")
+        if not isinstance(getattr(self._last, "attn", None), nn.Module):
+            raise InputError(f"grad_cam: {type(self._last).__name__} has no one attention, at whose input it is taken")
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
         seen: list[Tensor] = []
         # The graph begins at the last block; the first of its two hooks makes the tokens its leaf.
         handles = [
             self._last.register_forward_pre_hook(_as_leaf),
-            self._last.norm1.register_forward_hook(lambda norm, inputs, output: seen.append(output)),
+            self._last.attn.register_forward_pre_hook(lambda attention, inputs: seen.append(inputs[0])),
         ]
+        checkpointing = getattr(self.backbone, "grad_checkpointing", False)
         try:
+            if checkpointing:
+                # A checkpointed block runs without a graph.
+                self.backbone.grad_checkpointing = False
             with torch.enable_grad():
                 scores = self.model(images)
         finally:
+            if checkpointing:
+                self.backbone.grad_checkpointing = checkpointing
             for handle in handles:
                 handle.remove()
         check_scores(scores, classes)
         prefix = self.backbone.num_prefix_tokens
         grid = self.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
-        features = seen[-1]
+        if len(seen) != 1 or seen[0].shape[:2] != (len(images), prefix + grid[0] * grid[1]):
+            shapes = [tuple(tokens.shape) for tokens in seen]
+            raise InputError(
+                f"grad_cam: the last attention took {shapes} for {len(images)} images of {prefix} prefix tokens and "
+                f"{grid[0]}x{grid[1]} patches; choose another backbone"
+            )
+        (features,) = seen
         patches = features.detach()[:, prefix:].to(at_least_float32(features))
         maps = [patches.new_zeros((len(indices), *grid)) for indices in classes]
         for k, having, (gradient,) in class_gradients(scores, classes, [features], retain_graph=False):

@@ -163,8 +163,13 @@ class DPTReadout(nn.Module):
         """Scores (B, C), and CAM: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
         features = self.features(tokens)
         maps = _activation(features, self.head)
-        maps = nn.functional.interpolate(maps, size=tokens.grid, mode="bilinear", align_corners=False)
-        return self.scores(features), maps
+        height, width = maps.shape[2:]
+        # The convolution of stride 2 is centered on tokens 0, 2, 4, ...; behind the last of them its value repeats.
+        maps = nn.functional.interpolate(
+            maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True
+        )
+        beyond = (0, tokens.grid[1] - maps.shape[3], 0, tokens.grid[0] - maps.shape[2])
+        return self.scores(features), nn.functional.pad(maps, beyond, mode="replicate")
 
 
 def _activation(features: Tensor, head: nn.Linear) -> Tensor:

@@ -50,9 +50,13 @@ def complete_labels(
         (H, W), uint8: 0 background, label values, 255 unknown. Same kind and device as `maps`.
 
     Raises:
-        InputError: shapes disagree, the maps hold NaN, infinity or a negative value, or the classes are not
-            ascending from 0 to 253.
+        InputError: shapes disagree, the maps hold NaN, infinity or a negative value, the classes are not ascending
+            from 0 to 253, alpha is no quantile, or the opening is even.
     """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha: {alpha} is no quantile; give 0 to 1")
+    if isinstance(opening, int) and opening and opening % 2 == 0:
+        raise InputError(f"opening: {opening} is even and would shift labels; give 0 or an odd size")
     if isinstance(maps, np.ndarray):
         labels = _complete(_as_tensor(maps), classes, _as_tensor(saliency), alpha, gamma, conflict).numpy()
         return open_classes(labels, opening) if opening else labels

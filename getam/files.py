@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 
 from getam.errors import InputError
@@ -39,6 +40,9 @@ MARKER = ".getam"
 KEY = ".key"
 """File in an unfinished folder that says what its files are made from."""
 
+LOCK = ".lock"
+"""File in an unfinished folder that the process which writes it holds locked."""
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
@@ -58,43 +62,73 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     """Gives a temporary folder beside `path`; it takes `path`'s place on success and is removed on failure.
 
     A folder is replaced only if it is empty or was written by this function: what a user has put somewhere is never
-    deleted because an output path names it.
+    deleted because an output path names it. One process at a time writes a folder.
 
     Args:
         key: says what the files are made from. With a key, what a stopped process has written stays under the
             temporary name, and the next call with the same key is given it; bad input (InputError) still removes it.
 
     Raises:
-        InputError: `path` is a file, a link, a folder of other things, or holds the working directory.
+        InputError: `path` is a file, a link, a folder of other things, or holds the working directory; another process
+            is writing it; its parent cannot be made.
     """
     _check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    resumed = key is not None and _is_ours(temporary) and _key_of(temporary) == key
-    for leftover in (old,) if resumed else (temporary, old):
-        if _is_ours(leftover):
-            shutil.rmtree(leftover)
-    try:
-        temporary.mkdir(exist_ok=resumed)
-    except FileExistsError:
-        raise InputError(f"{temporary}: is in the way; remove it") from None
-    keep = key is not None
-    try:
-        (temporary / MARKER).touch()
-        if key is not None:
-            (temporary / KEY).write_text(key, encoding="utf-8")
-        yield temporary
-        (temporary / KEY).unlink(missing_ok=True)
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
-    except InputError:
-        keep = False
-        raise
-    finally:
-        if not keep:
-            shutil.rmtree(temporary, ignore_errors=True)
+    for beside in (temporary, old):
+        if beside.is_symlink() or (beside.exists() and not _is_ours(beside)):
+            raise InputError(f"{beside}: is in the way; remove it")
+    with _locked(temporary):
+        if old.exists() and not path.exists():
+            # A process was killed between the two renames below.
+            old.replace(path)
+        if key is None or _key_of(temporary) != key:
+            _empty(temporary)
+        keep = key is not None
+        try:
+            (temporary / MARKER).touch()
+            if key is not None:
+                (temporary / KEY).write_text(key, encoding="utf-8")
+            yield temporary
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.replace(old)
+            temporary.replace(path)
+        except InputError:
+            keep = False
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(temporary, ignore_errors=True)
+        for name in (KEY, LOCK):
+            (path / name).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes an unfinished folder and holds its lock.
+
+    Raises:
+        InputError: another process holds it, or the folder cannot be made.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / MARKER).touch()
+            lock.acquire()
+        except Timeout:
+            raise InputError(f"{folder}: another process is writing it; wait for it or stop it") from None
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from None
+        if (folder / LOCK).exists():
+            break
+        # Whoever held the lock has just renamed the folder.
+        lock.release()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _key_of(folder: Path) -> str | None:
@@ -102,6 +136,16 @@ def _key_of(folder: Path) -> str | None:
         return (folder / KEY).read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.name == LOCK:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _check_replaceable(path: Path) -> None:
@@ -126,6 +170,8 @@ def fingerprint(paths: Iterable[Path]) -> str:
             status = path.stat()
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; run the stage that writes it again") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; name the folder that the stage before has written") from None
         digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -149,6 +195,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name the folder that the stage before has written") from None
     except ValueError as error:
         raise InputError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that writes it again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +78,7 @@ def is_safe_id(id: str) -> bool:
     return re.fullmatch(r"[^./\\\-][^/\\]{0,199}", id) is not None and id.isprintable() and len(id.encode()) <= 200
 
 
-def shard_of(rows: list[IndexRow], shard: int, shards: int) -> list[IndexRow]:
+def shard_of(rows: Sequence[IndexRow], shard: int, shards: int) -> Sequence[IndexRow]:
     """The `shard`-th of `shards` consecutive parts of nearly equal length, counted from 0."""
     if shard >= shards:
         raise InputError(f"shard: {shard} is beyond the {shards} shards, which count from 0")
@@ -114,7 +115,8 @@ def read_index(path: Path) -> Index:
     missing = set(COLUMNS) - set(reader.fieldnames or ())
     if missing:
         raise InputError(f"{path}: column {sorted(missing)[0]!r} is missing; {cure}")
-    rows = []
+    rows: list[IndexRow] = []
+    seen: set[str] = set()
     for number, line in enumerate(reader, start=2):
         try:
             if None in line.values() or None in line:
@@ -130,6 +132,11 @@ def read_index(path: Path) -> Index:
             )
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}, line {number}: malformed row ({error}); {cure}") from None
+        if row.height < 1 or row.width < 1:
+            raise InputError(f"{path}, line {number}: height and width must be above 0; {cure}")
+        if row.id in seen:
+            raise InputError(f"{path}, line {number}: id {row.id!r} is there twice; {cure}")
+        seen.add(row.id)
         if not is_safe_id(row.id):
             raise InputError(f"{path}, line {number}: id {row.id!r} is not a plain file name; {cure}")
         unknown = [name for name in row.labels if name not in classes]

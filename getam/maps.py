@@ -362,6 +362,10 @@ def class_gradients(
     most = max((len(indices) for indices in classes), default=0)
     for k in range(most):
         images = [b for b, indices in enumerate(classes) if k < len(indices)]
+        if not scores.requires_grad:
+            raise InputError(
+                "the model's scores depend on none of the blocks that maps are taken of; lower start_block"
+            )
         with torch.enable_grad():
             chosen = scores[images, [classes[b][k] for b in images]].sum()
         # A tensor that no score depends on, in a block above the head's, has a gradient of 0.
@@ -407,6 +411,8 @@ class ClassMaps(ABC):
         self._entered = False
 
     def __enter__(self) -> Self:
+        if self._entered:
+            raise InputError(f"{type(self).__name__}: is entered already; make another one for a context inside it")
         self._training = [(module, module.training) for module in self.model.modules()]
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         self.model.eval()

@@ -18,7 +18,7 @@ from getam.index import IndexRow, read_photograph
 from getam.progress import progress
 from getam.settings import PredictionSettings
 from getam.shards import new_shard
-from getam.workers import process_pool, thread_pool
+from getam.workers import ProcessPool, ThreadPool
 
 BATCH_SIZE = 16
 
@@ -54,7 +54,7 @@ def predict(
     pixels = BATCH_PIXELS[device.type] / max(settings.scales) ** 2
     batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=pixels)
     with (
-        process_pool(threads) if settings.crf.iterations else thread_pool(threads) as pool,
+        ProcessPool(threads) if settings.crf.iterations else ThreadPool(threads) as pool,
         new_shard(
             out,
             ids=[row.id for row in rows],

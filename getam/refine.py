@@ -16,7 +16,7 @@ ITERATIONS = 10
 STRIP_PIXELS = 64 * 512
 """Pixels that a CPU works on at a time."""
 
-_NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+NEIGHBORS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def pamr(image: Tensor, masks: Tensor, *, iterations: int = ITERATIONS, dilations: Sequence[int] = DILATIONS) -> Tensor:
@@ -33,16 +33,20 @@ def pamr(image: Tensor, masks: Tensor, *, iterations: int = ITERATIONS, dilation
         masks: (B, K, h, w), any range; upsampled to (H, W) bilinearly with aligned corners.
 
     Returns:
-        (B, K, H, W), within the masks' range. The inputs are unchanged.
+        (B, K, H, W), within the masks' range and of their dtype; computed in float32 at least. The inputs are
+        unchanged.
     """
     size = image.shape[2:]
+    if masks.dtype in (torch.float16, torch.bfloat16):
+        # The squares of colors would overflow.
+        return pamr(image, masks.float(), iterations=iterations, dilations=dilations).to(masks.dtype)
     if masks.shape[1] == 0:
         # An image without classes; interpolation refuses empty tensors.
         return masks.new_zeros((*masks.shape[:2], *size))
     masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=True)
     if iterations == 0:
         return masks
-    offsets = [(dy * d, dx * d) for d in dilations for dy, dx in _NEIGHBORS]
+    offsets = [(dy * d, dx * d) for d in dilations for dy, dx in NEIGHBORS]
     reach = max(dilations)
     weights = _affinity(image.to(masks.dtype), offsets, reach=reach, copies=len(dilations))
     for _ in range(iterations):

@@ -11,7 +11,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ import getam.version
 from getam.errors import InputError
 from getam.files import atomic_folder, fingerprint, read_json, write_json
 from getam.index import Index, IndexRow
+from getam.workers import ProcessPool, ThreadPool
 
 MANIFEST = "manifest.json"
 
-PENDING = 16
-"""Most files that wait to be written; a stage that is faster than the disk waits for it."""
+Pool = ThreadPool | ProcessPool
+
+QUEUED = 4
+"""Files that wait beside those that the workers write; a stage that is faster than its workers waits for them."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,44 +37,68 @@ logger = logging.getLogger(__name__)
 class ShardWriter:
     """A shard that is being written: files of images, by a pool beside the stage's own work."""
 
-    def __init__(self, folder: Path, *, suffix: str, pool: Executor) -> None:
+    def __init__(self, folder: Path, *, suffix: str, pool: Pool) -> None:
         self.folder = folder
         self.suffix = suffix
         self._pool = pool
-        self._pending: deque[Future[None]] = deque()
+        self._pending: set[Future[None]] = set()
 
     def path(self, id: str) -> Path:
         return self.folder / f"{id}{self.suffix}"
 
     def unfinished(self, batches: Sequence[Sequence[IndexRow]]) -> list[Sequence[IndexRow]]:
         """The batches of which a file is missing, whole: an image's last bits may depend on its batch."""
-        rest = [batch for batch in batches if not all(self.path(row.id).is_file() for row in batch)]
+        rest = [batch for batch in batches if not all(self._is_written(row.id) for row in batch)]
         if len(rest) < len(batches):
-            done, total = (sum(map(len, part)) for part in (rest, batches))
-            logger.info("goes on where it was stopped: %d of %d images are done", total - done, total)
+            left, total = (sum(map(len, part)) for part in (rest, batches))
+            logger.info("goes on where it was stopped: %d of %d images are done", total - left, total)
         return rest
 
-    def submit(self, id: str, write: Callable[..., None], *arguments: Any) -> None:
-        """Has `write(path, *arguments)` called by the pool.
+    def _is_written(self, id: str) -> bool:
+        # An empty file is what a failing machine leaves of one that was renamed before its bytes were on disk.
+        return self.path(id).is_file() and self.path(id).stat().st_size > 0
+
+    def submit(self, id: str, write: Callable[..., None], *arguments: Any) -> int:
+        """Has `write(path, *arguments)` called by the pool; gives the number of files that were done meanwhile.
 
         Raises:
             Exception: what an earlier call raised.
         """
-        self._pending.append(self._pool.submit(write, self.path(id), *arguments))
-        while len(self._pending) > PENDING or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
+        self._pending.add(self._pool.submit(write, self.path(id), *arguments))
+        full = len(self._pending) >= self._pool.workers + QUEUED
+        return self._collect(timeout=None if full else 0)
 
-    def wait(self) -> None:
-        """Returns when everything is written.
+    def wait(self) -> Iterator[int]:
+        """Waits until everything is written, giving the number of files that were done meanwhile.
 
         Raises:
             Exception: what a call raised.
         """
         while self._pending:
-            self._pending.popleft().result()
+            yield self._collect(timeout=None)
+
+    def _collect(self, timeout: float | None) -> int:
+        done, self._pending = wait(self._pending, timeout, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        return len(done)
+
+    def write_all(
+        self, rows: Sequence[IndexRow], write: Callable[..., None], arguments: Callable[[IndexRow], tuple[Any, ...]]
+    ) -> Iterator[int]:
+        """Has `write(path, *arguments(row))` called for every row, giving the number of files as they are done."""
+        for row in rows:
+            yield self.submit(row.id, write, *arguments(row))
+        yield from self.wait()
 
     def settle(self) -> None:
-        """Returns when nothing is being written any more, whatever went wrong."""
+        """Returns when nothing is being written any more.
+
+        What threads have to write is computed already and kept; processes would yet have to compute it.
+        """
+        if isinstance(self._pool, ProcessPool):
+            for future in self._pending:
+                future.cancel()
         wait(self._pending)
         self._pending.clear()
 
@@ -84,7 +111,7 @@ def new_shard(
     suffix: str,
     classes: Sequence[str],
     settings: BaseModel | None,
-    pool: Executor,
+    pool: Pool,
     inputs: Iterable[Path] = (),
     facts: dict[str, Any] | None = None,
 ) -> Iterator[ShardWriter]:
@@ -94,7 +121,7 @@ def new_shard(
         ids: images of the shard; <id><suffix> of each must be there at the end.
         pool: writes the files.
         inputs: the files that the shard is made from. A stopped shard is gone on with only if they, the settings and
-            the code's version are what they were.
+            the code are what they were.
         facts: further entries of the manifest.
 
     Raises:
@@ -106,12 +133,14 @@ def new_shard(
         "settings": settings.model_dump(mode="json") if settings is not None else {},
         "version": getam.version.VERSION,
     } | (facts or {})
-    key = hashlib.sha256(json.dumps([manifest, suffix, fingerprint(inputs)]).encode()).hexdigest()
+    key = hashlib.sha256(
+        json.dumps([manifest, suffix, getam.version.source_hash(), fingerprint(inputs)]).encode()
+    ).hexdigest()
     with atomic_folder(path, key=key) as folder:
         writer = ShardWriter(folder, suffix=suffix, pool=pool)
         try:
             yield writer
-            writer.wait()
+            deque(writer.wait(), maxlen=0)
         finally:
             writer.settle()
         missing = [id for id in ids if not writer.path(id).is_file()]

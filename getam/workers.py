@@ -6,23 +6,27 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 
-def thread_pool(workers: int) -> Executor:
+class ThreadPool(ThreadPoolExecutor):
     """For work that leaves the interpreter: decoding, compressing, numpy and torch."""
-    return ThreadPoolExecutor(max(1, workers))
+
+    def __init__(self, workers: int) -> None:
+        self.workers = max(1, workers)
+        super().__init__(self.workers)
 
 
-def process_pool(workers: int) -> Executor:
+class ProcessPool(ProcessPoolExecutor):
     """For work that holds the interpreter, such as the dense CRF: one process a core.
 
     What is submitted has to be a module's function, and its arguments picklable.
     """
-    # Not forked: the copy of a process whose torch has threads may hang.
-    return ProcessPoolExecutor(
-        max(1, workers), mp_context=multiprocessing.get_context("spawn"), initializer=_set_up_process
-    )
+
+    def __init__(self, workers: int) -> None:
+        self.workers = max(1, workers)
+        # Not forked: the copy of a process whose torch has threads may hang.
+        super().__init__(self.workers, mp_context=multiprocessing.get_context("spawn"), initializer=_set_up_process)
 
 
 def _set_up_process() -> None:

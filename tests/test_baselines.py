@@ -129,11 +129,37 @@ def test_grad_cam_by_autograd_through_the_whole_network(prefix: int) -> None:
             torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_grad_cam_needs_a_norm_before_attention() -> None:
+def test_grad_cam_needs_one_attention() -> None:
     vit = small_vit()
-    vit.blocks[-1].norm1 = None
-    with pytest.raises(InputError, match="grad_cam: Block has no norm1"):
+    vit.blocks[-1].attn = None
+    with pytest.raises(InputError, match="grad_cam: Block has no one attention"):
         GradCAM(vit)
+
+
+def test_grad_cam_of_a_checkpointed_model() -> None:
+    vit, images = small_vit(), images_of(1)
+    with GradCAM(vit) as maps:
+        _, expected = maps(images, [[2]])
+    vit.set_grad_checkpointing(True)
+    with GradCAM(vit) as maps:
+        _, found = maps(images, [[2]])
+    assert vit.grad_checkpointing is True
+    assert torch.equal(found[0], expected[0])
+
+
+def test_grad_cam_refuses_dropped_patches() -> None:
+    vit = small_vit()
+    vit.blocks.insert(2, KeepHalf())
+    with (
+        GradCAM(vit) as maps,
+        pytest.raises(InputError, match=r"took \[\(1, 8, 32\)\] for 1 images of 1 prefix tokens"),
+    ):
+        maps(images_of(1), [[0]])
+
+
+class KeepHalf(nn.Module):
+    def forward(self, tokens: Tensor, **options: Any) -> Tensor:
+        return tokens[:, :8]
 
 
 # Rollout
@@ -257,3 +283,33 @@ def test_attention_gradient_is_getams_first_factor(defaults: ActivationSettings)
     assert coupling_of(defaults.model_copy(update={"method": "attention_gradient"})) == "attention_gradient"
     for coupling in ("released", "paper"):
         assert coupling_of(defaults.model_copy(update={"method": "getam", "coupling": coupling})) == coupling
+
+
+def test_a_context_is_entered_once() -> None:
+    model = classifier().train()
+    before = fingerprint(model)
+    maps = AttentionMaps(model)
+    with maps, pytest.raises(InputError, match="AttentionMaps: is entered already"):
+        maps.__enter__()
+    assert_same(before, fingerprint(model))
+    with maps:
+        maps(images_of(1), [[0]])
+
+
+def test_cam_of_another_model_is_refused() -> None:
+    with pytest.raises(InputError, match=r"cam: VisionTransformer is no classifier of getam\.classifier"):
+        ClassActivationMaps(small_vit())
+
+
+def test_scores_that_reach_no_block_are_refused() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.vit = small_vit()
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.vit(images)
+            return images.mean((2, 3))
+
+    with AttentionMaps(Early()) as maps, pytest.raises(InputError, match="scores depend on none of the blocks"):
+        maps(images_of(1), [[0]])

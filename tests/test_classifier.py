@@ -236,7 +236,8 @@ def test_project_readout_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readout, "features", lambda tokens: features)
     tokens = tokens_of([[0.0, 0.0]] * 9, (2, 4), prefix=1)
     torch.testing.assert_close(readout(tokens), torch.tensor([[18.0, 21.0]]))
-    rows = torch.tensor([[4.0, 6.0, 10.0, 12.0], [0.0, 1.0, 3.0, 4.0]])
+    # The features stand at columns 0 and 2.
+    rows = torch.tensor([[4.0, 8.0, 12.0, 12.0], [0.0, 2.0, 4.0, 4.0]])
     scores, maps = readout.activation_map(tokens)
     torch.testing.assert_close(scores, readout(tokens))
     torch.testing.assert_close(maps, rows[None, :, None].expand(1, 2, 2, 4))

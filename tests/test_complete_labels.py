@@ -25,7 +25,7 @@ from getam.index import Index, IndexRow, read_index, read_photograph, write_inde
 from getam.rrm import rrm_labels
 from getam.settings import LabelSettings, read_yaml, validate_config
 from getam.shards import new_shard
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]
@@ -47,7 +47,7 @@ def data(tmp_path: Path) -> Path:
         write_gray(tmp_path / "saliency" / f"{row.id}.png", rng.integers(0, 256, (height, width), np.uint8))
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
     with (
-        thread_pool(1) as pool,
+        ThreadPool(1) as pool,
         new_shard(
             tmp_path / "maps",
             ids=[row.id for row in rows],
@@ -234,7 +234,8 @@ def stop(data: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[st
         with pytest.raises(KeyboardInterrupt):
             complete(data, **changes)
     assert not (data / "000").exists()
-    assert set(finished(data)) == {"i0.png", "i1.png"}
+    # The third is under way when the stage stops.
+    assert {"i0.png", "i1.png"} <= set(finished(data)) <= {"i0.png", "i1.png", "i2.png"}
     return finished(data)
 
 

@@ -337,3 +337,17 @@ def test_the_released_opening_equals_the_literal_one(height: int, width: int, de
     labels = rng.choice(np.array([1, 7, 255], np.uint8), (height, width))
     labels[rng.random(labels.shape) < density] = 0
     np.testing.assert_array_equal(open_classes(labels, "released"), literal_released_opening(labels))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": 1.5}, "alpha: 1.5 is no quantile; give 0 to 1"),
+        ({"alpha": -0.5}, "alpha: -0.5 is no quantile"),
+        ({"opening": 4}, "opening: 4 is even and would shift labels"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(options: dict[str, float], message: str) -> None:
+    how = {"alpha": 0.5, "gamma": 32.0} | options
+    with pytest.raises(InputError, match=message):
+        complete_labels(MAPS, CLASSES, SALIENCY, **how)

@@ -191,15 +191,61 @@ def test_flip_average_is_symmetric_by_hand() -> None:
     assert none.shape == (0, 2, 4)
 
 
-def test_maps_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(InputError, match="not finite"):
-        averaged_maps(
-            lambda images, classes: (torch.zeros(1, 1), [torch.full((1, 2, 2), float("nan"))]),
-            torch.zeros(1, 3, 16, 16),
-            [[0]],
-            MAPS,
-            8,
-        )
+def test_maps_that_are_not_finite_are_refused(data: Path, tmp_path: Path) -> None:
+    model, classes = load_classifier(data / "classifier")
+    for parameter in model.readout.parameters():
+        parameter.data.fill_(torch.nan)
+    save_model(tmp_path / "classifier", model, describe_classifier(CLASSIFIER, classes))
+    for name in ("index.csv", "classes.txt"):
+        (tmp_path / name).write_text((data / name).read_text())
+    with pytest.raises(InputError, match=r"classifier: gives maps of i1 that are not finite; train it again"):
+        dump(tmp_path, tmp_path / "000")
+    assert not (tmp_path / ".000.partial").exists()
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5), (0.5,)])
+def test_an_image_without_classes_has_no_maps(data: Path, tmp_path: Path, scales: tuple[float, ...]) -> None:
+    index = read_index(data / "index.csv")
+    write_index(
+        tmp_path / "index.csv", Index((dataclasses.replace(index.rows[0], labels=()), *index.rows[1:]), CLASSES)
+    )
+    (tmp_path / "classifier").symlink_to(data / "classifier")
+    dump(tmp_path, tmp_path / "000", scales=scales, flip=True)
+    assert read_array(tmp_path / "000" / "i0.npy").shape == (0, 4, 4)
+
+
+def test_a_split_without_images_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no image of the split 'trian'"):
+        dump(data, tmp_path / "000", split="trian")
+
+
+def test_labels_that_changed_while_a_shard_was_stopped_count(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("index.csv", "classes.txt"):
+        (tmp_path / name).write_text((data / name).read_text())
+    (tmp_path / "classifier").symlink_to(data / "classifier")
+    averaged = getam.stages.dump_maps.averaged_maps
+    seen: list[int] = []
+
+    def stopping(maps_of: Any, images: Tensor, *rest: Any) -> list[Tensor]:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return averaged(maps_of, images, *rest)
+
+    monkeypatch.setattr(getam.stages.dump_maps, "averaged_maps", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        dump(tmp_path, tmp_path / "000")
+    assert (tmp_path / ".000.partial" / "i1.npy").exists()
+    monkeypatch.setattr(getam.stages.dump_maps, "averaged_maps", averaged)
+    index = read_index(tmp_path / "index.csv")
+    changed = dataclasses.replace(index.rows[1], labels=("c",))
+    write_index(tmp_path / "index.csv", Index((index.rows[0], changed, *index.rows[2:]), CLASSES))
+    dump(tmp_path, tmp_path / "000")
+    dump(tmp_path, tmp_path / "fresh")
+    names = [path.name for path in (tmp_path / "fresh").glob("*.npy")]
+    assert all((tmp_path / "000" / n).read_bytes() == (tmp_path / "fresh" / n).read_bytes() for n in names)
 
 
 def test_shards_cover_every_image_once_and_agree_with_one_shard(data: Path, tmp_path: Path) -> None:

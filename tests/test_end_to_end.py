@@ -34,7 +34,7 @@ from getam.refine import normalize, pamr
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 from getam.shards import new_shard
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLASSES = ("a", "b", "c")
@@ -324,7 +324,7 @@ def data(tmp_path: Path) -> Path:
     for kind in ("saliency", "pseudo_labels"):
         folder = tmp_path / kind / "000"
         with (
-            thread_pool(1) as pool,
+            ThreadPool(1) as pool,
             new_shard(folder, ids=ids, suffix=".png", classes=CLASSES, settings=None, pool=pool) as shard,
         ):
             for id, size in sizes.items():

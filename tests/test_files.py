@@ -17,9 +17,11 @@ from PIL import Image
 import getam.files
 from getam.errors import InputError
 from getam.files import (
+    LOCK,
     MARKER,
     atomic_file,
     atomic_folder,
+    fingerprint,
     image_size,
     read_array,
     read_gray,
@@ -126,7 +128,7 @@ def test_a_folder_starts_empty_after_a_killed_process(tmp_path: Path) -> None:
     (left / "stale").write_text("")
     (left / MARKER).touch()
     with atomic_folder(tmp_path / "shard") as temporary:
-        assert names(temporary) == [MARKER]
+        assert names(temporary) == sorted([MARKER, LOCK])
     assert names(tmp_path) == ["shard"]
 
 
@@ -429,3 +431,74 @@ def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
     image.save(path, exif=exif)
     assert read_image(path).shape == (30, 20, 3)
     assert image_size(path) == (30, 20)
+
+
+# A folder beside the one that is written
+
+
+@pytest.mark.parametrize("name", [".shard.partial", ".shard.old"])
+def test_a_folder_of_the_users_in_the_way_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious").touch()
+    with pytest.raises(InputError, match=rf"{name}: is in the way; remove it"), atomic_folder(tmp_path / "shard"):
+        raise AssertionError
+    assert (tmp_path / name / "precious").exists()
+    assert not (tmp_path / "shard").exists()
+
+
+def test_a_link_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".shard.partial").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is in the way"), atomic_folder(tmp_path / "shard", key="k"):
+        raise AssertionError
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "shard", key="first") as folder:
+        (folder / "a").write_text("first")
+
+    def write_second() -> None:
+        with atomic_folder(tmp_path / "shard", key="second") as folder:
+            (folder / "a").write_text("second")
+
+    replace = Path.replace
+    renamed: list[Path] = []
+
+    def killed(self: Path, target: Path) -> Path:
+        if renamed:
+            raise MemoryError
+        renamed.append(self)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(MemoryError):
+        write_second()
+    monkeypatch.undo()
+    assert not (tmp_path / "shard").exists()
+
+    def stopped_by_bad_input() -> None:
+        with atomic_folder(tmp_path / "shard", key="second") as folder:
+            assert (folder / "a").read_text() == "second"
+            raise InputError("bad")
+
+    with pytest.raises(InputError, match="bad"):
+        stopped_by_bad_input()
+    assert (tmp_path / "shard" / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match="cannot be written"),
+        atomic_folder(tmp_path / "file" / "000"),
+    ):
+        raise AssertionError
+
+
+def test_a_path_through_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/model\.json: Not a directory; name the folder"):
+        read_json(tmp_path / "file" / "model.json")
+    with pytest.raises(InputError, match=r"file/a\.png: Not a directory"):
+        fingerprint([tmp_path / "file" / "a.png"])

@@ -13,7 +13,7 @@ from reference.literal_pamr import literal_pamr
 from torch import Tensor
 from torch.nn import functional as F
 
-from getam.refine import normalize, pamr
+from getam.refine import DILATIONS, NEIGHBORS, _affinity, normalize, pamr
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 
@@ -150,3 +150,26 @@ def test_normalize_divides_each_mask_by_its_maximum(masks: list[list[list[float]
 
 def test_normalize_takes_no_masks() -> None:
     assert normalize(torch.zeros(2, 0, 4, 5)).shape == (2, 0, 4, 5)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, most: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, masks = 255 * torch.rand(1, 3, 20, 30, generator=generator), torch.rand(1, 2, 5, 6, generator=generator)
+    found = pamr(image, masks.to(dtype))
+    assert found.dtype == dtype
+    assert (found.float() - pamr(image, masks.to(dtype).float())).abs().max() <= most
+
+
+def test_the_affinity_equals_the_authors(reference: Arrays) -> None:
+    arrays = reference("pamr.npz")
+    offsets = [(dy * d, dx * d) for d in DILATIONS for dy, dx in NEIGHBORS]
+    image = torch.from_numpy(arrays["image"]).double()
+    found = _affinity(image, offsets, reach=max(DILATIONS), copies=len(DILATIONS))
+    assert (found[1] - torch.from_numpy(arrays["ref/affinity_image1"])).abs().max() <= 1e-6
+
+
+def test_nan_stays_nan() -> None:
+    masks = torch.tensor([[[1.0, torch.nan]], [[2.0, 4.0]]])
+    assert normalize(masks)[0].isnan().any()
+    assert normalize(masks)[1].tolist() == [[0.5, 1.0]]

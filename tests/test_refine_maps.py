@@ -18,7 +18,7 @@ from getam.refine import normalize, pamr
 from getam.settings import RefineSettings
 from getam.shards import new_shard, read_manifest
 from getam.stages.refine_maps import Arguments, run
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 CLASSES = ("a", "b", "c")
 REFINE = RefineSettings(iterations=3, dilations=(1, 2))
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
         rows.append(IndexRow(f"i{number}", "train", path, None, height, width, labels))
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
     with (
-        thread_pool(1) as pool,
+        ThreadPool(1) as pool,
         new_shard(
             tmp_path / "maps",
             ids=[row.id for row in rows],

@@ -20,7 +20,7 @@ from getam.index import Index, IndexRow, read_index, write_index
 from getam.settings import read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 CLASSES = ("a", "b")
 TRUTH = {"one": [[0, 1, 1, 255]], "two": [[2, 1], [0, 0]]}
@@ -39,7 +39,7 @@ def write_shard(
     how: dict[str, Any] = {"ids": ids, "classes": classes}
     settings = CONFIG.completion.model_copy(update={"method": method})
     with (
-        thread_pool(1) as pool,
+        ThreadPool(1) as pool,
         new_shard(folder / "labels" / shard, suffix=".png", settings=settings, pool=pool, **how) as labels,
         new_shard(folder / "maps" / shard, suffix=".npy", settings=None, pool=pool, **how) as maps,
     ):
@@ -124,7 +124,7 @@ def test_a_network_has_the_supervision_of_its_labels(tmp_path: Path, method: str
     write_index(index, Index(tuple(rows), CLASSES))
     settings = CONFIG.completion.model_copy(update={"method": method})
     with (
-        thread_pool(1) as pool,
+        ThreadPool(1) as pool,
         new_shard(
             tmp_path / "labels" / "000", ids=["t"], suffix=".png", classes=CLASSES, settings=settings, pool=pool
         ) as shard,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from getam.errors import InputError
 from getam.index import Index, IndexRow
 from getam.settings import RefineSettings
 from getam.shards import (
-    PENDING,
+    QUEUED,
     ShardWriter,
     check_classes,
     new_shard,
@@ -27,7 +29,7 @@ from getam.shards import (
     shard_folders,
     shard_name,
 )
-from getam.workers import process_pool, thread_pool
+from getam.workers import ProcessPool, ThreadPool
 
 SETTINGS = RefineSettings(iterations=2, dilations=(1, 2))
 CLASSES = ("cat", "dog")
@@ -43,7 +45,7 @@ INDEX = Index(
 @contextmanager
 def shard_of(path: Path, ids: Sequence[str], **changes: Any) -> Iterator[ShardWriter]:
     how: dict[str, Any] = {"suffix": ".npy", "classes": CLASSES, "settings": SETTINGS} | changes
-    with thread_pool(2) as pool, new_shard(path, ids=ids, pool=pool, **how) as shard:
+    with ThreadPool(2) as pool, new_shard(path, ids=ids, pool=pool, **how) as shard:
         yield shard
 
 
@@ -92,7 +94,7 @@ def stopped(path: Path, error: BaseException, **changes: Any) -> None:
         with shard_of(path, ["a", "b", "c"], **changes) as shard:
             for id in ("a", "c"):
                 shard.submit(id, write, "first")
-            shard.wait()
+            assert sum(shard.wait()) <= 2
             raise error
 
     with pytest.raises(type(error)):
@@ -166,7 +168,7 @@ def fail(path: Path) -> None:
     raise InputError(f"{path.name}: cannot be written")
 
 
-@pytest.mark.parametrize("pool", [thread_pool, process_pool])
+@pytest.mark.parametrize("pool", [ThreadPool, ProcessPool])
 def test_what_a_worker_raises_is_raised(tmp_path: Path, pool: Callable[[int], Executor]) -> None:
     def run() -> None:
         with (
@@ -185,17 +187,105 @@ def test_what_a_worker_raises_is_raised(tmp_path: Path, pool: Callable[[int], Ex
 
 def test_a_writer_lets_only_so_many_wait(tmp_path: Path) -> None:
     started: list[Path] = []
-    ids = [str(number) for number in range(3 * PENDING)]
+    ids = [str(number) for number in range(60)]
 
     def slow(path: Path) -> None:
         started.append(path)
-        time.sleep(0.001)
+        time.sleep(0.002)
         write(path)
 
     with shard_of(tmp_path / "000", ids) as shard:
+        done = 0
         for number, id in enumerate(ids):
-            shard.submit(id, slow)
-            assert number + 1 - len(started) <= PENDING
+            done += shard.submit(id, slow)
+            # Two workers write, the others wait.
+            assert number + 1 - done <= 2 + QUEUED
+        assert done + sum(shard.wait()) == 60
+    assert len(started) == 60
+
+
+def test_a_slow_file_holds_up_no_other(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def write_when(path: Path) -> None:
+        if path.stem == "0":
+            assert released.wait(20)
+        write(path)
+
+    ids = [str(number) for number in range(30)]
+    with shard_of(tmp_path / "000", ids) as shard:
+        for id in ids:
+            shard.submit(id, write_when)
+        released.set()
+
+
+def test_write_all_counts_what_is_done(tmp_path: Path) -> None:
+    rows = [ROWS[id] for id in ("a", "b", "c")]
+    with shard_of(tmp_path / "000", ["a", "b", "c"]) as shard:
+        counts = list(shard.write_all(rows, write, lambda row: (row.id * 2,)))
+    assert sum(counts) == 3
+    assert [(tmp_path / "000" / f"{id}.npy").read_text() for id in "abc"] == ["aa", "bb", "cc"]
+
+
+def nap(path: Path) -> None:
+    time.sleep(0.3)
+    path.write_text("")
+
+
+def test_an_interrupt_doesnt_wait_for_what_processes_have_yet_to_compute(tmp_path: Path) -> None:
+    ids = [str(number) for number in range(5)]
+
+    def stop() -> None:
+        with (
+            ProcessPool(1) as pool,
+            new_shard(tmp_path / "000", ids=ids, suffix=".npy", classes=CLASSES, settings=None, pool=pool) as shard,
+        ):
+            shard.submit("0", nap)
+            deque(shard.wait(), maxlen=0)
+            for id in ids[1:]:
+                shard.submit(id, nap)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    written = [path.name for path in (tmp_path / ".000.partial").glob("*.npy")]
+    # One runs; a further one waits in the pool's own queue, out of reach.
+    assert "0.npy" in written
+    assert len(written) <= 4
+
+
+def test_two_writers_of_one_shard_are_refused(tmp_path: Path) -> None:
+    with shard_of(tmp_path / "000", ["a"]) as shard:
+        other = RefineSettings(iterations=9, dilations=(1,))
+        message = r"000\.partial: another process is writing it; wait for it or stop it"
+        with pytest.raises(InputError, match=message), shard_of(tmp_path / "000", ["a"], settings=other):
+            pass
+        shard.submit("a", write, "first")
+    assert (tmp_path / "000" / "a.npy").read_text() == "first"
+    assert sorted(path.name for path in (tmp_path / "000").iterdir()) == [".getam", "a.npy", "manifest.json"]
+
+
+def test_an_empty_file_is_not_a_written_one(tmp_path: Path) -> None:
+    def stop() -> None:
+        with shard_of(tmp_path / "000", ["a", "b", "c"]) as shard:
+            shard.submit("c", write, "")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
+    with shard_of(tmp_path / "000", ["a", "b", "c"]) as shard:
+        assert shard.unfinished(BATCHES) == BATCHES
+        for id in ("a", "b", "c"):
+            shard.submit(id, write, "x")
+
+
+def test_a_change_of_the_code_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(tmp_path / "000", KeyboardInterrupt())
+    monkeypatch.setattr(getam.version, "source_hash", lambda: "another")
+    with shard_of(tmp_path / "000", ["a", "b", "c"]) as shard:
+        assert shard.unfinished(BATCHES) == BATCHES
+        for id in ("a", "b", "c"):
+            shard.submit(id, write)
 
 
 def test_rows_come_in_the_order_of_the_shard(tmp_path: Path) -> None:

@@ -13,17 +13,17 @@ from typing import TypeVar
 
 import pytest
 
-from getam.workers import process_pool, thread_pool
+from getam.workers import ProcessPool, ThreadPool
 
 Answer = TypeVar("Answer")
 
 STAGE = """
 import sys
 from test_workers import announce
-from getam.workers import process_pool
+from getam.workers import ProcessPool
 
 if __name__ == "__main__":
-    with process_pool(1) as pool:
+    with ProcessPool(1) as pool:
         pool.submit(announce, sys.argv[1]).result()
 """
 
@@ -40,7 +40,7 @@ def add(a: int, b: int) -> int:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_both_pools_do_what_is_submitted(workers: int) -> None:
-    for pool in (thread_pool(workers), process_pool(workers)):
+    for pool in (ThreadPool(workers), ProcessPool(workers)):
         with pool:
             assert [pool.submit(add, 1, n).result() for n in range(3)] == [1, 2, 3]
 

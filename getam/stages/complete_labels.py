@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from getam.progress import progress
 from getam.rrm import rrm_labels
 from getam.settings import LabelSettings, only
 from getam.shards import new_shard, rows_of
-from getam.workers import process_pool, thread_pool
+from getam.workers import ProcessPool, ThreadPool
 
 # Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
 
@@ -48,22 +47,28 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             pool=pool,
-            inputs=[path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)],
+            inputs=[
+                arguments.index,
+                *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
+            ],
         ) as shard,
     ):
-        todo = shard.unfinished([[row] for row in rows])
-        for [row] in progress(todo, total=len(todo), unit="image", what="complete_labels"):
-            shard.submit(row.id, _write, row, index.class_indices(row), arguments.maps, arguments.saliency, settings)
+        todo = [row for [row] in shard.unfinished([[row] for row in rows])]
+        written = shard.write_all(
+            todo, _write, lambda row: (row, index.class_indices(row), arguments.maps, arguments.saliency, settings)
+        )
+        for _ in progress(written, total=len(todo), unit="image", what="complete_labels", size=int):
+            pass
 
 
-def _pool(settings: LabelSettings, threads: int) -> Executor:
+def _pool(settings: LabelSettings, threads: int) -> ThreadPool | ProcessPool:
     if settings.method != "activation":
-        return process_pool(threads)
+        return ProcessPool(threads)
     import torch
 
     # Images side by side are faster than threads within an image's small loops.
     torch.set_num_threads(1)
-    return thread_pool(threads)
+    return ThreadPool(threads)
 
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:

@@ -16,13 +16,13 @@ from getam.checkpoints import model_files
 from getam.classifier import load_classifier
 from getam.errors import InputError
 from getam.files import write_array
-from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
+from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.settings import MapSettings, only
 from getam.shards import check_classes, new_shard
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 SECTION = "maps"
 BATCH_SIZE = 16
@@ -45,7 +45,8 @@ def run(arguments: Arguments) -> None:
     settings = only(MapSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
-    rows = shard_of(index.split(arguments.split), arguments.shard, arguments.shards)
+    split = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)
+    rows = shard_of(split, arguments.shard, arguments.shards)
     model, classes = load_classifier(arguments.classifier)
     check_classes(classes, index, source=arguments.classifier / "model.json")
     model.to(device)
@@ -65,7 +66,7 @@ def run(arguments: Arguments) -> None:
     )
     with (
         create_maps(model, settings) as maps_of,
-        thread_pool(arguments.threads) as pool,
+        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
@@ -73,7 +74,7 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             pool=pool,
-            inputs=[*model_files(arguments.classifier), *(row.image for row in rows)],
+            inputs=[arguments.index, *model_files(arguments.classifier), *(row.image for row in rows)],
         ) as shard,
     ):
         todo = shard.unfinished(batches)
@@ -85,6 +86,11 @@ def run(arguments: Arguments) -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 maps = averaged_maps(maps_of, images.to(device), present, settings, model.stride)
             for row, values in zip(batch, maps, strict=True):
+                if not bool(torch.isfinite(values).all()):
+                    raise InputError(
+                        f"{arguments.classifier}: gives maps of {row.id} that are not finite; train it again with a "
+                        "lower learning rate"
+                    )
                 shard.submit(row.id, _write, values)
 
 
@@ -118,10 +124,10 @@ def averaged_maps(
             _, maps = maps_of(scaled.flip(-1) if mirrored else scaled, classes)
             views += 1
             for total, values in zip(totals, maps, strict=True):
-                if not bool(torch.isfinite(values).all()):
-                    raise InputError("the classifier's maps are not finite; train it again with a lower learning rate")
                 aligned = values.flip(-1) if mirrored else values
-                if values.shape[1:] != grid and len(values):
+                if not len(values):
+                    continue
+                if values.shape[1:] != grid:
                     aligned = F.interpolate(aligned[None], size=grid, mode="bilinear", align_corners=False)[0]
                 total += aligned
     return [total / views for total in totals]

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from getam.checkpoints import model_files
 from getam.files import write_gray
-from getam.images import BATCH_PIXELS, planned_batches, whole_images
+from getam.images import BATCH_PIXELS, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.saliency import load_saliency, saliency_map
 from getam.shards import new_shard
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 BATCH_SIZE = 16
 
@@ -37,7 +37,8 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     device = arguments.prepare()
     index = read_index(arguments.index)
-    rows = shard_of(index.split(arguments.split), arguments.shard, arguments.shards)
+    split = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)
+    rows = shard_of(split, arguments.shard, arguments.shards)
     model, image_size = load_saliency(arguments.model)
     model.to(device)
 
@@ -46,7 +47,7 @@ def run(arguments: Arguments) -> None:
 
     batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
     with (
-        thread_pool(arguments.threads) as pool,
+        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
@@ -54,7 +55,7 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=None,
             pool=pool,
-            inputs=[*model_files(arguments.model), *(row.image for row in rows)],
+            inputs=[arguments.index, *model_files(arguments.model), *(row.image for row in rows)],
         ) as shard,
     ):
         todo = shard.unfinished(batches)

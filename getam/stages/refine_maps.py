@@ -19,7 +19,7 @@ from getam.progress import progress
 from getam.refine import normalize, pamr
 from getam.settings import RefineSettings, only
 from getam.shards import new_shard, rows_of
-from getam.workers import thread_pool
+from getam.workers import ThreadPool
 
 SECTION = "refine"
 BATCH_SIZE = 16
@@ -48,7 +48,7 @@ def run(arguments: Arguments) -> None:
         like=lambda row: len(row.labels),
     )
     with (
-        thread_pool(arguments.threads) as pool,
+        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
@@ -56,7 +56,10 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             pool=pool,
-            inputs=[path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")],
+            inputs=[
+                arguments.index,
+                *(path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")),
+            ],
         ) as shard,
     ):
         todo = shard.unfinished(batches)

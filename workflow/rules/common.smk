@@ -20,6 +20,11 @@ NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
 
 
+def saliency_of_labels(wildcards: object) -> list[str]:
+    """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
+    return [f"{RESULTS}/saliency/{wildcards.shard}"] if SETTINGS.completion.method == "activation" else []
+
+
 def label_threads(settings: LabelSettings) -> int:
     """The dense CRF takes seconds an image: its shards share the cores. Completion takes milliseconds."""
     if settings.method == "activation":

@@ -6,7 +6,7 @@ rule complete_labels:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
         maps=f"{RESULTS}/refined/{{shard}}",
-        saliency=f"{RESULTS}/saliency/{{shard}}",
+        saliency=saliency_of_labels,
     output:
         directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
     log:
@@ -17,14 +17,15 @@ rule complete_labels:
         CONDA_ENV
     threads: label_threads(SETTINGS.completion)
     resources:
-        mem_mb=2000,
+        mem_mb=2000 + 200 * label_threads(SETTINGS.completion),
         runtime=120,
     params:
         flags=section(SETTINGS.completion),
+        saliency=f"{RESULTS}/saliency/{{shard}}",
     message:
         f"complete_labels: {SETTINGS.completion.method}, shard {{wildcards.shard}}"
     shell:
-        "getam complete-labels --maps {input.maps:q} --saliency {input.saliency:q} --index {input.index:q}"
+        "getam complete-labels --maps {input.maps:q} --saliency {params.saliency:q} --index {input.index:q}"
         " --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"
 
 
