@@ -50,7 +50,7 @@ class AttentionCall:
     bias: Tensor | None
     """Added to the scores (relative positions), or False where a token is masked; broadcasts to (B, heads, N, N)."""
     output: Tensor
-    """A V before the projection, in the graph: (B, heads, N, d)."""
+    """A V before the projection, in the graph: (B, heads, N, d), or its first rows where no others were computed."""
 
     def class_row(self) -> Tensor:
         """The class token's row of A over all tokens: (B, heads, N), each row sums to 1."""
@@ -100,19 +100,18 @@ def at_least_float32(tensor: Tensor) -> torch.dtype:
 class _Recorder(TorchFunctionMode):
     """Sees each fused attention call that a block makes, whatever norms or rotations come before it."""
 
-    def __init__(self, record: Callable[[dict[str, Any], Tensor], None]) -> None:
+    def __init__(self, attend: Callable[[dict[str, Any]], Tensor]) -> None:
         super().__init__()
-        self.record = record
+        self.attend = attend
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        if function is _fused_attention:
-            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
-            self.record(dict(zip(names, args, strict=False)) | kwargs, result)
-        return result
+        if function is not _fused_attention:
+            return function(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+        return self.attend(dict(zip(names, args, strict=False)) | kwargs)
 
 
 class AttentionRecorder:
@@ -125,7 +124,8 @@ class AttentionRecorder:
             training step needs the whole graph.
         class_rows_alone: of the recorded calls, gradients are taken at the class token's row alone. Then, with the cut,
             the first recorded block's MLP needs a graph for that token alone.
-        prefix_alone: the scores depend on the last block's prefix tokens alone, so that its patches need no MLP.
+        prefix_alone: the scores depend on the last block's prefix tokens alone, and gradients are taken at class rows:
+            the last block's patches then need neither queries nor an MLP.
 
     `calls` holds an AttentionCall a block from start_block on (two where a block attends twice in parallel), after a
     forward pass inside the context.
@@ -154,12 +154,12 @@ class AttentionRecorder:
         self.prefix_alone = prefix_alone
         self.calls: list[AttentionCall] = []
         self._ran: set[int] = set()
-        self._inside = False
+        self._block: int | None = None
         self._before_block = 0
         self._handles: list[RemovableHandle] = []
         self._flags: list[tuple[nn.Module, str, bool]] = []
         self._forwards: list[tuple[nn.Module, Any]] = []
-        self._mode = _Recorder(self._record)
+        self._mode = _Recorder(self._attend)
 
     def __enter__(self) -> AttentionRecorder:
         self.calls, self._ran = [], set()
@@ -183,11 +183,11 @@ class AttentionRecorder:
         return self
 
     def _narrow(self, block: Any, narrowed: Callable[[Forward], Forward]) -> None:
-        mlp = getattr(block, "mlp", None)
-        # Of these it is known that they treat each token apart.
-        if isinstance(mlp, Mlp | GluMlp | SwiGLU):
-            self._forwards.append((mlp, vars(mlp).get("forward")))
-            mlp.forward = narrowed(mlp.forward)  # type: ignore[method-assign]
+        for module in (getattr(getattr(block, "attn", None), "proj", None), getattr(block, "mlp", None)):
+            # Of these it is known that they treat each token apart.
+            if isinstance(module, nn.Linear | Mlp | GluMlp | SwiGLU):
+                self._forwards.append((module, vars(module).get("forward")))
+                module.forward = narrowed(module.forward)  # type: ignore[method-assign]
 
     def _set(self, module: nn.Module, name: str, value: bool) -> None:
         self._flags.append((module, name, bool(getattr(module, name))))
@@ -206,7 +206,7 @@ class AttentionRecorder:
                 del module.forward
             else:
                 module.forward = forward
-        self._handles, self._flags, self._forwards, self._inside = [], [], [], False
+        self._handles, self._flags, self._forwards, self._block = [], [], [], None
 
     def _enter_block(self, number: int) -> Callable[..., Any]:
         def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -216,7 +216,7 @@ class AttentionRecorder:
                     "its ViT once for an image"
                 )
             self._ran.add(number)
-            self._inside, self._before_block = True, len(self.calls)
+            self._block, self._before_block = number, len(self.calls)
             if self.detach_below and number == self.start_block:
                 return (inputs[0].detach().requires_grad_(), *inputs[1:])
             return None
@@ -225,7 +225,7 @@ class AttentionRecorder:
 
     def _leave_block(self, number: int, attentions: int) -> Callable[..., None]:
         def hook(block: nn.Module, inputs: Any, output: Any) -> None:
-            self._inside = False
+            self._block = None
             calls = len(self.calls) - self._before_block
             if calls != attentions:
                 raise InputError(
@@ -236,25 +236,35 @@ class AttentionRecorder:
 
         return hook
 
-    def _record(self, taken: dict[str, Any], output: Tensor) -> None:
-        if self._inside:
-            query, key, value, bias = (taken.get(name) for name in ("query", "key", "value", "attn_mask"))
-            assert isinstance(query, Tensor)
-            assert isinstance(key, Tensor)
-            assert isinstance(value, Tensor)
-            if taken.get("is_causal"):
-                bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-            scale = taken.get("scale")
-            self.calls.append(
-                AttentionCall(
-                    query=query.detach(),
-                    key=key.detach(),
-                    value=value.detach(),
-                    scale=query.shape[-1] ** -0.5 if scale is None else scale,
-                    bias=bias.detach() if isinstance(bias, Tensor) else None,
-                    output=output,
-                )
+    def _attend(self, taken: dict[str, Any]) -> Tensor:
+        if self._block is None:
+            return _fused_attention(**taken)
+        query, key, value, bias = (taken.get(name) for name in ("query", "key", "value", "attn_mask"))
+        assert isinstance(query, Tensor)
+        assert isinstance(key, Tensor)
+        assert isinstance(value, Tensor)
+        beyond = 0
+        if self.prefix_alone and self._block == len(self.backbone.blocks) - 1:
+            rows = self.backbone.num_prefix_tokens
+            beyond = query.shape[2] - rows
+            taken = taken | {"query": query[:, :, :rows]}
+            if isinstance(bias, Tensor) and bias.shape[-2] > 1:
+                taken["attn_mask"] = bias[..., :rows, :]
+        output = _fused_attention(**taken)
+        if taken.get("is_causal"):
+            bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+        scale = taken.get("scale")
+        self.calls.append(
+            AttentionCall(
+                query=query.detach(),
+                key=key.detach(),
+                value=value.detach(),
+                scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                bias=bias.detach() if isinstance(bias, Tensor) else None,
+                output=output,
             )
+        )
+        return F.pad(output, (0, 0, 0, beyond)) if beyond else output
 
 
 def _differentiated_at_first(forward: Forward) -> Forward:
@@ -491,7 +501,7 @@ class AttentionMaps(ClassMaps):
             start_block=start_block,
             detach_below=True,
             class_rows_alone=fusion != "matmul",
-            prefix_alone=reads_prefix_alone(model),
+            prefix_alone=fusion != "matmul" and reads_prefix_alone(model),
         )
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:

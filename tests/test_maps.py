@@ -355,6 +355,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         "training": [m.training for m in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "fused": [m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")],
+        "forwards": ["forward" in vars(m) for m in model.modules()],
         "gradients": [name for name, p in model.named_parameters() if p.grad is not None],
         "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
         "modes": torch._C._len_torch_function_stack(),
@@ -497,6 +498,30 @@ def test_the_graph_begins_at_the_first_block() -> None:
     with AttentionMaps(vit, start_block=2) as maps:
         maps(images_of(1), [[0]])
     assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "how", "seen"),
+    [
+        # The first recorded block's MLP runs once more for the class token, which alone has a graph; the head reads the
+        # prefix tokens, so that the last block's has no others to compute.
+        ({}, {}, [17, 17, 1, 1]),
+        ({"reg_tokens": 2}, {}, [19, 19, 1, 3]),
+        ({"global_pool": "avg"}, {}, [17, 17, 1, 17]),
+        # Whole matrices need the gradients of every row.
+        ({}, {"fusion": "matmul"}, [17, 17, 17]),
+    ],
+)
+def test_tokens_that_nobody_reads_are_not_computed(
+    options: dict[str, Any], how: dict[str, Any], seen: list[int]
+) -> None:
+    vit = small_vit(**options)
+    tokens: list[int] = []
+    for block in vit.blocks:
+        block.mlp.fc1.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0].shape[1]))
+    with AttentionMaps(vit, start_block=1, **how) as maps:
+        maps(images_of(1), [[0]])
+    assert tokens == seen
 
 
 # What is refused
