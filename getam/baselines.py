@@ -70,23 +70,15 @@ class GradCAM(ClassMaps):
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
         seen: list[Tensor] = []
-        # The graph begins at the last block; the first of its two hooks makes the tokens its leaf.
-        handles = [
-            self._last.register_forward_pre_hook(_as_leaf),
-            self._last.attn.register_forward_pre_hook(lambda attention, inputs: seen.append(inputs[0])),
-        ]
-        checkpointing = getattr(self.backbone, "grad_checkpointing", False)
+        handle = self._last.attn.register_forward_pre_hook(lambda attention, inputs: seen.append(inputs[0]))
         try:
-            if checkpointing:
-                # A checkpointed block runs without a graph.
-                self.backbone.grad_checkpointing = False
-            with torch.enable_grad():
+            with (
+                torch.enable_grad(),
+                AttentionRecorder(self.backbone, start_block=len(self.backbone.blocks) - 1, detach_below=True),
+            ):
                 scores = self.model(images)
         finally:
-            if checkpointing:
-                self.backbone.grad_checkpointing = checkpointing
-            for handle in handles:
-                handle.remove()
+            handle.remove()
         check_scores(scores, classes)
         prefix = self.backbone.num_prefix_tokens
         grid = self.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
@@ -106,10 +98,6 @@ class GradCAM(ClassMaps):
             for b in having:
                 maps[b][k] = activation[b].view(grid)
         return scores.detach(), maps
-
-
-def _as_leaf(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0].detach().requires_grad_(), *inputs[1:])
 
 
 class AttentionRollout(ClassMaps):

@@ -123,9 +123,9 @@ class AttentionRecorder:
         detach_below: cut the graph below `start_block`, so that a backward pass ends there. For maps alone; a
             training step needs the whole graph.
         class_rows_alone: of the recorded calls, gradients are taken at the class token's row alone. Then, with the cut,
-            the first recorded block's MLP needs a graph for that token alone.
+            the first recorded block's projection and MLP need a graph for that token alone.
         prefix_alone: the scores depend on the last block's prefix tokens alone, and gradients are taken at class rows:
-            the last block's patches then need neither queries nor an MLP.
+            the last block's patches then need neither queries nor projection nor MLP.
 
     `calls` holds an AttentionCall a block from start_block on (two where a block attends twice in parallel), after a
     forward pass inside the context.
@@ -570,7 +570,9 @@ def find_backbone(model: nn.Module) -> nn.Module:
     Raises:
         InputError: there is none, there are several, or it is another kind of network with a class token.
     """
-    found: list[Any] = [m for m in model.modules() if hasattr(m, "blocks") and isinstance(_class_token(m), Tensor)]
+    found: list[Any] = [
+        m for m in model.modules() if hasattr(m, "blocks") and isinstance(getattr(m, "cls_token", None), Tensor)
+    ]
     if not found:
         raise InputError(f"{type(model).__name__} holds no ViT with a class token; choose a backbone that has one")
     if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
@@ -585,7 +587,3 @@ def find_backbone(model: nn.Module) -> nn.Module:
             "choose another backbone"
         )
     return backbone
-
-
-def _class_token(module: nn.Module) -> Any:
-    return getattr(module, "cls_token", None)

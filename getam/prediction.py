@@ -15,10 +15,9 @@ from getam.crf import write_crf_labels
 from getam.files import write_labels
 from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.index import IndexRow, read_photograph
-from getam.progress import progress
+from getam.progress import image_progress
 from getam.settings import PredictionSettings
 from getam.shards import new_shard
-from getam.workers import ProcessPool, ThreadPool
 
 BATCH_SIZE = 16
 
@@ -54,23 +53,21 @@ def predict(
     pixels = BATCH_PIXELS[device.type] / max(settings.scales) ** 2
     batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=pixels)
     with (
-        ProcessPool(threads) if settings.crf.iterations else ThreadPool(threads) as pool,
         new_shard(
             out,
             ids=[row.id for row in rows],
             suffix=".png",
             classes=classes,
             settings=settings,
-            pool=pool,
+            threads=threads,
+            in_processes=settings.crf.iterations > 0,
             inputs=[*model_files(model), *(row.image for row in rows)],
             facts=facts,
         ) as shard,
     ):
         todo = shard.unfinished(batches)
         inputs = whole_images(todo, read=read_photograph, size=size, threads=threads)
-        for batch, images in progress(
-            inputs, total=sum(map(len, todo)), unit="image", what=what, size=lambda item: len(item[0])
-        ):
+        for batch, images in image_progress(inputs, todo, what=what):
             probabilities = _averaged(network, images.to(device), settings, multiple)
             for row, values in zip(batch, probabilities, strict=True):
                 full = (row.height, row.width)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 LINE_SECONDS = 15.0
 """At most one plain line in this many seconds, and one at the end."""
@@ -69,3 +70,8 @@ def progress(
             remaining = (total - done) / rate
             logger.info("%s: %d/%d %s, %.1f a second, %.0f s left", what, done, total, plural, rate, remaining)
     bar.close()
+
+
+def image_progress(batches: Iterable[Batch], rows: Sequence[Sequence[Any]], *, what: str) -> Iterator[Batch]:
+    """`progress` that counts images: `batches` are tuples of a batch's rows and more, `rows` all of their rows."""
+    return progress(batches, total=sum(map(len, rows)), unit="image", what=what, size=lambda batch: len(batch[0]))

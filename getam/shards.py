@@ -26,8 +26,6 @@ from getam.workers import ProcessPool, ThreadPool
 
 MANIFEST = "manifest.json"
 
-Pool = ThreadPool | ProcessPool
-
 QUEUED = 4
 """Files that wait beside those that the workers write; a stage that is faster than its workers waits for them."""
 
@@ -37,7 +35,7 @@ logger = logging.getLogger(__name__)
 class ShardWriter:
     """A shard that is being written: files of images, by a pool beside the stage's own work."""
 
-    def __init__(self, folder: Path, *, suffix: str, pool: Pool) -> None:
+    def __init__(self, folder: Path, *, suffix: str, pool: ThreadPool | ProcessPool) -> None:
         self.folder = folder
         self.suffix = suffix
         self._pool = pool
@@ -111,7 +109,8 @@ def new_shard(
     suffix: str,
     classes: Sequence[str],
     settings: BaseModel | None,
-    pool: Pool,
+    threads: int = 1,
+    in_processes: bool = False,
     inputs: Iterable[Path] = (),
     facts: dict[str, Any] | None = None,
 ) -> Iterator[ShardWriter]:
@@ -119,7 +118,8 @@ def new_shard(
 
     Args:
         ids: images of the shard; <id><suffix> of each must be there at the end.
-        pool: writes the files.
+        threads: workers that write the files.
+        in_processes: as many processes instead, for work that holds the interpreter; see ProcessPool.
         inputs: the files that the shard is made from. A stopped shard is gone on with only if they, the settings and
             the code are what they were.
         facts: further entries of the manifest.
@@ -137,12 +137,13 @@ def new_shard(
         json.dumps([manifest, suffix, getam.version.source_hash(), fingerprint(inputs)]).encode()
     ).hexdigest()
     with atomic_folder(path, key=key) as folder:
-        writer = ShardWriter(folder, suffix=suffix, pool=pool)
-        try:
-            yield writer
-            deque(writer.wait(), maxlen=0)
-        finally:
-            writer.settle()
+        with ProcessPool(threads) if in_processes else ThreadPool(threads) as pool:
+            writer = ShardWriter(folder, suffix=suffix, pool=pool)
+            try:
+                yield writer
+                deque(writer.wait(), maxlen=0)
+            finally:
+                writer.settle()
         missing = [id for id in ids if not writer.path(id).is_file()]
         if missing:
             raise InputError(f"{path}: {len(missing)} files were not written, first {missing[0]}{suffix}")

@@ -25,7 +25,6 @@ from getam.index import Index, IndexRow, read_index, read_photograph, write_inde
 from getam.rrm import rrm_labels
 from getam.settings import LabelSettings, read_yaml, validate_config
 from getam.shards import new_shard
-from getam.workers import ThreadPool
 
 CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]
@@ -46,17 +45,9 @@ def data(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(row.image)
         write_gray(tmp_path / "saliency" / f"{row.id}.png", rng.integers(0, 256, (height, width), np.uint8))
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
-    with (
-        ThreadPool(1) as pool,
-        new_shard(
-            tmp_path / "maps",
-            ids=[row.id for row in rows],
-            suffix=".npy",
-            classes=CLASSES,
-            settings=None,
-            pool=pool,
-        ) as shard,
-    ):
+    with new_shard(
+        tmp_path / "maps", ids=[row.id for row in rows], suffix=".npy", classes=CLASSES, settings=None
+    ) as shard:
         for row in rows:
             maps = rng.random((len(row.labels), row.height, row.width)) ** 3
             shard.submit(row.id, write_array, maps.astype(np.float16))

@@ -34,7 +34,6 @@ from getam.refine import normalize, pamr
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 from getam.shards import new_shard
-from getam.workers import ThreadPool
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLASSES = ("a", "b", "c")
@@ -323,10 +322,7 @@ def data(tmp_path: Path) -> Path:
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
     for kind in ("saliency", "pseudo_labels"):
         folder = tmp_path / kind / "000"
-        with (
-            ThreadPool(1) as pool,
-            new_shard(folder, ids=ids, suffix=".png", classes=CLASSES, settings=None, pool=pool) as shard,
-        ):
+        with new_shard(folder, ids=ids, suffix=".png", classes=CLASSES, settings=None) as shard:
             for id, size in sizes.items():
                 if kind == "saliency":
                     shard.submit(id, write_gray, rng.integers(0, 256, size, dtype=np.uint8))

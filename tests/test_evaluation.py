@@ -23,7 +23,6 @@ from getam.files import read_json, write_labels
 from getam.index import Index, IndexRow, write_index
 from getam.settings import CrfSettings, PredictionSettings
 from getam.shards import new_shard
-from getam.workers import ThreadPool
 
 PREDICTION = PredictionSettings(
     scales=(1.0, 0.5),
@@ -171,10 +170,7 @@ def scored_index(folder: Path) -> Index:
 def write_predictions(
     out: Path, ids: list[str], *, values: Any = ((0, 1, 0, 1),), classes: tuple[str, ...] = ("dog",)
 ) -> None:
-    with (
-        ThreadPool(1) as pool,
-        new_shard(out, ids=ids, suffix=".png", classes=classes, settings=PREDICTION, pool=pool) as shard,
-    ):
+    with new_shard(out, ids=ids, suffix=".png", classes=classes, settings=PREDICTION) as shard:
         for id in ids:
             shard.submit(id, write_labels, np.array(values, np.uint8))
 

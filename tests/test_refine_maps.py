@@ -18,7 +18,6 @@ from getam.refine import normalize, pamr
 from getam.settings import RefineSettings
 from getam.shards import new_shard, read_manifest
 from getam.stages.refine_maps import Arguments, run
-from getam.workers import ThreadPool
 
 CLASSES = ("a", "b", "c")
 REFINE = RefineSettings(iterations=3, dilations=(1, 2))
@@ -36,17 +35,9 @@ def data(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
         rows.append(IndexRow(f"i{number}", "train", path, None, height, width, labels))
     write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
-    with (
-        ThreadPool(1) as pool,
-        new_shard(
-            tmp_path / "maps",
-            ids=[row.id for row in rows],
-            suffix=".npy",
-            classes=CLASSES,
-            settings=None,
-            pool=pool,
-        ) as shard,
-    ):
+    with new_shard(
+        tmp_path / "maps", ids=[row.id for row in rows], suffix=".npy", classes=CLASSES, settings=None
+    ) as shard:
         for row in rows:
             grid = (row.height // 8, row.width // 8)
             # As small as a fresh network's.

@@ -20,7 +20,6 @@ from getam.index import Index, IndexRow, read_index, write_index
 from getam.settings import read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
-from getam.workers import ThreadPool
 
 CLASSES = ("a", "b")
 TRUTH = {"one": [[0, 1, 1, 255]], "two": [[2, 1], [0, 0]]}
@@ -39,9 +38,8 @@ def write_shard(
     how: dict[str, Any] = {"ids": ids, "classes": classes}
     settings = CONFIG.completion.model_copy(update={"method": method})
     with (
-        ThreadPool(1) as pool,
-        new_shard(folder / "labels" / shard, suffix=".png", settings=settings, pool=pool, **how) as labels,
-        new_shard(folder / "maps" / shard, suffix=".npy", settings=None, pool=pool, **how) as maps,
+        new_shard(folder / "labels" / shard, suffix=".png", settings=settings, **how) as labels,
+        new_shard(folder / "maps" / shard, suffix=".npy", settings=None, **how) as maps,
     ):
         for id in ids:
             labels.submit(id, write_labels, np.array(PSEUDO[id], np.uint8))
@@ -123,12 +121,8 @@ def test_a_network_has_the_supervision_of_its_labels(tmp_path: Path, method: str
     index = tmp_path / "index.csv"
     write_index(index, Index(tuple(rows), CLASSES))
     settings = CONFIG.completion.model_copy(update={"method": method})
-    with (
-        ThreadPool(1) as pool,
-        new_shard(
-            tmp_path / "labels" / "000", ids=["t"], suffix=".png", classes=CLASSES, settings=settings, pool=pool
-        ) as shard,
-    ):
+    folder = tmp_path / "labels" / "000"
+    with new_shard(folder, ids=["t"], suffix=".png", classes=CLASSES, settings=settings) as shard:
         shard.submit("t", write_labels, np.eye(16, dtype=np.uint8))
     machine: dict[str, Any] = {"index": index, "threads": 1, "device": "cpu"}
     crop = CONFIG.deeplab.crop.model_copy(update={"long_side": (16, 16), "size": 16})

@@ -7,8 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from getam.shards import (
     shard_folders,
     shard_name,
 )
-from getam.workers import ProcessPool, ThreadPool
 
 SETTINGS = RefineSettings(iterations=2, dilations=(1, 2))
 CLASSES = ("cat", "dog")
@@ -45,7 +43,7 @@ INDEX = Index(
 @contextmanager
 def shard_of(path: Path, ids: Sequence[str], **changes: Any) -> Iterator[ShardWriter]:
     how: dict[str, Any] = {"suffix": ".npy", "classes": CLASSES, "settings": SETTINGS} | changes
-    with ThreadPool(2) as pool, new_shard(path, ids=ids, pool=pool, **how) as shard:
+    with new_shard(path, ids=ids, threads=2, **how) as shard:
         yield shard
 
 
@@ -168,15 +166,10 @@ def fail(path: Path) -> None:
     raise InputError(f"{path.name}: cannot be written")
 
 
-@pytest.mark.parametrize("pool", [ThreadPool, ProcessPool])
-def test_what_a_worker_raises_is_raised(tmp_path: Path, pool: Callable[[int], Executor]) -> None:
+@pytest.mark.parametrize("in_processes", [False, True])
+def test_what_a_worker_raises_is_raised(tmp_path: Path, in_processes: bool) -> None:
     def run() -> None:
-        with (
-            pool(1) as workers,
-            new_shard(
-                tmp_path / "000", ids=["a", "b"], suffix=".npy", classes=CLASSES, settings=None, pool=workers
-            ) as shard,
-        ):
+        with shard_of(tmp_path / "000", ["a", "b"], in_processes=in_processes) as shard:
             shard.submit("a", write)
             shard.submit("b", fail)
 
@@ -236,10 +229,9 @@ def test_an_interrupt_doesnt_wait_for_what_processes_have_yet_to_compute(tmp_pat
     ids = [str(number) for number in range(5)]
 
     def stop() -> None:
-        with (
-            ProcessPool(1) as pool,
-            new_shard(tmp_path / "000", ids=ids, suffix=".npy", classes=CLASSES, settings=None, pool=pool) as shard,
-        ):
+        with new_shard(
+            tmp_path / "000", ids=ids, suffix=".npy", classes=CLASSES, settings=None, in_processes=True
+        ) as shard:
             shard.submit("0", nap)
             deque(shard.wait(), maxlen=0)
             for id in ids[1:]:

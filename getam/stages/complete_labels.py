@@ -17,7 +17,6 @@ from getam.progress import progress
 from getam.rrm import rrm_labels
 from getam.settings import LabelSettings, only
 from getam.shards import new_shard, rows_of
-from getam.workers import ProcessPool, ThreadPool
 
 # Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
 
@@ -36,17 +35,22 @@ class Arguments(LabelSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     settings = only(LabelSettings, arguments)
     arguments.prepare()
+    if settings.method == "activation":
+        import torch
+
+        # Images side by side are faster than threads within an image's small loops.
+        torch.set_num_threads(1)
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
     with (
-        _pool(settings, arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
             suffix=".png",
             classes=index.classes,
             settings=settings,
-            pool=pool,
+            threads=arguments.threads,
+            in_processes=settings.method != "activation",
             inputs=[
                 arguments.index,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
@@ -59,16 +63,6 @@ def run(arguments: Arguments) -> None:
         )
         for _ in progress(written, total=len(todo), unit="image", what="complete_labels", size=int):
             pass
-
-
-def _pool(settings: LabelSettings, threads: int) -> ThreadPool | ProcessPool:
-    if settings.method != "activation":
-        return ProcessPool(threads)
-    import torch
-
-    # Images side by side are faster than threads within an image's small loops.
-    torch.set_num_threads(1)
-    return ThreadPool(threads)
 
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:

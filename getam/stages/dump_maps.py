@@ -19,10 +19,9 @@ from getam.files import write_array
 from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
-from getam.progress import progress
+from getam.progress import image_progress
 from getam.settings import MapSettings, only
 from getam.shards import check_classes, new_shard
-from getam.workers import ThreadPool
 
 SECTION = "maps"
 BATCH_SIZE = 16
@@ -66,27 +65,26 @@ def run(arguments: Arguments) -> None:
     )
     with (
         create_maps(model, settings) as maps_of,
-        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
             suffix=".npy",
             classes=index.classes,
             settings=settings,
-            pool=pool,
+            threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.classifier), *(row.image for row in rows)],
         ) as shard,
     ):
         todo = shard.unfinished(batches)
         inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
-        for batch, images in progress(
-            inputs, total=sum(map(len, todo)), unit="image", what="dump_maps", size=lambda item: len(item[0])
-        ):
+        for batch, images in image_progress(inputs, todo, what="dump_maps"):
             present = [index.class_indices(row) for row in batch]
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 maps = averaged_maps(maps_of, images.to(device), present, settings, model.stride)
-            for row, values in zip(batch, maps, strict=True):
-                if not bool(torch.isfinite(values).all()):
+            # Asked for the whole batch at once: a GPU is waited for here.
+            finite = torch.stack([values.isfinite().all() for values in maps]).tolist()
+            for row, values, sound in zip(batch, maps, finite, strict=True):
+                if not sound:
                     raise InputError(
                         f"{arguments.classifier}: gives maps of {row.id} that are not finite; train it again with a "
                         "lower learning rate"

@@ -14,10 +14,9 @@ from getam.files import write_gray
 from getam.images import BATCH_PIXELS, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
-from getam.progress import progress
+from getam.progress import image_progress
 from getam.saliency import load_saliency, saliency_map
 from getam.shards import new_shard
-from getam.workers import ThreadPool
 
 BATCH_SIZE = 16
 
@@ -47,22 +46,19 @@ def run(arguments: Arguments) -> None:
 
     batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
     with (
-        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
             suffix=".png",
             classes=index.classes,
             settings=None,
-            pool=pool,
+            threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.model), *(row.image for row in rows)],
         ) as shard,
     ):
         todo = shard.unfinished(batches)
         inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
-        for batch, images in progress(
-            inputs, total=sum(map(len, todo)), unit="image", what="predict_saliency", size=lambda item: len(item[0])
-        ):
+        for batch, images in image_progress(inputs, todo, what="predict_saliency"):
             for row, logits in zip(batch, model(images.to(device)), strict=True):
                 shard.submit(row.id, _write, logits, (row.height, row.width))
 

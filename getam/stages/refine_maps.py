@@ -15,11 +15,10 @@ from getam.files import read_array, write_array
 from getam.images import planned_batches, read_ahead
 from getam.index import IndexRow, read_index, read_photograph
 from getam.machine import MachineArguments
-from getam.progress import progress
+from getam.progress import image_progress
 from getam.refine import normalize, pamr
 from getam.settings import RefineSettings, only
 from getam.shards import new_shard, rows_of
-from getam.workers import ThreadPool
 
 SECTION = "refine"
 BATCH_SIZE = 16
@@ -48,14 +47,13 @@ def run(arguments: Arguments) -> None:
         like=lambda row: len(row.labels),
     )
     with (
-        ThreadPool(arguments.threads) as pool,
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
             suffix=".npy",
             classes=index.classes,
             settings=settings,
-            pool=pool,
+            threads=arguments.threads,
             inputs=[
                 arguments.index,
                 *(path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")),
@@ -64,10 +62,7 @@ def run(arguments: Arguments) -> None:
     ):
         todo = shard.unfinished(batches)
         loaded = read_ahead(todo, lambda row: _read(row, arguments.maps), threads=arguments.threads)
-        total = sum(map(len, todo))
-        for batch, pairs in progress(
-            loaded, total=total, unit="image", what="refine_maps", size=lambda item: len(item[0])
-        ):
+        for batch, pairs in image_progress(loaded, todo, what="refine_maps"):
             images = torch.stack([image for image, _ in pairs]).to(device)
             # Images of fewer classes than the batch's most get maps of zeros that nobody reads.
             maps = pad_sequence([values for _, values in pairs], batch_first=True).to(device)

@@ -27,7 +27,7 @@ from getam.images import (
 )
 from getam.index import Index, IndexRow, read_index, read_photograph
 from getam.machine import MachineArguments
-from getam.progress import progress
+from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
 from getam.training import decay_groups, fit, training_key
 
@@ -105,9 +105,7 @@ def _score(
     batches = planned_batches(rows, size=size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type])
     inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
     scores, targets = [], []
-    for batch, images in progress(
-        inputs, total=len(rows), unit="image", what="mAP on val", size=lambda item: len(item[0])
-    ):
+    for batch, images in image_progress(inputs, batches, what="mAP on val"):
         scores.append(model(images.to(device)).cpu())
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
     if not rows:
