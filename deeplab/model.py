@@ -29,6 +29,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from getam.checkpoints import load_weights, read_description
 from getam.errors import InputError
 from getam.files import UNKNOWN
+from getam.losses import mean_where
 from getam.settings import DeepLabSettings
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -158,7 +159,9 @@ class DeepLabV2(nn.Module):
         return [module for module in self.encoder.modules() if isinstance(module, _BatchNorm)]
 
 
-def multi_scale_loss(outputs: Sequence[Tensor], labels: Tensor, *, full_resolution: bool = False) -> Tensor:
+def multi_scale_loss(
+    outputs: Sequence[Tensor], labels: Tensor, *, full_resolution: bool = False, synchronize: bool = False
+) -> Tensor:
     """Sum over the outputs of the mean cross entropy over labeled pixels.
 
     outputs: logits, each (B, C, h_i, w_i), as `DeepLabV2` returns them in training mode. labels: (B, H, W),
@@ -168,7 +171,7 @@ def multi_scale_loss(outputs: Sequence[Tensor], labels: Tensor, *, full_resoluti
     By default the labels are sampled down to each output's size (nearest, at pixel centers, like PIL's
     NEAREST), as the reference recipe does. `full_resolution` instead upsamples the logits (bilinear,
     align_corners=False) to the labels' size: for images so small that a stride of 8 would leave a handful
-    of labels.
+    of labels. `synchronize`: see getam.losses.mean_where.
     """
     losses = []
     for logits in outputs:
@@ -176,9 +179,8 @@ def multi_scale_loss(outputs: Sequence[Tensor], labels: Tensor, *, full_resoluti
             logits, targets = _resize(logits, size=labels.shape[-2:]), labels
         else:
             targets = _sample_nearest(labels, size=logits.shape[-2:])
-        # reduction="mean" would be 0 / 0 where every label is 255.
-        total = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
-        losses.append(total / (targets != UNKNOWN).sum().clamp(min=1))
+        entropy = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="none")
+        losses.append(mean_where(entropy, targets != UNKNOWN, synchronize=synchronize))
     return torch.stack(losses).sum()
 
 

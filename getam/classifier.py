@@ -160,16 +160,20 @@ class DPTReadout(nn.Module):
         return self.head(features.mean((2, 3)))
 
     def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Scores (B, C), and CAM: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
+        """Scores (B, C), and CAM (B, C, n_h, n_w), see `activation`."""
         features = self.features(tokens)
+        return self.scores(features), self.activation(features, tokens.grid)
+
+    def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """CAM of `features`: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
         maps = _activation(features, self.head)
         height, width = maps.shape[2:]
         # The convolution of stride 2 is centered on tokens 0, 2, 4, ...; behind the last of them its value repeats.
         maps = nn.functional.interpolate(
             maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True
         )
-        beyond = (0, tokens.grid[1] - maps.shape[3], 0, tokens.grid[0] - maps.shape[2])
-        return self.scores(features), nn.functional.pad(maps, beyond, mode="replicate")
+        beyond = (0, grid[1] - maps.shape[3], 0, grid[0] - maps.shape[2])
+        return nn.functional.pad(maps, beyond, mode="replicate")
 
 
 def _activation(features: Tensor, head: nn.Linear) -> Tensor:

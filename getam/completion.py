@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from getam.class_maps import BROKEN, label_values
@@ -28,10 +28,11 @@ def complete_labels(
     gamma: float,
     conflict: Literal["unknown", "lowest"] = "unknown",
     opening: Opening = 0,
+    epsilon: float = 0.0,
 ) -> Array:
     """Pseudo label of one image.
 
-    With each map divided by its maximum and M_bg = (1 - max_c M_c)^gamma (Eq. 4), a pixel's label is (Eq. 5)
+    With each map divided by its maximum + epsilon and M_bg = (1 - max_c M_c)^gamma (Eq. 4), a pixel's label is (Eq. 5)
 
         S = 1:  argmax of M_bg and all M_c; unknown where the background wins;
         S = 0:  0, but c where M_c is strictly above the alpha-quantile v[int(alpha |v|)] of class c's sorted
@@ -45,6 +46,7 @@ def complete_labels(
         conflict: `lowest` gives pixels mined by several classes to the lowest index (authors' code).
         opening: size of a final morphological opening, pixels: 0 for none, odd, or `released` (authors' code); see
             `open_classes`.
+        epsilon: 0, or the authors' 1e-5, which fades maps whose values are about as small.
 
     Returns:
         (H, W), uint8: 0 background, label values, 255 unknown. Same kind and device as `maps`.
@@ -58,12 +60,10 @@ def complete_labels(
     if isinstance(opening, int) and opening and opening % 2 == 0:
         raise InputError(f"opening: {opening} is even and would shift labels; give 0 or an odd size")
     if isinstance(maps, np.ndarray):
-        labels = _complete(_as_tensor(maps), classes, _as_tensor(saliency), alpha, gamma, conflict).numpy()
-        return open_classes(labels, opening) if opening else labels
-    labels = _complete(maps, classes, saliency, alpha, gamma, conflict)
-    if opening:
-        return torch.from_numpy(open_classes(labels.cpu().numpy(), opening)).to(labels.device)
-    return labels
+        labels = _complete(_as_tensor(maps), classes, _as_tensor(saliency), alpha, gamma, conflict, epsilon)
+        return open_classes(labels, opening).numpy() if opening else labels.numpy()
+    labels = _complete(maps, classes, saliency, alpha, gamma, conflict, epsilon)
+    return open_classes(labels, opening) if opening else labels
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:
@@ -72,12 +72,18 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def _complete(
-    maps: Tensor, classes: Sequence[int], saliency: Tensor, alpha: float, gamma: float, conflict: str
+    maps: Tensor,
+    classes: Sequence[int],
+    saliency: Tensor,
+    alpha: float,
+    gamma: float,
+    conflict: str,
+    epsilon: float,
 ) -> Tensor:
     values = label_values(maps.shape, classes, saliency.shape)
     maps = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
     lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
-    maps = maps / torch.where(highest > 0, highest, 1)[:, None, None]
+    maps = maps / torch.where(highest > 0, highest + epsilon, 1)[:, None, None]
     sound = (lowest >= 0) & (highest < math.inf)
     # All that is asked of the maps at once: a GPU is waited for here and nowhere else.
     facts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()
@@ -129,7 +135,7 @@ def _smallest(values: Tensor, rank: int) -> Tensor | float:
     return values.flatten().kthvalue(rank + 1).values
 
 
-def open_classes(labels: np.ndarray, size: Opening) -> np.ndarray:
+def open_classes(labels: Tensor, size: Opening) -> Tensor:
     """Removes the parts of each class that a size x size square doesn't fit into; they become background.
 
     `released` is the authors' opening, by a 10x10 square, of all classes and unknown together. Erosion and dilation
@@ -139,16 +145,25 @@ def open_classes(labels: np.ndarray, size: Opening) -> np.ndarray:
     Args:
         labels: (H, W), uint8; unknown stays, except with `released`.
         size: odd, pixels; or `released`.
+
+    Returns:
+        (H, W), uint8, on the labels' device.
     """
     if size == "released":
-        # Not cv2.morphologyEx: what it does with an even square differs between versions.
-        square, anchor = np.ones((10, 10), np.uint8), (5, 5)
-        eroded = cv2.erode((labels > 0).astype(np.uint8), square, anchor=anchor)
-        return np.where(cv2.dilate(eroded, square, anchor=anchor) > 0, labels, np.uint8(0))
-    opened = labels.copy()
-    kernel = np.ones((size, size), np.uint8)
-    for value in np.unique(labels):
+        return torch.where(_opened(labels > 0, 10), labels, 0)
+    opened = labels.clone()
+    for value in labels.unique().tolist():
         if value not in (0, UNKNOWN):
-            region = (labels == value).astype(np.uint8)
-            opened[(region == 1) & (cv2.morphologyEx(region, cv2.MORPH_OPEN, kernel) == 0)] = 0
+            region = labels == value
+            opened[region & ~_opened(region, size)] = 0
     return opened
+
+
+def _opened(region: Tensor, size: int) -> Tensor:
+    """Opening of (H, W), bool, by a square that looks from size // 2 pixels before; beyond the image nothing counts."""
+    before, after = size // 2, (size - 1) // 2
+
+    def widened(x: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(x.float()[None], (before, after, before, after)), size, stride=1)[0] > 0
+
+    return widened(~widened(~region))

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from getam.distributed import ImageDropout
+
 # How a map of c channels on the patch grid reaches each relative size.
 RESAMPLE: dict[float, Callable[[int], nn.Module]] = {
     4: lambda c: nn.ConvTranspose2d(c, c, kernel_size=4, stride=4),
@@ -167,7 +169,7 @@ class DPTDecoder(nn.Module):
             nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Dropout(0.1),
+            ImageDropout(0.1),
             nn.Conv2d(width, num_classes, kernel_size=1),
         )
 

@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import binary_average_precision
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_labels, write_json
 from getam.index import Index, read_index
+from getam.labels import WITHOUT_SALIENCY
 from getam.machine import MachineArguments
 from getam.settings import PredictionSettings
 from getam.shards import MANIFEST, check_classes, read_manifest
@@ -26,9 +27,6 @@ PROTOCOLS = ("excluded", "background", "wrong")
 
 IMAGE_LABELS, SALIENCY_TOO = "I", "I+S"
 """Supervision, as scores state it."""
-
-WITHOUT_SALIENCY = frozenset({"crf", "rrm"})
-"""Methods of complete_labels."""
 
 
 class ConfusionMatrix:
@@ -150,7 +148,8 @@ def evaluate_predictions(index: Index, predictions: Path, *, split: str) -> dict
         "pixel_accuracy": matrix.pixel_accuracy(),
         "confusion": matrix.counts[:, :-1].tolist(),
         "protocol": {
-            "scales": list(settings.scales),
+            "scales": [] if settings.squares else list(settings.scales),
+            "squares": list(settings.squares),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
             "supervision": manifest.get("supervision", SALIENCY_TOO),

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 
 from getam.errors import InputError
 from getam.files import UNKNOWN
+from getam.seeds import mixed_seed
 from getam.settings import CropSettings
 
 MEAN = (0.485, 0.456, 0.406)
@@ -109,11 +110,6 @@ def _resized_sample(sample: dict[str, Any], size: tuple[int, int]) -> dict[str, 
         )
         for name, value in sample.items()
     }
-
-
-def mixed_seed(*parts: int) -> int:
-    """One 32-bit seed from several numbers; torch's CPU generator takes no more bits, and nearby seeds must differ."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def _jitter(strength: float) -> v2.Transform:

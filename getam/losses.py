@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from getam.distributed import mean_over_processes
+
 UNKNOWN = 255
 BACKGROUND = 0
 
@@ -22,7 +24,7 @@ GPU_TILE = 4096
 LEAST_EXPONENT = -80.0
 
 
-def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, synchronize: bool = False) -> Tensor:
     """Cross entropy averaged over the foreground, plus cross entropy averaged over the background.
 
     The two means keep a large background from outweighing small objects. Deviation from the authors' program:
@@ -32,6 +34,8 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (B, 1 + C, H, W), floating; channel 0 is the background. Half precision is computed in
             float32.
         labels: (B, H, W), int64, 0..C; pixels of 255 (unknown) are left out.
+        synchronize: divide by the mean of the processes' pixel counts, so that the average of their losses is the
+            loss of the whole batch.
 
     Returns:
         Scalar, >= 0; without any known pixel it is zero with zero gradients.
@@ -39,10 +43,19 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     losses = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=UNKNOWN, reduction="none")
     background = labels == BACKGROUND
     foreground = ~background & (labels != UNKNOWN)
-    return _mean_where(losses, foreground) + _mean_where(losses, background)
+    return mean_where(losses, foreground, synchronize=synchronize) + mean_where(
+        losses, background, synchronize=synchronize
+    )
 
 
-def saliency_loss(logits: Tensor, saliency: Tensor, region: Tensor | None = None, *, weight: float = 0.1) -> Tensor:
+def saliency_loss(
+    logits: Tensor,
+    saliency: Tensor,
+    region: Tensor | None = None,
+    *,
+    weight: float = 0.1,
+    synchronize: bool = False,
+) -> Tensor:
     """L_sal of section 4.3: weight * BCE(p_background, 1 - S), averaged over the pixels of `region`.
 
     Deviation from the authors' program, which overwrites S while it completes labels, so that every salient
@@ -54,6 +67,7 @@ def saliency_loss(logits: Tensor, saliency: Tensor, region: Tensor | None = None
         saliency: (B, H, W), values 0 or 1, any dtype.
         region: (B, H, W), bool, False on a crop's padding; None for the whole crop.
         weight: factor of the loss, 0.1 in the paper.
+        synchronize: see `balanced_cross_entropy`.
 
     Returns:
         Scalar, >= 0.
@@ -62,7 +76,7 @@ def saliency_loss(logits: Tensor, saliency: Tensor, region: Tensor | None = None
     # p_background = sigmoid(z_0 - logsumexp(z_1..z_C)): finite, with a gradient, where the softmax saturates.
     background = logits[:, 0] - logits[:, 1:].logsumexp(dim=1)
     losses = F.binary_cross_entropy_with_logits(background, 1 - saliency.to(logits.dtype), reduction="none")
-    return weight * (losses.mean() if region is None else _mean_where(losses, region))
+    return weight * (losses.mean() if region is None else mean_where(losses, region, synchronize=synchronize))
 
 
 def dense_energy_loss(
@@ -187,9 +201,15 @@ def _bilateral_features(images: Tensor, *, sigma_rgb: float, sigma_xy: float) ->
     return torch.cat([images / sigma_rgb, positions / sigma_xy], dim=1).flatten(2).transpose(1, 2)
 
 
-def _mean_where(losses: Tensor, selected: Tensor) -> Tensor:
-    """Mean of the selected entries; zero where nothing is selected."""
-    return losses.where(selected, 0).sum() / selected.sum().clamp(min=1)
+def mean_where(losses: Tensor, selected: Tensor, *, synchronize: bool = False) -> Tensor:
+    """Mean of the selected entries; zero where nothing is selected.
+
+    With `synchronize`, the sum here over the mean of the processes' counts: the average of these is the mean of all.
+    """
+    count = selected.sum().to(losses.dtype)
+    if synchronize:
+        count = mean_over_processes(count)
+    return losses.where(selected, 0).sum() / count.where(count > 0, 1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

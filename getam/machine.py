@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,3 +46,40 @@ class MachineArguments(BaseModel):
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         return torch.device("cuda" if cuda else "cpu")
+
+
+def _from_environment(variable: str, default: str) -> Callable[[], Any]:
+    return lambda: os.environ.get(variable, default)
+
+
+class TrainingArguments(MachineArguments):
+    """Flags of every training: how often it is saved and shown. Each can be set by a variable of the environment."""
+
+    model_config = ConfigDict(validate_default=True)
+
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_CHECKPOINT_MINUTES", "10"),
+        description="the state is saved after so many minutes, beside every epoch's end; 0: after every step "
+        "[GETAM_CHECKPOINT_MINUTES, 10]",
+    )
+    scalars_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_SCALARS_EVERY", "10"),
+        description="steps between TensorBoard's scalars; 0: none [GETAM_SCALARS_EVERY, 10]",
+    )
+    pictures_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_PICTURES_EVERY", "200"),
+        description="steps between pictures, of a training that has some; 0: none [GETAM_PICTURES_EVERY, 200]",
+    )
+    validate_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_VALIDATE_EVERY", "0"),
+        description="epochs between scores on val's masks, of a training that has some; 0: none "
+        "[GETAM_VALIDATE_EVERY, 0]",
+    )
+
+    def prepare(self, *, seed: int = 0) -> torch.device:
+        """As MachineArguments.prepare; under torchrun also joins the other processes."""
+        from getam import distributed
+
+        device = super().prepare(seed=seed)
+        distributed.start(device.type)
+        return device

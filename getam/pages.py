@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -20,6 +19,7 @@ from getam import report
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_array, read_gray, read_image, read_labels, voc_palette
 from getam.index import IndexRow
+from getam.pictures import heat_colors, heat_picture, label_picture
 
 TILE = 320
 """Longest side of a picture on the page, in pixels; a smaller image keeps its size."""
@@ -81,7 +81,7 @@ def write_audit(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequ
         headings=report.HEADINGS,
         scores=[astuple(row) for row in report.score_rows(report.summarize(run))],
         colors=colors,
-        heat=[_hex(color) for color in _heat_colors()[::15]],
+        heat=[_hex(color) for color in heat_colors()[::15]],
         total=len(rows),
         audit={"images": images, "layers": LAYERS, "scores": SCORES, "colors": colors},
     )
@@ -154,7 +154,7 @@ def _tiles(run: Path, row: IndexRow, labels: Sequence[str], masks: Mapping[str, 
     size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
     yield _Tile("photograph", Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0))
     for layer, mask in masks.items():
-        yield _Tile(layer, _label_picture(mask, size))
+        yield _Tile(layer, label_picture(mask, size))
     if (path := _in_shards(run / "saliency", f"{row.id}.png")) is not None:
         yield _Tile("saliency", Image.fromarray(read_gray(path)).resize(size, Image.Resampling.BILINEAR))
     raw, refined = (_read_maps(run / stage, row, labels) for stage in ("maps", "refined"))
@@ -162,10 +162,10 @@ def _tiles(run: Path, row: IndexRow, labels: Sequence[str], masks: Mapping[str, 
         if raw is not None:
             peak = float(raw[position].max())
             # Kept at the size of the token grid: the page enlarges it without smoothing.
-            picture = _heat_picture(raw[position] / peak if peak > 0 else np.zeros_like(raw[position]))
+            picture = heat_picture(raw[position] / peak if peak > 0 else np.zeros_like(raw[position]))
             yield _Tile("raw", picture, name, f"max {peak:.1e}")
         if refined is not None:
-            yield _Tile("refined", _heat_picture(refined[position], size), name)
+            yield _Tile("refined", heat_picture(refined[position], size), name)
 
 
 def _read_maps(folder: Path, row: IndexRow, labels: Sequence[str]) -> np.ndarray | None:
@@ -179,31 +179,6 @@ def _read_maps(folder: Path, row: IndexRow, labels: Sequence[str]) -> np.ndarray
             "run the stage that wrote it again"
         )
     return maps
-
-
-def _label_picture(labels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Label values (H, W) in the VOC colors, unknown pixels hatched, at `size` (width, height)."""
-    shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    colors = voc_palette()[shown]
-    rows, columns = np.indices(shown.shape)
-    stripe = (rows + columns) // 3 % 2 == 0
-    colors[(shown == UNKNOWN) & stripe] = 255
-    colors[(shown == UNKNOWN) & ~stripe] = 150
-    return Image.fromarray(colors)
-
-
-def _heat_picture(values: np.ndarray, size: tuple[int, int] | None = None) -> Image.Image:
-    """A map (H, W) in [0, 1] in the colors of viridis, at `size` (width, height) if one is given."""
-    picture = Image.fromarray((values.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8))
-    if size is not None:
-        picture = picture.resize(size, Image.Resampling.BILINEAR)
-    picture.putpalette(_heat_colors().tobytes())
-    return picture
-
-
-def _heat_colors() -> np.ndarray:
-    """viridis, whose order survives color blindness and gray printing: (256, 3), uint8."""
-    return matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
 
 
 def _hex(color: np.ndarray) -> str:

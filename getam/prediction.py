@@ -1,4 +1,4 @@
-"""Segmentation of whole images: probabilities averaged over scales and mirror images, then dense CRF."""
+"""Segmentation of whole images: probabilities averaged over input sizes and mirror images, then dense CRF."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from getam.checkpoints import model_files
 from getam.crf import write_crf_labels
-from getam.files import write_labels
+from getam.evaluation import ConfusionMatrix, mean_of_known
+from getam.files import read_labels, write_labels
 from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.index import IndexRow, read_photograph
 from getam.progress import image_progress
@@ -48,10 +49,15 @@ def predict(
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
-        return fit_long_side((row.height, row.width), max(row.height, row.width), multiple=multiple)
+        full = (row.height, row.width)
+        return full if settings.squares else fit_long_side(full, max(full), multiple=multiple)
 
-    pixels = BATCH_PIXELS[device.type] / max(settings.scales) ** 2
-    batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=pixels)
+    budget = BATCH_PIXELS[device.type]
+    if settings.squares:
+        batch_size = max(1, min(BATCH_SIZE, budget // max(settings.squares) ** 2))
+        batches = planned_batches(rows, size=size, batch_size=batch_size, pixels=budget)
+    else:
+        batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=budget / max(settings.scales) ** 2)
     with (
         new_shard(
             out,
@@ -78,14 +84,52 @@ def predict(
                     shard.submit(row.id, _write, resized)
 
 
+@torch.no_grad()
+def validation_miou(
+    network: Callable[[Tensor], Tensor],
+    rows: Sequence[IndexRow],
+    *,
+    multiple: int,
+    num_classes: int,
+    device: torch.device,
+    threads: int,
+) -> float | None:
+    """mIoU of plain predictions (one scale, no flip, no CRF) on the rows that have a mask, to watch a training by.
+
+    Args:
+        network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
+        multiple: input sides are rounded to a multiple of this.
+        num_classes: C.
+    """
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return fit_long_side((row.height, row.width), max(row.height, row.width), multiple=multiple)
+
+    scored = [row for row in rows if row.mask is not None]
+    batches = planned_batches(scored, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
+    inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
+    matrix = ConfusionMatrix(num_classes + 1)
+    for batch, images in image_progress(inputs, batches, what="mIoU on val"):
+        logits = network(images.to(device)).float()
+        for row, values in zip(batch, logits, strict=True):
+            full = (row.height, row.width)
+            resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+            assert row.mask is not None
+            matrix.add(read_labels(row.mask), resized.argmax(0).byte().cpu().numpy())
+    return mean_of_known(matrix.iou())
+
+
 def _averaged(
     network: Callable[[Tensor], Tensor], images: Tensor, settings: PredictionSettings, multiple: int
 ) -> Tensor:
-    """Mean softmax probabilities over scales and flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
+    """Mean softmax probabilities over scales or squares, and flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
     height, width = images.shape[2:]
+    longer = max(height, width)
+    sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in settings.scales]
+    if settings.squares:
+        sizes = [fit_long_side((side, side), side, multiple=multiple) for side in settings.squares]
     total = None
-    for scale in settings.scales:
-        size = fit_long_side((height, width), round(scale * max(height, width)), multiple=multiple)
+    for size in sizes:
         scaled = images
         if size != (height, width):
             scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
@@ -96,7 +140,7 @@ def _averaged(
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total + probabilities
     assert total is not None
-    return total / (len(settings.scales) * (2 if settings.flip else 1))
+    return total / (len(sizes) * (2 if settings.flip else 1))
 
 
 def _write(path: Path, probabilities: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,17 +24,22 @@ logger = logging.getLogger(__name__)
 def set_up_logging(log: Path | None) -> None:
     """Sends log records to standard error and, where given, to the file `log` (written anew)."""
     handlers: list[logging.Handler] = [_AroundBars(sys.stderr)]
-    if log is not None:
+    if log is not None and _is_first():
         log.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
     logging.basicConfig(
-        level=logging.INFO,
+        level=logging.INFO if _is_first() else logging.WARNING,
         format="%(asctime)s %(message)s",
         datefmt="%H:%M:%S",
         handlers=handlers,
         force=True,
     )
     logging.captureWarnings(True)
+
+
+def _is_first() -> bool:
+    """Whether this is the one process, or the first of those that torchrun started: the others only warn."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _AroundBars(logging.StreamHandler):
@@ -58,7 +64,9 @@ def progress(
     done = 0
     plural = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
     # `disable=None` draws no bar where standard error is not a terminal.
-    bar = tqdm(total=total, unit=unit, desc=what, disable=None, leave=False, dynamic_ncols=True)
+    bar = tqdm(
+        total=total, unit=unit, desc=what, disable=None if _is_first() else True, leave=False, dynamic_ncols=True
+    )
     for item in items:
         yield item
         done += size(item)

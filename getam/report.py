@@ -104,7 +104,7 @@ def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
         f"{split}_miou": metrics["miou"],
         f"{split}_iou": metrics["iou"],
         f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
-        "protocol": {key: protocol[key] for key in ("scales", "flip", "crf", "supervision")},
+        "protocol": {key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
     }
 
 
@@ -160,8 +160,9 @@ def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
 
 
 def _inference(protocol: Mapping[str, Any]) -> str:
-    scales = protocol["scales"]
-    parts = [f"scale{'' if len(scales) == 1 else 's'} " + " ".join(f"{scale:g}" for scale in scales)]
+    key = "squares" if protocol["squares"] else "scales"
+    sizes = protocol[key]
+    parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
     parts += ["flip"] if protocol["flip"] else []
     parts += ["CRF" if protocol["crf"] else "no CRF"]
     return ", ".join(parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
@@ -35,7 +36,15 @@ def _opening(value: Any) -> Any:
     raise ValueError("write 0, an odd number of pixels below 100, or released")
 
 
+def _tap(value: Any) -> Any:
+    if isinstance(value, int | str) and (str(value).isdigit() or re.fullmatch(r"stage\d", str(value))):
+        return value
+    raise ValueError("write the number of a block, or stage0, stage1, ... of a hybrid")
+
+
+Tap = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_tap), Digits]
 Opening = Annotated[Literal["released"] | int, BeforeValidator(_opening)]
+Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ImageSize = Annotated[int, Field(ge=16, le=4096)]
 
@@ -113,12 +122,15 @@ class ScheduleSettings(Section):
 
     epochs: PositiveInt = Field(description="passes over the training images")
     batch_size: PositiveInt = Field(description="images an optimizer step")
-    optimizer: Literal["adamw", "sgd"] = Field(description="adamw, or sgd with momentum 0.9")
+    optimizer: Literal["adamw", "sgd"] = Field(description="adamw or sgd")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of sgd; adamw has its own")
     schedule: Literal["one_cycle", "poly"] = Field(
         description="learning rate: one_cycle (warm-up, then cosine to 0) or poly ((1 - t)^0.9)"
     )
     learning_rate: PositiveFloat = Field(description="highest learning rate")
     weight_decay: NonNegativeFloat = Field(description="weight decay (decoupled in adamw)")
+    gradient_clipping: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: any")
+    precision: Precision = Field(description="of the networks in training; bfloat16 (autocast) is faster on a GPU")
     seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
 
 
@@ -138,6 +150,14 @@ class BackboneSettings(Section):
         "(the class token is left out, or added), token (plain head); pool (average) for a CNN"
     )
     pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
+    embedding: Literal["timm", "released"] = Field(
+        description="timm, or the authors': position table of the backbone's own size, resized bilinearly without "
+        "antialiasing; in a hybrid, filters standardized by their deviation + 1e-5"
+    )
+    normalization: Literal["imagenet", "backbone"] = Field(
+        description="mean and deviation of the backbone's input: ImageNet's (authors' code) or those that timm names "
+        "for its pretrained weights"
+    )
 
 
 class ClassifierSettings(BackboneSettings, ScheduleSettings):
@@ -175,7 +195,7 @@ class MapSettings(ActivationSettings):
     image_size: ImageSize = Field(description="longer side of the network's input, pixels")
     scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of image_size", min_length=1)
     flip: bool = Field(description="average with the maps of the mirrored image")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         description="of the network; bfloat16 (autocast) is faster on a GPU, maps are float32 either way"
     )
 
@@ -265,6 +285,9 @@ class PredictionSettings(Section):
     """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
 
     scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of the image", min_length=1)
+    squares: tuple[ImageSize, ...] = Field(
+        description="inputs stretched to squares of these sides, pixels, in the place of scales; [] for none"
+    )
     flip: bool = Field(description="average with the mirrored image")
     crf: CrfSettings
 
@@ -292,8 +315,9 @@ class DeepLabSettings(ScheduleSettings):
 class DecoderSettings(Section):
     """The DPT decoder of the end-to-end network."""
 
-    taps: tuple[Block, Block, Block] = Field(
-        description="three transformer blocks whose tokens the decoder reads beside the last one's, ascending"
+    taps: tuple[Tap, Tap, Tap] = Field(
+        description="what the decoder reads beside the last block: three transformer blocks, ascending; of a hybrid "
+        "the first may be its ResNet's stages: stage0, stage1, 8"
     )
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         description="channels of the three reassembled feature maps; the last one's are the backbone's width"
@@ -305,8 +329,10 @@ class DecoderSettings(Section):
 
     @model_validator(mode="after")
     def _ascending(self) -> DecoderSettings:
-        if not self.taps[0] < self.taps[1] < self.taps[2]:
-            raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different blocks in order")
+        # Stages run before blocks.
+        order = [int(tap[5:]) - 10 if isinstance(tap, str) else tap for tap in self.taps]
+        if not order[0] < order[1] < order[2]:
+            raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different ones in order")
         return self
 
 
@@ -329,9 +355,20 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
     decoder: DecoderSettings
     maps: ActivationSettings
     refine: RefineSettings
-    completion: CompletionSettings
+    completion: LabelSettings
     energy: EnergySettings
     decoder_learning_rate: PositiveFloat = Field(description="highest learning rate of the decoder")
+    map_epsilon: NonNegativeFloat = Field(
+        description="added to each map's maximum before completion divides by it (authors' code: 1e-5, which fades "
+        "maps of tiny values)"
+    )
+    segmentation_rate: PositiveFloat = Field(
+        description="factor of all learning rates from the epoch on in which segmentation begins"
+    )
+    saliency_target: Literal["background", "released"] = Field(
+        description="target of p_background: background (1 - S), or released (authors' code: 1 but where completion "
+        "mined a class outside the saliency)"
+    )
     saliency_weight: NonNegativeFloat = Field(description="weight of BCE(p_background, 1 - S) (paper: 0.1)")
 
     @model_validator(mode="after")

@@ -6,31 +6,57 @@ import hashlib
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import getam.version
 from getam.checkpoints import load_state, save_state
+from getam.distributed import is_main, mean_over_processes, rank, synchronized, world_size
 from getam.errors import InputError
-from getam.images import mixed_seed
+from getam.files import atomic_file
+from getam.machine import TrainingArguments
 from getam.progress import progress
+from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
 
-STATE = "state.safetensors"
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+STATE = ".state"
+"""Folder in a training's output folder that holds what is needed to go on; the caller removes it at the end."""
+STATE_FILE = "state.safetensors"
+TENSORBOARD, PICTURES, BEST = "tensorboard", "pictures", "best"
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
 
 Losses = Mapping[str, Tensor]
-Step = Callable[[dict[str, Any], int], Losses]
+Step = Callable[[nn.Module, dict[str, Any], int], Losses]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a training is watched; none of it changes the weights."""
+
+    picture: Callable[[], np.ndarray | None] = lambda: None
+    """The last step as a picture (H, W, 3), uint8; None where there is nothing to see."""
+    validate: Callable[[], float | None] = lambda: None
+    """mIoU of the model as it is, in evaluation mode; None where there is no ground truth."""
+    keep_best: Callable[[int, float], None] = lambda epoch, miou: None
+    """Is given the epoch, counted from 1, and its mIoU when that is the highest so far."""
 
 
 def fit(
@@ -41,57 +67,95 @@ def fit(
     *,
     groups: list[dict[str, Any]],
     device: torch.device,
-    threads: int,
-    state: Path,
+    machine: TrainingArguments,
+    out: Path,
     key: str,
     what: str,
     name_of: Callable[[int], str],
+    rate: Callable[[int], float] = lambda epoch: 1.0,
+    watch: Watch = Watch(),
 ) -> list[dict[str, float]]:
     """Trains `model` in place and gives each epoch's mean losses.
 
-    After every epoch the whole state is written to `state`/state.safetensors; a later call with the same key goes
-    on from it, to the same weights (bit for bit on CPU) as an uninterrupted one. The caller removes the folder once
-    the model is saved.
+    At the end of every epoch, and within one every `machine.checkpoint_minutes`, the whole state is written to
+    `out`/.state; a later call with the same key goes on from that step, to the same weights (bit for bit on CPU) as an
+    uninterrupted one. The caller removes that folder once the model is saved.
+
+    Under torchrun each process takes its part of every batch; batches, batch norm and dropout are those of a single
+    process, gradients are averaged, and the first process alone writes.
 
     Args:
-        step: (batch on the device, epoch) -> named losses; their sum is minimized.
+        step: (the model, or DistributedDataParallel around it; batch on the device; epoch) -> named losses, whose sum
+            is minimized. Their average over processes must be the loss of the whole batch.
         images: items by `epoch * len + i`, see TrainingImages.
         groups: parameter groups; `lr` in a group is its highest learning rate.
+        out: gets .state, tensorboard (scalars), pictures.
         key: identifies settings and data; a state with another key is not used.
         name_of: number of an image -> its name, for messages.
+        rate: epoch -> factor of all learning rates.
 
     Raises:
-        InputError: a loss is not finite; names the batch.
+        InputError: a loss is not finite, names the batch; the processes cannot share a batch evenly.
     """
+    batch_size = min(settings.batch_size, len(images))  # type: ignore[arg-type]
+    if batch_size % world_size():
+        raise InputError(
+            f"batch_size: {batch_size} images cannot be shared evenly by {world_size()} processes; use another number"
+        )
     optimizer = _optimizer(settings, groups)
-    batches = max(1, len(images) // settings.batch_size)  # type: ignore[arg-type]
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    batches = len(images) // batch_size  # type: ignore[arg-type]
     total = batches * settings.epochs
     peaks = [group["lr"] for group in optimizer.param_groups]
-    restored = load_state(state / STATE, model, optimizer, key=key) or {"epoch": 0, "history": []}
-    history: list[dict[str, float]] = restored["history"]
-    if restored["epoch"]:
-        logger.info("%s: goes on after epoch %d of %d", what, restored["epoch"], settings.epochs)
-    for epoch in range(restored["epoch"], settings.epochs):
+    state = out / STATE / STATE_FILE
+    position = _Position(**(load_state(state, model, optimizer, key=key) or {}))
+    if position.epoch or position.batch:
+        done = f"{position.epoch} of {settings.epochs} epochs and {position.batch} batches"
+        logger.info("%s: goes on after %s", what, done)
+    log = _Log(out, machine, step=position.epoch * batches + position.batch)
+    network = model
+    if world_size() > 1:
+        # Unused: the decoder in the first phase, the final norm that no read-out sees.
+        network = DistributedDataParallel(
+            synchronized(model, device.type), broadcast_buffers=False, find_unused_parameters=True
+        )
+    saved = time.monotonic()
+    for epoch in range(position.epoch, settings.epochs):
         model.train()
         loader = DataLoader(
             images,
-            batch_size=min(settings.batch_size, len(images)),  # type: ignore[arg-type]
-            sampler=EpochSampler(len(images), epoch=epoch, seed=settings.seed),  # type: ignore[arg-type]
-            num_workers=min(threads, 8) if device.type == "cuda" else 0,  # on CPU the network itself needs the cores
+            batch_sampler=EpochBatches(
+                len(images),  # type: ignore[arg-type]
+                epoch=epoch,
+                seed=settings.seed,
+                batch_size=batch_size,
+                start=position.batch,
+            ),
+            # On CPU the network itself needs the cores.
+            num_workers=min(machine.threads, 8) if device.type == "cuda" else 0,
             pin_memory=device.type == "cuda",
-            drop_last=True,
+            # Its own: a loader draws a number when it starts, and a resumed training starts one more.
+            generator=torch.Generator(),
         )
-        sums: dict[str, float] = {}
         started = time.monotonic()
-        bar = progress(loader, total=batches, unit="batch", what=f"{what} epoch {epoch + 1}/{settings.epochs}")
-        for number, batch in enumerate(bar):
-            done = epoch * batches + number
+        bar = progress(
+            loader,
+            total=batches - position.batch,
+            unit="batch",
+            what=f"{what} epoch {epoch + 1}/{settings.epochs}",
+        )
+        for number, batch in enumerate(bar, start=position.batch):
+            done_steps = epoch * batches + number
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * SCHEDULES[settings.schedule](done / total)
+                group["lr"] = peak * rate(epoch) * SCHEDULES[settings.schedule](done_steps / total)
             batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            losses = step(batch, epoch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                losses = step(network, batch, epoch)
             loss = torch.stack(list(losses.values())).sum()
-            if not bool(torch.isfinite(loss)):
+            # What one process finds, all act on: one that stopped or saved alone would leave the others waiting.
+            overdue = time.monotonic() - saved >= 60 * machine.checkpoint_minutes
+            mean, due = mean_over_processes(torch.stack([loss, loss.new_tensor(overdue)])).tolist()
+            if not math.isfinite(mean):
                 names = ", ".join(name_of(int(i)) for i in batch["number"][:8])
                 parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
                 raise InputError(
@@ -99,26 +163,143 @@ def fit(
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            scalars = {f"loss/{name}": value.detach() for name, value in losses.items()}
+            if settings.gradient_clipping:
+                scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trained, settings.gradient_clipping)
             optimizer.step()
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach())
-        history.append({name: value / batches for name, value in sums.items()})
+            position.add(losses, batch=number + 1)
+            log.scalars(scalars, optimizer, images=batch_size)
+            log.picture(watch.picture)
+            # With the last batch the epoch is complete, and is saved as such.
+            if due and number + 1 < batches:
+                _save(state, model, optimizer, key, position)
+                saved = time.monotonic()
+        means = position.means(batches)
         logger.info(
             "%s: epoch %d/%d, %s, %.1f s",
             what,
             epoch + 1,
             settings.epochs,
-            ", ".join(f"{name} loss {value:.4f}" for name, value in history[-1].items()),
+            ", ".join(f"{name} loss {value:.4f}" for name, value in means.items()),
             time.monotonic() - started,
         )
-        save_state(state / STATE, model, optimizer, key=key, progress={"epoch": epoch + 1, "history": history})
-    return history
+        position.history.append(means | _validated(model, machine, epoch, settings.epochs, position, watch, log))
+        position.epoch, position.batch, position.sums = epoch + 1, 0, {}
+        _save(state, model, optimizer, key, position)
+        saved = time.monotonic()
+    log.close()
+    return position.history
+
+
+@dataclass
+class _Position:
+    """How far a training is, beside its weights; what its state holds as JSON."""
+
+    epoch: int = 0
+    """Epochs that are complete."""
+    batch: int = 0
+    """Batches of the next one that are done."""
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Sums of the losses of those batches."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: float = -1.0
+    """Highest mIoU on val so far."""
+
+    def add(self, losses: Losses, *, batch: int) -> None:
+        self.batch = batch
+        for name, value in losses.items():
+            # Kept on the device: a GPU is not waited for.
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+
+    def means(self, batches: int) -> dict[str, float]:
+        return {name: float(mean_over_processes(value)) / batches for name, value in self.sums.items()}
+
+    def described(self) -> dict[str, Any]:
+        return {**vars(self), "sums": {name: float(mean_over_processes(value)) for name, value in self.sums.items()}}
+
+
+def _save(path: Path, model: nn.Module, optimizer: Optimizer, key: str, position: _Position) -> None:
+    # Asked of every process: the sums are averaged.
+    described = position.described()
+    if is_main():
+        save_state(path, model, optimizer, key=key, progress=described)
+
+
+def _validated(
+    model: nn.Module, machine: TrainingArguments, epoch: int, epochs: int, position: _Position, watch: Watch, log: _Log
+) -> dict[str, float]:
+    """{"val_miou": ...} after an epoch that is to be validated, else nothing."""
+    every = machine.validate_every
+    if not every or ((epoch + 1) % every and epoch + 1 < epochs) or not is_main():
+        return {}
+    model.eval()
+    miou = watch.validate()
+    model.train()
+    if miou is None:
+        return {}
+    log.scalar("val_miou", miou)
+    if miou > position.best:
+        position.best = miou
+        watch.keep_best(epoch + 1, miou)
+    return {"val_miou": miou}
+
+
+class _Log:
+    """TensorBoard's scalars and pictures of a training, written by its first process."""
+
+    def __init__(self, out: Path, machine: TrainingArguments, *, step: int) -> None:
+        self.out = out
+        self.machine = machine
+        self.step = step
+        self.since = step
+        self.started = time.monotonic()
+        self.writer: SummaryWriter | None = None
+        if not is_main():
+            return
+        if not step:
+            for name in (TENSORBOARD, PICTURES, BEST):
+                shutil.rmtree(out / name, ignore_errors=True)
+        if machine.scalars_every:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
+
+    def scalars(self, values: Mapping[str, Tensor], optimizer: Optimizer, *, images: int) -> None:
+        """Counts a step, and writes its values and learning rates if it is one of those that are shown."""
+        self.step += 1
+        if self.writer is None or self.step % self.machine.scalars_every:
+            return
+        for name, value in values.items():
+            self.writer.add_scalar(name, float(value), self.step)
+        for number, group in enumerate(optimizer.param_groups):
+            self.writer.add_scalar(f"learning_rate/{number}", group["lr"], self.step)
+        seconds = time.monotonic() - self.started
+        self.writer.add_scalar("images_per_second", images * (self.step - self.since) / seconds, self.step)
+        self.since, self.started = self.step, time.monotonic()
+
+    def scalar(self, name: str, value: float) -> None:
+        if self.writer is not None:
+            self.writer.add_scalar(name, value, self.step)
+
+    def picture(self, draw: Callable[[], np.ndarray | None]) -> None:
+        """Writes the step's picture, if it is one of those that are shown."""
+        every = self.machine.pictures_every
+        if not every or self.step % every or not is_main() or (picture := draw()) is None:
+            return
+        with atomic_file(self.out / PICTURES / f"{self.step:06d}.png") as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG")
+        if self.writer is not None:
+            self.writer.add_image("step", picture, self.step, dataformats="HWC")
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
 
 def _optimizer(settings: ScheduleSettings, groups: list[dict[str, Any]]) -> Optimizer:
     if settings.optimizer == "adamw":
         return AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
-    return SGD(groups, lr=settings.learning_rate, momentum=0.9, weight_decay=settings.weight_decay)
+    return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
 def _one_cycle(t: float) -> float:
@@ -135,21 +316,32 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": _one_cycle, "poly
 """Share of training done, in [0, 1) -> factor of the highest learning rate."""
 
 
-class EpochSampler(Sampler[int]):
-    """The numbers `epoch * len + i` of an epoch in an order that seed and epoch decide."""
+class EpochBatches(Sampler[list[int]]):
+    """This process's part of each batch of an epoch: numbers `epoch * len + i` in an order that seed and epoch decide.
 
-    def __init__(self, length: int, *, epoch: int, seed: int) -> None:
+    Args:
+        length: number of images.
+        batch_size: of the whole batch, over all processes; what is left over at an epoch's end is not used.
+        start: batches to leave out, since they are done.
+    """
+
+    def __init__(self, length: int, *, epoch: int, seed: int, batch_size: int, start: int = 0) -> None:
         self.length = length
         self.epoch = epoch
         self.seed = seed
+        self.batch_size = batch_size
+        self.start = start
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.batch_size - self.start
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator)
-        return iter((order + self.epoch * self.length).tolist())
+        order = (torch.randperm(self.length, generator=generator) + self.epoch * self.length).tolist()
+        share = self.batch_size // world_size()
+        for number in range(self.start, self.length // self.batch_size):
+            first = number * self.batch_size + rank() * share
+            yield order[first : first + share]
 
 
 def decay_groups(model: nn.Module, *, learning_rate: float) -> list[dict[str, Any]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
@@ -30,3 +33,45 @@ def reference(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+CROP = {"long_side": [28, 36], "size": 32, "color_jitter": 0}
+BACKBONE = {
+    "backbone_options": {"patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2},
+    "stem_channels": [],
+    "epochs": 1,
+    "batch_size": 2,
+    "crop": CROP,
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "classifier": BACKBONE,
+    "end_to_end": BACKBONE
+    | {
+        "epochs": 2,
+        "classifier_epochs": 1,
+        "decoder": {"scales": [4, 2, 1], "taps": [0, 1, 2], "channels": [8, 8, 8], "width": 16},
+        "refine": {"iterations": 2, "dilations": [1, 2]},
+    },
+    "saliency": {
+        "backbone_options": {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 6},
+        "neck_width": 16,
+        "epochs": 1,
+        "batch_size": 2,
+    },
+    "deeplab": {"epochs": 1, "batch_size": 2, "crop": CROP},
+}
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """config.yaml with networks so small that a training takes a second; images of 32x32."""
+    values = read_yaml(PROJECT / "config.yaml")
+    for section, changes in CHANGES.items():
+        values[section] |= changes
+    return validate_config(values)
+
+
+@pytest.fixture(scope="session")
+def settings(config: Config) -> EndToEndSettings:
+    """The end-to-end section of it."""
+    return config.end_to_end

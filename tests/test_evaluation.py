@@ -26,6 +26,7 @@ from getam.shards import new_shard
 
 PREDICTION = PredictionSettings(
     scales=(1.0, 0.5),
+    squares=(),
     flip=True,
     crf=CrfSettings(
         iterations=2, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
@@ -186,7 +187,7 @@ def test_evaluate_predictions(tmp_path: Path) -> None:
         "iou": {"background": 0.5, "dog": 0.5},
         "pixel_accuracy": 4 / 6,
         "confusion": [[2, 0], [2, 2]],
-        "protocol": {"scales": [1.0, 0.5], "flip": True, "crf": True, "supervision": "I+S"},
+        "protocol": {"scales": [1.0, 0.5], "squares": [], "flip": True, "crf": True, "supervision": "I+S"},
     }
     assert evaluate_predictions(index, tmp_path / "predictions", split="val") == expected
     arguments = EvaluationArguments(

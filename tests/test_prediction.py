@@ -21,6 +21,7 @@ from getam.settings import CrfSettings, PredictionSettings
 
 SETTINGS = PredictionSettings(
     scales=(1.0,),
+    squares=(),
     flip=False,
     crf=CrfSettings(
         iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=83, bilateral_rgb=5, bilateral_weight=4
@@ -130,6 +131,21 @@ def test_views_are_the_scales_and_their_mirror_images(tmp_path: Path) -> None:
     seen.clear()
     run(watching, rows, tmp_path / "out", flip=False, scales=(1.0,))
     assert [tuple(images.shape) for images in seen] == [(2, 3, 32, 48)]
+
+
+def test_squares_take_the_place_of_scales(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(images)
+        return constant(images)
+
+    images = {"a": noise(32, 48), "b": noise(20, 30, seed=1)}
+    rows = write_rows(tmp_path / "images", images)
+    labels = run(watching, rows, tmp_path / "out", multiple=16, scales=(0.5,), squares=(48, 20), flip=False)
+    assert [tuple(images.shape) for images in seen] == [(1, 3, 48, 48), (1, 3, 16, 16)] * 2
+    for id, image in images.items():
+        assert labels[id].shape == image.shape[:2]
 
 
 def test_flip_averages_probabilities_not_scores(tmp_path: Path) -> None:

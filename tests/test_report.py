@@ -33,7 +33,7 @@ def segmentation(miou: float, *, crf: bool) -> dict[str, Any]:
         "iou": {"background": 0.9, "cat": 0.55, "a|b": 0.35},
         "pixel_accuracy": 0.875,
         "confusion": [[1]],
-        "protocol": {"scales": [0.5, 1.0], "flip": True, "crf": crf, "supervision": "I+S"},
+        "protocol": {"scales": [0.5, 1.0], "squares": [], "flip": True, "crf": crf, "supervision": "I+S"},
     }
 
 

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import getam.training
 from getam.errors import InputError
 from getam.files import fingerprint
+from getam.machine import TrainingArguments
 from getam.settings import ScheduleSettings
-from getam.training import SCHEDULES, STATE, EpochSampler, decay_groups, fit, training_key
+from getam.training import SCHEDULES, STATE, STATE_FILE, EpochBatches, decay_groups, fit, training_key
 
 LENGTH = 10
 SETTINGS = ScheduleSettings(
@@ -24,7 +26,10 @@ SETTINGS = ScheduleSettings(
     batch_size=3,
     optimizer="adamw",
     schedule="one_cycle",
+    momentum=0.9,
     learning_rate=0.05,
+    gradient_clipping=0,
+    precision="float32",
     weight_decay=0.01,
     seed=3,
 )
@@ -52,8 +57,9 @@ def dropout_model(seed: int = 0) -> nn.Sequential:
 
 def train(
     model: nn.Module,
-    state: Path,
+    out: Path,
     *,
+    minutes: float = 10,
     settings: ScheduleSettings = SETTINGS,
     key: str = "key",
     interrupt: tuple[int, int] | None = None,
@@ -62,7 +68,7 @@ def train(
     """Gives the history and (epoch, image numbers) of each step; stops in step `interrupt` = (epoch, batch)."""
     seen: list[tuple[int, list[int]]] = []
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         if interrupt == (epoch, sum(e == epoch for e, _ in seen)):
             raise Interrupted
         seen.append((epoch, batch["number"].tolist()))
@@ -76,8 +82,8 @@ def train(
         settings,
         groups=decay_groups(model, learning_rate=settings.learning_rate),
         device=torch.device("cpu"),
-        threads=1,
-        state=state,
+        machine=TrainingArguments(threads=1, checkpoint_minutes=minutes, scalars_every=0),
+        out=out,
         key=key,
         what="test",
         name_of=lambda number: f"img{number}",
@@ -135,7 +141,7 @@ def test_damaged_state_starts_anew(tmp_path: Path, damage: str) -> None:
     train(whole, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(dropout_model(), tmp_path / "state", interrupt=(2, 1))
-    path = tmp_path / "state" / STATE
+    path = tmp_path / "state" / STATE / STATE_FILE
     content = path.read_bytes()
     path.write_bytes({"garbage": b"\xff" * len(content), "cut": content[:-20], "empty": b""}[damage])
     model = dropout_model()
@@ -187,7 +193,7 @@ def test_learning_rates_of_the_groups_follow_the_schedule(tmp_path: Path, schedu
     model.slow, model.fast = slow, fast
     values: list[tuple[float, float]] = []
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         values.append((slow.item(), fast.item()))
         return {"sum": slow + fast}
 
@@ -201,8 +207,8 @@ def test_learning_rates_of_the_groups_follow_the_schedule(tmp_path: Path, schedu
         settings,
         groups=[{"params": [slow], "lr": 0.1}, {"params": [fast], "lr": 1.0}],
         device=torch.device("cpu"),
-        threads=1,
-        state=tmp_path,
+        machine=TrainingArguments(threads=1, scalars_every=0),
+        out=tmp_path,
         key="key",
         what="test",
         name_of=str,
@@ -242,19 +248,35 @@ def test_one_cycle_is_continuous_and_has_one_peak() -> None:
     assert max(abs(a - b) for a, b in itertools.pairwise(factors)) < 0.01
 
 
-def test_epoch_sampler_permutes_each_epoch() -> None:
-    orders = [list(EpochSampler(50, epoch=epoch, seed=1)) for epoch in range(3)]
+def batches_of(epoch: int, *, seed: int = 1, start: int = 0) -> list[list[int]]:
+    return list(EpochBatches(50, epoch=epoch, seed=seed, batch_size=5, start=start))
+
+
+def test_batches_permute_each_epoch() -> None:
+    orders = [[number for batch in batches_of(epoch) for number in batch] for epoch in range(3)]
     for epoch, order in enumerate(orders):
         assert sorted(order) == list(range(50 * epoch, 50 * (epoch + 1)))
-        assert order == list(EpochSampler(50, epoch=epoch, seed=1))
+        assert batches_of(epoch) == batches_of(epoch)
     images = {tuple(number % 50 for number in order) for order in orders}
     assert len(images) == 3, "epochs repeat an order"
-    assert list(EpochSampler(50, epoch=0, seed=2)) != orders[0]
-    assert len(EpochSampler(50, epoch=2, seed=1)) == 50
+    assert batches_of(0, seed=2) != batches_of(0)
 
 
-def test_epoch_sampler_tells_large_seeds_apart() -> None:
-    assert list(EpochSampler(50, epoch=0, seed=4096)) != list(EpochSampler(50, epoch=0, seed=0))
+def test_batches_go_on_where_they_stopped() -> None:
+    assert batches_of(1, start=4) == batches_of(1)[4:]
+    assert len(EpochBatches(52, epoch=0, seed=0, batch_size=5, start=4)) == 6
+
+
+def test_batches_tell_large_seeds_apart() -> None:
+    assert batches_of(0, seed=4096) != batches_of(0, seed=0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_processes_share_each_batch(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(EpochBatches(50, epoch=0, seed=1, batch_size=6))
+    monkeypatch.setattr(getam.training, "world_size", lambda: 2)
+    monkeypatch.setattr(getam.training, "rank", lambda: rank)
+    assert list(EpochBatches(50, epoch=0, seed=1, batch_size=6)) == [b[3 * rank : 3 * rank + 3] for b in whole]
 
 
 def test_decay_groups_cover_each_trained_weight_once() -> None:

@@ -8,24 +8,25 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplab.model import build_deeplab, describe_deeplab, multi_scale_loss
 from getam.checkpoints import save_model
+from getam.distributed import is_main
 from getam.errors import InputError
 from getam.evaluation import supervision_of
 from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
-from getam.machine import MachineArguments
+from getam.machine import TrainingArguments
 from getam.settings import DeepLabSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.training import fit, training_key
+from getam.training import STATE, fit, training_key
 
 SECTION = "deeplab"
 
 
-class Arguments(DeepLabSettings, MachineArguments):
+class Arguments(DeepLabSettings, TrainingArguments):
     """Train DeepLabv2 on pseudo labels; ground truth is never read."""
 
     index: Path = Field(description="index.csv")
@@ -45,12 +46,13 @@ def run(arguments: Arguments) -> None:
     model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
     images = TrainingImages(rows, load=_load, transform=RandomScaleCrop(settings.crop), seed=settings.seed)
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         outputs = model(batch["image"])
-        loss = multi_scale_loss(outputs, batch["label"].long(), full_resolution=settings.full_resolution_loss)
+        loss = multi_scale_loss(
+            outputs, batch["label"].long(), full_resolution=settings.full_resolution_loss, synchronize=True
+        )
         return {"segmentation": loss}
 
-    state = arguments.out / ".state"
     history = fit(
         model,
         step,
@@ -58,8 +60,8 @@ def run(arguments: Arguments) -> None:
         settings,
         groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
         device=device,
-        threads=arguments.threads,
-        state=state,
+        machine=arguments,
+        out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
             index.classes,
@@ -68,9 +70,11 @@ def run(arguments: Arguments) -> None:
         what="train_deeplab",
         name_of=lambda number: rows[number][0].id,
     )
+    if not is_main():
+        return
     facts = {"supervision": supervision_of(folders), "history": history}
     save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
 
 
 def _load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

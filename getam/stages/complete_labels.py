@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from getam.crf import crf_labels
 from getam.errors import InputError
 from getam.files import read_array, read_gray, write_labels
 from getam.index import IndexRow, read_index, read_photograph
+from getam.labels import WITHOUT_SALIENCY, make_labels
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.rrm import rrm_labels
 from getam.settings import LabelSettings, only
 from getam.shards import new_shard, rows_of
 
@@ -35,7 +34,7 @@ class Arguments(LabelSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     settings = only(LabelSettings, arguments)
     arguments.prepare()
-    if settings.method == "activation":
+    if settings.method not in WITHOUT_SALIENCY:
         import torch
 
         # Images side by side are faster than threads within an image's small loops.
@@ -50,7 +49,7 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             threads=arguments.threads,
-            in_processes=settings.method != "activation",
+            in_processes=settings.method in WITHOUT_SALIENCY,
             inputs=[
                 arguments.index,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
@@ -67,7 +66,7 @@ def run(arguments: Arguments) -> None:
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:
     """The files that an image's label is made from: its maps, and saliency or photograph."""
-    return maps / f"{row.id}.npy", saliency / f"{row.id}.png" if settings.method == "activation" else row.image
+    return maps / f"{row.id}.npy", saliency / f"{row.id}.png" if settings.method not in WITHOUT_SALIENCY else row.image
 
 
 def _write(
@@ -75,31 +74,12 @@ def _write(
 ) -> None:
     maps_path, beside = _inputs(row, maps, saliency, settings)
     values = _read_maps(maps_path, row)
-    image = _read_saliency(beside, row) if settings.method == "activation" else read_photograph(row)
+    image = _read_saliency(beside, row) if settings.method not in WITHOUT_SALIENCY else read_photograph(row)
     try:
-        labels = _label(image, values, classes, settings)
+        labels = make_labels(image, values, classes, settings)
     except InputError as error:
         raise InputError(f"{maps_path}: {error}") from None
     write_labels(path, labels)
-
-
-def _label(image: np.ndarray, maps: np.ndarray, classes: Sequence[int], settings: LabelSettings) -> np.ndarray:
-    """The pseudo label (H, W) by the method that is set; `image` is the saliency map or the photograph."""
-    if settings.method == "crf":
-        return crf_labels(image, maps, classes, settings.crf, gamma=settings.gamma)
-    if settings.method == "rrm":
-        return rrm_labels(image, maps, classes, settings.rrm, settings.crf)
-    from getam.completion import complete_labels
-
-    return complete_labels(
-        maps,
-        classes,
-        image > 255 * settings.saliency_threshold,
-        alpha=settings.alpha,
-        gamma=settings.gamma,
-        conflict=settings.conflict,
-        opening=settings.opening,
-    )
 
 
 def _read_maps(path: Path, row: IndexRow) -> np.ndarray:

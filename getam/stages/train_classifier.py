@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from getam.checkpoints import save_model
 from getam.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
+from getam.distributed import is_main
 from getam.evaluation import average_precision
 from getam.files import fingerprint, read_image, write_json
 from getam.images import (
@@ -26,17 +27,17 @@ from getam.images import (
     whole_images,
 )
 from getam.index import Index, IndexRow, read_index, read_photograph
-from getam.machine import MachineArguments
+from getam.machine import TrainingArguments
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
-from getam.training import decay_groups, fit, training_key
+from getam.training import STATE, decay_groups, fit, training_key
 
 SECTION = "classifier"
 
 logger = logging.getLogger(__name__)
 
 
-class Arguments(ClassifierSettings, MachineArguments):
+class Arguments(ClassifierSettings, TrainingArguments):
     """Train the classifier on the train split's image labels and score it on val."""
 
     index: Path = Field(description="index.csv")
@@ -59,10 +60,9 @@ def run(arguments: Arguments) -> None:
         seed=settings.seed,
     )
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         return {"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])}
 
-    state = arguments.out / ".state"
     history = fit(
         model,
         step,
@@ -70,8 +70,8 @@ def run(arguments: Arguments) -> None:
         settings,
         groups=decay_groups(model, learning_rate=settings.learning_rate),
         device=device,
-        threads=arguments.threads,
-        state=state,
+        machine=arguments,
+        out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
             classes,
@@ -81,10 +81,12 @@ def run(arguments: Arguments) -> None:
         what="train_classifier",
         name_of=lambda number: rows[number].id,
     )
+    if not is_main():
+        return
     metrics = _score(model, index, settings, device, arguments.threads)
     save_model(arguments.out, model, describe_classifier(settings, classes) | {"history": history})
     write_json(arguments.out / "metrics.json", metrics)
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])
 
 

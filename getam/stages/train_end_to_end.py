@@ -8,24 +8,28 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from getam.checkpoints import save_model
-from getam.end_to_end import EndToEndNetwork, describe_end_to_end, training_losses
+from getam.distributed import is_main
+from getam.double_backward import Seen, training_step
+from getam.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.errors import InputError
 from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
 from getam.index import IndexRow, read_index
-from getam.machine import MachineArguments
+from getam.machine import TrainingArguments
+from getam.pictures import training_picture
+from getam.prediction import validation_miou
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.training import decay_groups, fit, training_key
+from getam.training import BEST, STATE, Watch, decay_groups, fit, training_key
 
 SECTION = "end_to_end"
 
 
-class Arguments(EndToEndSettings, MachineArguments):
-    """Train the end-to-end network on image labels and saliency maps; ground truth is never read."""
+class Arguments(EndToEndSettings, TrainingArguments):
+    """Train the end-to-end network on image labels and saliency maps; no ground truth reaches the weights."""
 
     index: Path = Field(description="index.csv")
     saliency: Path = Field(description="folder of the shards of predict-saliency")
@@ -54,8 +58,26 @@ def run(arguments: Arguments) -> None:
             )
         return image, {"saliency": (saliency > 255 * settings.completion.saliency_threshold).astype(np.uint8)}
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        return training_losses(network, batch, epoch, settings)
+    seen: list[Seen] = []
+    description = describe_end_to_end(settings, index.classes)
+
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        made = training_step(model, batch, epoch, settings)
+        seen[:] = [made.seen] if made.seen else []
+        return made.losses
+
+    def validate() -> float | None:
+        return validation_miou(
+            network.segment,
+            index.split("val"),
+            multiple=network.classifier.stride,
+            num_classes=len(index.classes),
+            device=device,
+            threads=arguments.threads,
+        )
+
+    def keep_best(epoch: int, miou: float) -> None:
+        save_model(arguments.out / BEST, network, description | {"epoch": epoch, "val_miou": miou})
 
     images = TrainingImages(
         rows,
@@ -64,7 +86,6 @@ def run(arguments: Arguments) -> None:
         transform=RandomScaleCrop(settings.crop),
         seed=settings.seed,
     )
-    state = arguments.out / ".state"
     history = fit(
         network,
         step,
@@ -75,8 +96,8 @@ def run(arguments: Arguments) -> None:
             *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
         ],
         device=device,
-        threads=arguments.threads,
-        state=state,
+        machine=arguments,
+        out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
             index.classes,
@@ -85,6 +106,12 @@ def run(arguments: Arguments) -> None:
         ),
         what="train_end_to_end",
         name_of=lambda number: rows[number][0].id,
+        rate=lambda epoch: 1.0 if epoch < settings.classifier_epochs else settings.segmentation_rate,
+        watch=Watch(
+            picture=lambda: training_picture(seen[0]) if seen else None, validate=validate, keep_best=keep_best
+        ),
     )
-    save_model(arguments.out, network, describe_end_to_end(settings, index.classes) | {"history": history})
-    shutil.rmtree(state, ignore_errors=True)
+    if not is_main():
+        return
+    save_model(arguments.out, network, description | {"history": history})
+    shutil.rmtree(arguments.out / STATE, ignore_errors=True)

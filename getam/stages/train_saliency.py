@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from getam.checkpoints import save_model
+from getam.distributed import is_main
 from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
 from getam.files import fingerprint, read_image, write_json
 from getam.images import BATCH_PIXELS, ResizeFlip, TrainingImages, planned_batches, whole_images
-from getam.machine import MachineArguments
+from getam.machine import TrainingArguments
 from getam.saliency import (
     SaliencyNetwork,
     build_saliency,
@@ -24,14 +25,14 @@ from getam.saliency import (
     structure_loss,
 )
 from getam.settings import SaliencySettings, only
-from getam.training import decay_groups, fit, training_key
+from getam.training import STATE, decay_groups, fit, training_key
 
 SECTION = "saliency"
 
 logger = logging.getLogger(__name__)
 
 
-class Arguments(SaliencySettings, MachineArguments):
+class Arguments(SaliencySettings, TrainingArguments):
     """Train the saliency network and score it on held-out pairs."""
 
     train: Path = Field(description="folder of image/mask pairs in DUTS layout")
@@ -53,10 +54,9 @@ def run(arguments: Arguments) -> None:
         seed=settings.seed,
     )
 
-    def step(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         return {"structure": structure_loss(model(batch["image"]), batch["mask"][:, None])}
 
-    state = arguments.out / ".state"
     history = fit(
         model,
         step,
@@ -64,18 +64,20 @@ def run(arguments: Arguments) -> None:
         settings,
         groups=decay_groups(model, learning_rate=settings.learning_rate),
         device=device,
-        threads=arguments.threads,
-        state=state,
+        machine=arguments,
+        out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"), fingerprint(file for pair in pairs for file in (pair.image, pair.mask))
         ),
         what="train_saliency",
         name_of=lambda number: pairs[number].id,
     )
+    if not is_main():
+        return
     metrics = _score(model, held_out, settings, device, arguments.threads)
     save_model(arguments.out, model, describe_saliency(settings) | {"history": history})
     write_json(arguments.out / "metrics.json", metrics)
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     logger.info("train_saliency: MAE %.4f, max F %.4f on %s", metrics["mae"], metrics["max_f"], arguments.val)
 
 

@@ -8,7 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from getam.errors import InputError
-from getam.settings import Config, DataSettings, IndexSettings, LabelSettings, flags, merge, only, validate_config
+from getam.settings import (
+    Config,
+    DataSettings,
+    IndexSettings,
+    LabelSettings,
+    PredictionSettings,
+    flags,
+    merge,
+    only,
+    validate_config,
+)
 
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
@@ -30,6 +40,11 @@ def label_threads(settings: LabelSettings) -> int:
     if settings.method == "activation":
         return IMAGE_THREADS
     return max(1, min(16, (workflow.cores or 8) // SETTINGS.data.shards))
+
+
+def sizes_of(settings: PredictionSettings) -> str:
+    """The input sizes of a prediction, for its message."""
+    return f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
 
 
 # The commands that belong to this Python, also where its environment is not activated.

@@ -55,7 +55,7 @@ rule predict_deeplab:
         flags=section(SETTINGS.deeplab_prediction),
         model=subpath(input.weights, parent=True),
     message:
-        f"predict_deeplab: val, scales {list(SETTINGS.deeplab_prediction.scales)}, flip {SETTINGS.deeplab_prediction.flip},"
+        f"predict_deeplab: val, {sizes_of(SETTINGS.deeplab_prediction)}, flip {SETTINGS.deeplab_prediction.flip},"
         f" {SETTINGS.deeplab_prediction.crf.iterations} CRF iterations"
     shell:
         "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split val --out {output:q}"

@@ -55,7 +55,7 @@ rule predict_end_to_end:
         flags=section(SETTINGS.end_to_end_prediction),
         model=subpath(input.weights, parent=True),
     message:
-        f"predict_end_to_end: val, scales {list(SETTINGS.end_to_end_prediction.scales)}, flip {SETTINGS.end_to_end_prediction.flip},"
+        f"predict_end_to_end: val, {sizes_of(SETTINGS.end_to_end_prediction)}, flip {SETTINGS.end_to_end_prediction.flip},"
         f" {SETTINGS.end_to_end_prediction.crf.iterations} CRF iterations"
     shell:
         "getam predict-end-to-end --index {input.index:q} --model {params.model:q} --split val --out {output:q}"

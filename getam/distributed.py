@@ -1,0 +1,124 @@
+"""Several processes of one training, as torchrun starts them: who they are and what they share.
+
+Without torchrun there is one process, and everything here leaves things as they are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from getam.seeds import mixed_seed
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for the others: the first one validates and writes meanwhile."""
+
+
+def start(device_type: str) -> None:
+    """Joins the processes that torchrun started; on GPUs each takes the device of its local rank."""
+    if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
+    atexit.register(dist.destroy_process_group)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes."""
+    return rank() == 0
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Mean over the processes of a tensor that each of them has, without a gradient."""
+    if world_size() == 1:
+        return values.detach()
+    total = values.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def synchronized(model: nn.Module, device_type: str) -> nn.Module:
+    """`model` with batch norms whose statistics in training are those of all processes' images together.
+
+    Weights, buffers and their names stay. Frozen batch norms, which are in evaluation mode, compute as before.
+    """
+    if device_type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(parent, name, _SynchronizedBatchNorm.like(child))
+    return model
+
+
+class _SynchronizedBatchNorm(nn.BatchNorm2d):
+    """torch's SyncBatchNorm for CPUs, which it doesn't serve; every process has the same number of values."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> _SynchronizedBatchNorm:
+        made = cls(norm.num_features, norm.eps, norm.momentum)
+        made.train(norm.training)
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(made, name, getattr(norm, name))
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in, (B, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        assert self.num_batches_tracked is not None
+        exact = x.float()
+        mean = all_reduce(exact.mean((0, 2, 3))) / world_size()
+        centered = exact - mean[:, None, None]
+        variance = all_reduce(centered.square().mean((0, 2, 3))) / world_size()
+        with torch.no_grad():
+            count = world_size() * x.numel() / x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class ImageDropout(nn.Module):
+    """Dropout whose mask depends on the random state and on the image's place in the whole batch.
+
+    nn.Dropout would give other masks, and so another training, to another number of processes.
+
+    Args:
+        p: share of the values that are dropped.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape out as in, (B, ...); the identity in evaluation mode."""
+        if not self.training or self.p == 0:
+            return x
+        # All processes have the same random state on the CPU.
+        seed = int(torch.randint(2**31, ()))
+        keep = torch.empty_like(x)
+        for number, mask in enumerate(keep, start=rank() * len(x)):
+            generator = torch.Generator(x.device).manual_seed(mixed_seed(seed, number))
+            mask.bernoulli_(1 - self.p, generator=generator)
+        return x * keep / (1 - self.p)

@@ -1,0 +1,226 @@
+"""The end-to-end training step: its two phases, what reaches the weights, targets, the authors' step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import getam.double_backward
+import getam.stages.train_classifier
+import getam.stages.train_end_to_end
+import getam.stages.train_saliency
+from getam.baselines import create_maps
+from getam.completion import complete_labels
+from getam.double_backward import training_step
+from getam.end_to_end import EndToEndNetwork
+from getam.files import UNKNOWN
+from getam.images import denormalize_rgb, normalize_rgb
+from getam.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
+from getam.refine import normalize, pamr
+from getam.settings import EndToEndSettings
+
+SIZE = 32
+
+
+def changed(settings: EndToEndSettings, **sections: dict[str, Any] | float) -> EndToEndSettings:
+    """Settings with some of a nested section's values replaced."""
+    return settings.model_copy(
+        update={
+            name: getattr(settings, name).model_copy(update=values) if isinstance(values, dict) else values
+            for name, values in sections.items()
+        }
+    )
+
+
+def build(settings: EndToEndSettings) -> EndToEndNetwork:
+    torch.manual_seed(0)
+    network = EndToEndNetwork(settings, num_classes=3)
+    for parameter in network.classifier.parameters():
+        # Fresh weights of 0.02 make maps near 0.
+        torch.nn.init.normal_(parameter, std=0.3)
+    return network.train()
+
+
+def make_batch() -> dict[str, Tensor]:
+    """Two images; the second is padded below and has a salient square."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 3, 4, 4), generator=generator).float()
+    saliency = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
+    saliency[:, 8:20, 8:24] = 1
+    saliency[1, 24:] = UNKNOWN
+    return {
+        "image": normalize_rgb(F.interpolate(images, size=SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)),
+        "classes": torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]),
+        "saliency": saliency,
+    }
+
+
+def captured_targets(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    targets: list[Tensor] = []
+
+    def watch(logits: Tensor, labels: Tensor, *, synchronize: bool) -> Tensor:
+        targets.append(labels.clone())
+        return balanced_cross_entropy(logits, labels, synchronize=synchronize)
+
+    monkeypatch.setattr(getam.double_backward, "balanced_cross_entropy", watch)
+    return targets
+
+
+def targets_by_hand(network: EndToEndNetwork, batch: dict[str, Tensor], settings: EndToEndSettings) -> Tensor:
+    """The multi-stage path, image by image: maps of the classifier alone, PAMR, completion."""
+    targets = []
+    for image, classes, saliency in zip(batch["image"], batch["classes"], batch["saliency"], strict=True):
+        present = classes.nonzero().flatten().tolist()
+        with create_maps(network.classifier, settings.maps) as maps_of:
+            maps = maps_of(image[None], [present])[1][0]
+        refine = settings.refine
+        refined = normalize(
+            pamr(denormalize_rgb(image[None]), maps[None], iterations=refine.iterations, dilations=refine.dilations)
+        )[0]
+        labels = complete_labels(
+            refined,
+            present,
+            (saliency == 1).to(torch.uint8),
+            alpha=settings.completion.alpha,
+            gamma=settings.completion.gamma,
+            conflict=settings.completion.conflict,
+        )
+        targets.append(labels.masked_fill(saliency == UNKNOWN, UNKNOWN))
+    return torch.stack(targets)
+
+
+def gradients(network: EndToEndNetwork) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def test_first_phase_is_classification_alone(settings: EndToEndSettings) -> None:
+    settings = settings.model_copy(update={"epochs": 3, "classifier_epochs": 2})
+    network, batch = build(settings), make_batch()
+    for epoch in (0, 1):
+        losses = training_step(network, batch, epoch, settings).losses
+        assert set(losses) == {"classification"}
+    expected = F.multilabel_soft_margin_loss(network.classifier(batch["image"]), batch["classes"])
+    torch.testing.assert_close(losses["classification"], expected)
+    losses["classification"].backward()
+    reached = gradients(network)
+    assert any(name.startswith("classifier.backbone.blocks.0") for name in reached)
+    assert not any(name.startswith("decoder") for name in reached)
+    assert set(training_step(network, batch, 2, settings).losses) == {
+        "classification",
+        "segmentation",
+        "saliency",
+        "energy",
+    }
+    without = changed(settings, energy={"weight": 0.0})
+    assert set(training_step(network, batch, 2, without).losses) == {"classification", "segmentation", "saliency"}
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        {"method": "getam", "coupling": "released", "start_block": 0, "fusion": "sum"},
+        {"method": "getam", "coupling": "paper", "start_block": 2, "fusion": "sum"},
+        {"method": "attention_gradient", "start_block": 1},
+        {"method": "cam"},
+    ],
+)
+def test_second_phase_has_the_gradients_of_fixed_targets(
+    settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch, maps: dict[str, Any]
+) -> None:
+    settings = changed(settings, maps=maps, energy={"weight": 1e-3})
+    batch, network = make_batch(), build(settings)
+    expected_targets = targets_by_hand(network, batch, settings)
+    assert gradients(network) == {}
+    targets = captured_targets(monkeypatch)
+    losses = training_step(network, batch, 1, settings).losses
+    assert gradients(network) == {}, "the maps' pass reached the weights"
+    assert not any(parameter.grad_fn for parameter in network.parameters())
+    assert torch.equal(targets[0], expected_targets.long())
+    assert {0, 1, 3, UNKNOWN} <= set(targets[0].unique().tolist())
+    torch.stack(list(losses.values())).sum().backward()
+    stepped = gradients(network)
+
+    reference = build(settings)
+    scores, logits = reference(batch["image"])
+    outside = batch["saliency"] == UNKNOWN
+    fixed = {
+        "classification": F.multilabel_soft_margin_loss(scores, batch["classes"]),
+        "segmentation": balanced_cross_entropy(logits, expected_targets.long()),
+        "saliency": saliency_loss(
+            logits, (batch["saliency"] == 1).to(torch.uint8), ~outside, weight=settings.saliency_weight
+        ),
+        "energy": dense_energy_loss(
+            denormalize_rgb(batch["image"]),
+            logits.softmax(1),
+            expected_targets,
+            (~outside).float(),
+            sigma_rgb=settings.energy.sigma_rgb,
+            sigma_xy=settings.energy.sigma_xy,
+            scale=settings.energy.scale,
+            weight=settings.energy.weight,
+        ),
+    }
+    for name, value in fixed.items():
+        torch.testing.assert_close(losses[name], value, msg=name)
+    torch.stack(list(fixed.values())).sum().backward()
+    expected = gradients(reference)
+    assert stepped.keys() == expected.keys()
+    assert any(name.startswith("decoder") for name in stepped)
+    for name, value in expected.items():
+        torch.testing.assert_close(stepped[name], value, rtol=1e-5, atol=1e-6 * float(value.abs().max()), msg=name)
+
+
+def test_targets_are_unknown_in_padding_and_background_where_nothing_is_mined(
+    settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(settings, completion={"alpha": 1.0})  # mines nothing
+    targets = captured_targets(monkeypatch)
+    batch = make_batch()
+    training_step(build(settings), batch, 1, settings)
+    saliency = batch["saliency"]
+    assert (targets[0][saliency == UNKNOWN] == UNKNOWN).all()
+    assert (targets[0][saliency == 0] == 0).all()
+    inside = targets[0][saliency == 1]
+    assert (inside != 0).all()
+    assert (inside != UNKNOWN).any()
+    # With mining, some of the background is a class of the image, and only such.
+    settings = changed(settings, completion={"alpha": 0.5})
+    training_step(build(settings), batch, 1, settings)
+    for labels, outside, present in zip(targets[1], saliency == 0, ({1, 3}, {2}), strict=True):
+        mined = set(labels[outside].unique().tolist()) - {0, UNKNOWN}
+        assert mined
+        assert mined <= present
+
+
+def test_nothing_salient_is_background(settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = changed(settings, completion={"alpha": 1.0})
+    targets = captured_targets(monkeypatch)
+    batch = make_batch()
+    batch["saliency"] = torch.zeros_like(batch["saliency"])
+    losses = training_step(build(settings), batch, 1, settings).losses
+    assert (targets[0] == 0).all()
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[Tensor] = []
+    forward = EndToEndNetwork.forward
+
+    def watch(self: EndToEndNetwork, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores, logits = forward(self, images)
+        logits.retain_grad()
+        received.append(logits)
+        return scores, logits
+
+    monkeypatch.setattr(EndToEndNetwork, "forward", watch)
+    batch = make_batch()
+    training_step(build(settings), batch, 1, settings).losses["saliency"].backward()
+    gradient = received[0].grad
+    assert gradient is not None
+    padding = batch["saliency"] == UNKNOWN
+    assert gradient.abs().sum(1)[~padding].min() > 0
+    assert (gradient.abs().sum(1)[padding] == 0).all()
