@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from getam.cli import BASE_CONFIG
-from getam.settings import Config, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, Config, read_yaml, validate_config
 
 THREADS = 1
 

@@ -22,15 +22,35 @@ from getam.settings import SomeSection
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+UNUSED = "unused.safetensors"
+"""Beside an imported model: tensors of the file it comes from that no forward pass reads."""
 
 logger = logging.getLogger(__name__)
 
 
 def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
     """Writes model.safetensors and model.json; the description holds all that is needed to build the model again."""
-    with atomic_file(folder / WEIGHTS) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}, temporary)
+    write_tensors(folder / WEIGHTS, model.state_dict())
     write_json(folder / DESCRIPTION, {**description, "version": getam.version.VERSION})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with atomic_file(path) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the training that writes it") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); train again") from None
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -68,12 +88,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         InputError: the file is missing or damaged, or its keys or shapes are not the model's; the first are named.
     """
     path = folder / WEIGHTS
-    try:
-        state = load_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run the training that writes it") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); train again") from None
+    state = read_tensors(path)
     own = model.state_dict()
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     wrong += [name for name in state if name not in own]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from getam.backbones import create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
+from getam.images import MEAN, STD
 from getam.maps import find_backbone
+from getam.released import compute_as_released
 from getam.settings import BackboneSettings, ClassifierSettings
 
 
@@ -38,12 +41,13 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
     _check_name(settings.backbone)
+    if settings.embedding == "timm":
+        options.setdefault("img_size", image_size)
     try:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
             key="backbone",
-            img_size=image_size,
             dynamic_img_size=True,
             **options,
         )
@@ -58,7 +62,10 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
             f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one, and the baseline of a "
             "CNN's CAM the read-out pool"
         )
-    return find_backbone(backbone)
+    vit = find_backbone(backbone)
+    if settings.embedding == "released":
+        compute_as_released(vit)
+    return vit
 
 
 def create_cnn(settings: BackboneSettings) -> Any:
@@ -112,7 +119,7 @@ class Tokens:
     """What a backbone gives for images: tokens (B, N, d) with P prefix tokens before the n_h * n_w patches."""
 
     taps: tuple[Tensor, ...]
-    """Tokens after the blocks asked for."""
+    """Tokens after the blocks asked for; of a hybrid's stages their feature maps (B, c, h, w)."""
     last: Tensor
     """Tokens after the last block, not normalized: what the authors' read-out takes."""
     normalized: Tensor
@@ -181,11 +188,40 @@ def _activation(features: Tensor, head: nn.Linear) -> Tensor:
     return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
 
 
-class ViTClassifier(nn.Module):
-    """Image scores from a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C)."""
+class Normalization(nn.Module):
+    """ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
 
-    def __init__(self, backbone: Any, *, num_classes: int, readout: str) -> None:
+    Args:
+        mean, std: three numbers each, of RGB in [0, 1].
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
+        to, of = torch.tensor(std)[:, None, None], torch.tensor(STD)[:, None, None]
+        shift = torch.tensor(MEAN)[:, None, None] - torch.tensor(mean)[:, None, None]
+        self.register_buffer("scale", of / to, persistent=False)
+        self.register_buffer("shift", shift / to, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return images * self.scale + self.shift
+
+
+class ViTClassifier(nn.Module):
+    """Image scores from a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
+
+    Args:
+        normalization: from ImageNet's to what the backbone takes.
+    """
+
+    def __init__(
+        self, backbone: Any, *, num_classes: int, readout: str, normalization: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.normalization = normalization or nn.Identity()
         self.backbone: Any = backbone
         self.readout: TokenReadout | DPTReadout = (
             TokenReadout(backbone.embed_dim, num_classes)
@@ -200,18 +236,23 @@ class ViTClassifier(nn.Module):
         return ratio if isinstance(ratio, int) else ratio[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.readout(read_tokens(self.backbone, images))
+        return self.readout(self.tokens(images))
+
+    def tokens(self, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+        """What the read-out takes, and the taps, see `read_tokens`."""
+        return read_tokens(self.backbone, self.normalization(images), taps=taps)
 
     def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C) and the read-out's class activation maps (B, C, n_h, n_w), >= 0."""
-        return self.readout.activation_map(read_tokens(self.backbone, images))
+        return self.readout.activation_map(self.tokens(images))
 
 
 class CNNClassifier(nn.Module):
     """Image scores from a CNN, by a linear head on the average of its last features; same shapes as ViTClassifier."""
 
-    def __init__(self, backbone: Any, *, num_classes: int) -> None:
+    def __init__(self, backbone: Any, *, num_classes: int, normalization: nn.Module | None = None) -> None:
         super().__init__()
+        self.normalization = normalization or nn.Identity()
         self.backbone: Any = backbone
         self.head = nn.Linear(backbone.num_features, num_classes)
 
@@ -221,34 +262,51 @@ class CNNClassifier(nn.Module):
         return self.backbone.feature_info[-1]["reduction"]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._scores(self.backbone.forward_features(images))
+        return self._scores(self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.backbone.forward_features(self.normalization(images))
 
     def _scores(self, features: Tensor) -> Tensor:
         return self.head(features.mean((2, 3)))
 
     def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C) and the class activation maps (B, C, n_h, n_w), >= 0."""
-        features = self.backbone.forward_features(images)
+        features = self._features(images)
         return self._scores(features), _activation(features, self.head)
 
 
-def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int] = ()) -> Tokens:
-    """Runs a timm ViT: images (B, 3, H, W) -> tokens after the blocks `taps` (ascending) and the last one."""
+def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+    """Runs a timm ViT: images (B, 3, H, W), as it takes them -> its tokens.
+
+    Args:
+        taps: numbers of blocks, ascending, whose tokens are wanted too; before them `stage0`, `stage1`, ... for the
+            feature maps of a hybrid's ResNet.
+    """
     last = len(backbone.blocks) - 1
-    normalized, outputs = backbone.forward_intermediates(
-        images, indices=sorted({*taps, last}), return_prefix_tokens=True, output_fmt="NLC"
-    )
-    by_block = {
-        block: torch.cat([prefix, patches], dim=1)
-        for block, (patches, prefix) in zip(sorted({*taps, last}), outputs, strict=True)
-    }
+    blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
+    found: dict[int | str, Tensor] = {}
+    with ExitStack() as hooks:
+        for tap in taps:
+            if isinstance(tap, str):
+                stage = backbone.patch_embed.backbone.stages[int(tap.removeprefix("stage"))]
+                hooks.enter_context(stage.register_forward_hook(partial(_keep, found, tap)))
+        normalized, outputs = backbone.forward_intermediates(
+            images, indices=blocks, return_prefix_tokens=True, output_fmt="NLC"
+        )
+    for block, (patches, prefix) in zip(blocks, outputs, strict=True):
+        found[block] = torch.cat([prefix, patches], dim=1)
     return Tokens(
-        taps=tuple(by_block[block] for block in taps),
-        last=by_block[last],
+        taps=tuple(found[tap] for tap in taps),
+        last=found[last],
         normalized=normalized,
         grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
         num_prefix_tokens=backbone.num_prefix_tokens,
     )
+
+
+def _keep(found: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    found[tap] = output
 
 
 def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier | CNNClassifier:
@@ -257,11 +315,14 @@ def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size
     Raises:
         InputError: timm cannot build the backbone, or the read-out doesn't suit it.
     """
-    if settings.readout == "pool":
-        return CNNClassifier(create_cnn(settings), num_classes=num_classes)
-    return ViTClassifier(
-        create_backbone(settings, image_size=image_size), num_classes=num_classes, readout=settings.readout
-    )
+    is_cnn = settings.readout == "pool"
+    backbone = create_cnn(settings) if is_cnn else create_backbone(settings, image_size=image_size)
+    normalization = None
+    if settings.normalization == "backbone":
+        normalization = Normalization(backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    if is_cnn:
+        return CNNClassifier(backbone, num_classes=num_classes, normalization=normalization)
+    return ViTClassifier(backbone, num_classes=num_classes, readout=settings.readout, normalization=normalization)
 
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:

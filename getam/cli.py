@@ -19,7 +19,18 @@ from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError
 from getam.progress import set_up_logging
-from getam.settings import describe, editor_schema, flag_name, leaves, merge, nest, read_yaml, validate_config
+from getam.settings import (
+    BASE_CONFIG,
+    POSITIONAL,
+    describe,
+    editor_schema,
+    flag_name,
+    leaves,
+    merge,
+    nest,
+    read_yaml,
+    validate_config,
+)
 
 STAGES = {
     "make-demo": "write the embedded demo data set",
@@ -34,12 +45,11 @@ STAGES = {
     "train-end-to-end": "train classifier and decoder together",
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
+    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
+    "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
-
-BASE_CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
-"""The home of default values, in the checkout that this package is installed from."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -121,12 +131,11 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
     for path, field in leaves(model):
         if field.annotation in (str, Path):
             texts.add(".".join(path))
-        parser.add_argument(
-            flag_name(path),
-            dest=".".join(path),
-            metavar="VALUE",
-            help=(field.description or "").replace("%", "%%"),
-        )
+        text = (field.description or "").replace("%", "%%")
+        if field.json_schema_extra == POSITIONAL:
+            parser.add_argument(".".join(path), metavar=path[-1].upper(), help=text)
+        else:
+            parser.add_argument(flag_name(path), dest=".".join(path), metavar="VALUE", help=text)
         paths[".".join(path)] = path
     if section is not None:
         parser.add_argument(

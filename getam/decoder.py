@@ -7,8 +7,7 @@ the classifier, so the classifier owns the module that makes it and the decoder 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -213,51 +212,3 @@ class DPTDecoder(nn.Module):
             path = self.fuse[level](path, skips[level], size=sizes[level])
         logits = self.head(self.attention(path))
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
-
-
-# Module names of the authors' checkpoints, and ours; they count taps from 1.
-_REFERENCE_NAMES = (
-    (r"pretrained\.act_postprocess(\d)\.0\.project\.", "reassemble.{}.project."),
-    (r"pretrained\.act_postprocess(\d)\.3\.", "reassemble.{}.embed."),
-    (r"pretrained\.act_postprocess(\d)\.4\.", "reassemble.{}.resample."),
-    (r"scratch\.layer(\d)_rn\.", "reduce.{}."),
-    (r"scratch\.refinenet(\d)\.resConfUnit1\.", "fuse.{}.refine_skip."),
-    (r"scratch\.refinenet(\d)\.resConfUnit2\.", "fuse.{}.refine."),
-    (r"scratch\.refinenet(\d)\.out_conv\.", "fuse.{}.project."),
-    (r"scratch\.output_conv\.", "head."),
-    (r"cam_module\.body\.", "attention.body."),
-    (r"cam_module\.fc\.", "attention.excite."),
-)
-
-
-def import_reference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of a DPTDecoder out of a whole checkpoint of the authors' network.
-
-    Left out: backbone, classifier, the deepest tap's module (the classifier's, see
-    `import_reference_reassemble`) and the residual unit that the authors' deepest fusion block never runs. A
-    strict load finds whatever is missing.
-
-    Args:
-        state: the checkpoint, keys as the authors name them (`scratch.layer1_rn.weight`).
-
-    Returns:
-        The tensors themselves under this module's names.
-    """
-    unused = ("reassemble.3.", "fuse.3.refine_skip.")
-    return {key: value for key, value in _rename(state).items() if not key.startswith(unused)}
-
-
-def import_reference_reassemble(state: Mapping[str, Tensor], tap: int) -> dict[str, Tensor]:
-    """State of one Reassemble module out of a whole checkpoint; `tap` is 0 (finest) to 3 (the deepest)."""
-    prefix = f"reassemble.{tap}."
-    return {key.removeprefix(prefix): value for key, value in _rename(state).items() if key.startswith(prefix)}
-
-
-def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors after the backbone's taps, under this module's names."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, name in _REFERENCE_NAMES:
-            if match := re.match(pattern, key):
-                renamed[name.format(*(int(tap) - 1 for tap in match.groups())) + key[match.end() :]] = value
-    return renamed

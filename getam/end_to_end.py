@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from getam.checkpoints import load_weights, read_description
-from getam.classifier import DPTReadout, ViTClassifier, build_classifier, read_tokens
+from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
 from getam.settings import EndToEndSettings
@@ -27,12 +27,8 @@ class EndToEndNetwork(nn.Module):
         classifier = build_classifier(settings, num_classes=num_classes, image_size=settings.crop.size)
         assert isinstance(classifier, ViTClassifier)
         self.classifier: ViTClassifier = classifier
+        _check_taps(self.classifier.backbone, settings)
         blocks = len(self.classifier.backbone.blocks)
-        if max(settings.decoder.taps) >= blocks:
-            raise InputError(
-                f"decoder.taps: {list(settings.decoder.taps)} names a block that {settings.backbone} has not; "
-                f"its blocks are 0 to {blocks - 1}"
-            )
         if settings.maps.start_block >= blocks:
             raise InputError(
                 f"maps.start_block: {settings.maps.start_block} leaves no block; the backbone's are 0 to {blocks - 1}"
@@ -43,7 +39,10 @@ class EndToEndNetwork(nn.Module):
             token_dim=dim,
             channels=(*settings.decoder.channels, dim),
             width=settings.decoder.width,
-            scales=settings.decoder.scales,
+            scales=[
+                None if isinstance(tap, str) else scale
+                for tap, scale in zip(settings.decoder.taps, settings.decoder.scales, strict=True)
+            ],
             num_classes=num_classes + 1,
         )
 
@@ -52,7 +51,7 @@ class EndToEndNetwork(nn.Module):
 
         Without `decode` the decoder doesn't run, and there are no logits.
         """
-        tokens = read_tokens(self.classifier.backbone, images, taps=self.taps)
+        tokens = self.classifier.tokens(images, taps=self.taps)
         readout = self.classifier.readout
         assert isinstance(readout, DPTReadout)
         features = readout.features(tokens)
@@ -71,6 +70,30 @@ class EndToEndNetwork(nn.Module):
         """images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
         logits: Tensor = self(images)[1]
         return logits
+
+
+def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
+    """Refuses taps that the backbone has not, and channels and scales that are not a stage's."""
+    blocks = len(backbone.blocks)
+    stages = getattr(getattr(backbone.patch_embed, "backbone", None), "stages", ())
+    stride = backbone.patch_embed.feat_ratio()
+    known = [f"stage{number}" for number in range(len(stages))]
+    decoder = settings.decoder
+    for tap, channels, scale in zip(decoder.taps, decoder.channels, decoder.scales, strict=True):
+        if isinstance(tap, int) and tap < blocks:
+            continue
+        if tap not in known:
+            has = f"its blocks are 0 to {blocks - 1}" + (f", its stages {', '.join(known)}" if known else "")
+            raise InputError(
+                f"decoder.taps: {list(decoder.taps)}: {settings.backbone} has no {'block ' * isinstance(tap, int)}{tap}"
+                f"; {has}"
+            )
+        facts = next(f for f in backbone.patch_embed.backbone.feature_info if f["module"] == f"stages.{str(tap)[5:]}")
+        if (channels, scale) != (facts["num_chs"], stride / facts["reduction"]):
+            raise InputError(
+                f"decoder.channels, decoder.scales: {tap} of {settings.backbone} has {facts['num_chs']} channels at "
+                f"{stride // facts['reduction']} times the token grid, not {channels} at {scale}"
+            )
 
 
 def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from getam.errors import InputError
@@ -48,6 +48,12 @@ Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ImageSize = Annotated[int, Field(ge=16, le=4096)]
 
+
+BASE_CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
+"""The home of default values, in the checkout that this package is installed from."""
+
+POSITIONAL: dict[str, JsonValue] = {"positional": True}
+"""As the `json_schema_extra` of a stage's argument: it has no flag."""
 
 SomeSection = TypeVar("SomeSection", bound="Section")
 

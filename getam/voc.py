@@ -48,7 +48,7 @@ def index_voc(root: Path, *, labels: str, threads: int) -> Index:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
-    classes = _read_classes(root / "classes.txt")
+    classes = read_classes(root / "classes.txt")
     lists = {split: _read_ids(root / "ImageSets" / "Segmentation" / f"{split}.txt") for split in SPLITS}
     problems = _id_problems(root, lists)
     if problems:
@@ -116,7 +116,12 @@ def _find_image(folder: Path, id: str) -> Path:
     raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
 
 
-def _read_classes(path: Path) -> tuple[str, ...]:
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names in classes.txt, a line each, without background.
+
+    Raises:
+        InputError: no names, one twice, too many, or one that cannot be a class name.
+    """
     names = tuple(line.strip() for line in _lines(path) if line.strip())
     if not names:
         raise InputError(f"{path}: no class names; write one a line, without background")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 
@@ -22,6 +23,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} does not exist: set GETAM_SHARED to the folder with reference/ and data/")
     return SHARED
+
+
+def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What a state dict holds of one module."""
+    return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
 
 
 @pytest.fixture(scope="session")

@@ -16,14 +16,13 @@ from PIL import Image
 
 import getam.stages.complete_labels as stage
 import getam.version
-from getam.cli import BASE_CONFIG
 from getam.completion import complete_labels
 from getam.crf import crf_labels
 from getam.errors import InputError
 from getam.files import read_array, read_gray, read_json, read_labels, write_array, write_gray
 from getam.index import Index, IndexRow, read_index, read_photograph, write_index
 from getam.rrm import rrm_labels
-from getam.settings import LabelSettings, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, LabelSettings, read_yaml, validate_config
 from getam.shards import new_shard
 
 CLASSES = ("a", "b", "c")

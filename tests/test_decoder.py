@@ -7,17 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from conftest import part
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from getam.decoder import (
-    DPTDecoder,
-    Fusion,
-    Reassemble,
-    import_reference_reassemble,
-    import_reference_state,
-)
+from getam.decoder import DPTDecoder, Fusion, Reassemble
+from getam.released import from_released
 
 PATCH, DIM, CHANNELS, WIDTH = 16, 48, (8, 12, 16, 48), 16
 
@@ -67,9 +63,9 @@ def test_logits_equal_the_authors_network(name: str, reference: Callable[[str], 
     grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
     prefix_tokens = int(arrays["start_index"])
     decoder = DPTDecoder(token_dim=DIM, channels=CHANNELS, width=WIDTH, num_classes=21).eval()
-    decoder.load_state_dict(import_reference_state(state))
+    decoder.load_state_dict(part(from_released(state)[0], "decoder."))
     deepest = Reassemble(token_dim=DIM, channels=CHANNELS[3], scale=0.5).eval()
-    deepest.load_state_dict(import_reference_reassemble(state, 3))
+    deepest.load_state_dict(part(from_released(state)[0], "classifier.readout.reassemble."))
 
     with torch.no_grad():
         taps = block_outputs(state, images, prefix_tokens)

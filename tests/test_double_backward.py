@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import PROJECT
 from torch import Tensor
 
 import getam.double_backward
-import getam.stages.train_classifier
-import getam.stages.train_end_to_end
-import getam.stages.train_saliency
 from getam.baselines import create_maps
 from getam.completion import complete_labels
+from getam.crf import crf_labels
+from getam.distributed import ImageDropout
 from getam.double_backward import training_step
 from getam.end_to_end import EndToEndNetwork
 from getam.files import UNKNOWN
 from getam.images import denormalize_rgb, normalize_rgb
 from getam.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
+from getam.pictures import CAPTION, SIDE, training_picture
 from getam.refine import normalize, pamr
-from getam.settings import EndToEndSettings
+from getam.released import from_released, to_released
+from getam.rrm import rrm_labels
+from getam.settings import EndToEndSettings, merge, read_yaml, validate_config
 
 SIZE = 32
 
@@ -224,3 +229,129 @@ def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: p
     padding = batch["saliency"] == UNKNOWN
     assert gradient.abs().sum(1)[~padding].min() > 0
     assert (gradient.abs().sum(1)[padding] == 0).all()
+
+
+AUTHORS_LOSSES = ("segmentation", "energy", "classification", "saliency")
+
+
+@pytest.fixture
+def authors_step(
+    reference: Callable[[str], dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> tuple[EndToEndNetwork, dict[str, Tensor], EndToEndSettings, dict[str, np.ndarray]]:
+    """The small network of the authors' program with the batch and the recipe of its recorded step."""
+    arrays, weights = reference("train_step.npz"), reference("getam_small.npz")
+    recipe = merge(read_yaml(PROJECT / "config.yaml"), read_yaml(PROJECT / "configs" / "released.yaml"))
+    recipe["end_to_end"] |= {
+        "backbone": "vit_base_patch16_384",
+        "backbone_options": {"embed_dim": 48, "depth": 4, "num_heads": 3, "img_size": 64},
+        "pretrained": False,
+    }
+    recipe["end_to_end"]["decoder"] |= {"taps": [0, 1, 2], "channels": [8, 12, 16], "width": 16}
+    recipe["end_to_end"]["maps"]["start_block"] = int(arrays["start_layer"])
+    released = validate_config(recipe).end_to_end
+    network = EndToEndNetwork(released, num_classes=20).train()
+    state = {key[3:]: torch.from_numpy(value) for key, value in weights.items() if key.startswith("sd/")}
+    network.load_state_dict(from_released(state)[0])
+    for module in network.modules():
+        if isinstance(module, ImageDropout):
+            module.p = 0
+    batch = {
+        "image": torch.from_numpy(arrays["img"]),
+        "classes": torch.from_numpy(arrays["label"]),
+        "saliency": torch.from_numpy((arrays["saliency"] > 0).astype(np.uint8)),
+    }
+    # Their photographs were cut to whole numbers on their way, which the normalized images no longer show.
+    photographs = torch.from_numpy(arrays["ori_images"]).float()
+    monkeypatch.setattr(getam.double_backward, "denormalize_rgb", lambda images: photographs)
+    return network, batch, released, arrays
+
+
+def test_released_step_is_the_authors(
+    authors_step: tuple[EndToEndNetwork, dict[str, Tensor], EndToEndSettings, dict[str, np.ndarray]],
+) -> None:
+    network, batch, released, arrays = authors_step
+    step = training_step(network, batch, released.epochs - 1, released)
+    assert step.seen is not None
+    present = [row.nonzero().flatten().tolist() for row in batch["classes"]]
+    for b, indices in enumerate(present):
+        refined = step.seen.maps[b, : len(indices)].numpy()
+        normalized = refined / (refined.max((1, 2), keepdims=True) + released.map_epsilon)
+        np.testing.assert_allclose(normalized, arrays[f"ref/norm_cam{b}"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(step.seen.targets.numpy(), arrays["ref/seg_label"])
+    expected = dict(zip(AUTHORS_LOSSES, arrays["ref/losses_ce_dense_cls_sal_total"], strict=False))
+    # Not the energy: theirs is an approximation of ours, see test_losses.
+    for name in ("segmentation", "classification", "saliency"):
+        assert float(step.losses[name].detach()) == pytest.approx(expected[name], rel=1e-6), name
+    logits = step.seen.logits[..., ::4, ::4].numpy()
+    np.testing.assert_allclose(logits, arrays["ref/seg_train_bn_stride4"], rtol=0, atol=1e-5)
+
+    torch.stack([value for name, value in step.losses.items() if name != "energy"]).sum().backward()
+    ours = {name: parameter.grad for name, parameter in network.named_parameters()}
+    norms = {
+        name: 0.0 if gradient is None else float(gradient.norm())
+        for name, gradient in to_released(ours).items()  # type: ignore[arg-type]
+    }
+    theirs = dict(zip(arrays["ref/grad_norm_names"].tolist(), arrays["ref/grad_norms"].tolist(), strict=True))
+    # Theirs has no entry for what gets no gradient: the final norm.
+    assert {name for name in norms if name not in theirs} == {
+        "pretrained.model.norm.weight",
+        "pretrained.model.norm.bias",
+    }
+    for name, norm in theirs.items():
+        assert norms[name] == pytest.approx(norm, rel=1e-5, abs=1e-9), name
+
+
+def test_saliency_target_of_the_paper(
+    authors_step: tuple[EndToEndNetwork, dict[str, Tensor], EndToEndSettings, dict[str, np.ndarray]],
+) -> None:
+    network, batch, released, arrays = authors_step
+    intended = released.model_copy(update={"saliency_target": "background"})
+    losses = training_step(network, batch, released.epochs - 1, intended).losses
+    assert float(losses["saliency"].detach()) == pytest.approx(float(arrays["ref/sal_loss_intended"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["crf", "rrm"])
+def test_targets_by_the_label_makers_without_saliency(
+    method: str, settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(settings, completion={"method": method})
+    targets = captured_targets(monkeypatch)
+    batch = make_batch()
+    step = training_step(build(settings), batch, 1, settings)
+    assert step.seen is not None
+    how = settings.completion
+    for b, classes in enumerate(([0, 2], [1])):
+        photograph = step.seen.photographs[b].permute(1, 2, 0).round().byte().numpy()
+        maps = step.seen.maps[b, : len(classes)].numpy()
+        made = (
+            crf_labels(photograph, maps, classes, how.crf, gamma=how.gamma)
+            if method == "crf"
+            else rrm_labels(photograph, maps, classes, how.rrm, how.crf)
+        )
+        made[batch["saliency"][b].numpy() == UNKNOWN] = UNKNOWN
+        np.testing.assert_array_equal(targets[0][b].numpy(), made)
+
+
+def test_bfloat16_keeps_losses_in_float32(settings: EndToEndSettings) -> None:
+    batch = make_batch()
+    network = build(settings)
+    exact = training_step(network, batch, 1, settings).losses
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = training_step(network, batch, 1, settings).losses
+    torch.stack(list(losses.values())).sum().backward()
+    for value in losses.values():
+        assert value.dtype == torch.float32
+        assert torch.isfinite(value)
+    torch.testing.assert_close(losses["classification"], exact["classification"], rtol=0.05, atol=0.05)
+
+
+def test_picture_of_a_step(settings: EndToEndSettings) -> None:
+    step = training_step(build(settings), make_batch(), 1, settings)
+    assert step.seen is not None
+    picture = training_picture(step.seen)
+    assert picture.dtype == np.uint8
+    side = SIZE * -(-SIDE // SIZE)
+    assert picture.shape == (CAPTION + 2 * side, 4 * side, 3)
+    # Ground below the second image, which is padded there, is unknown: hatched, not a class's color.
+    tile = picture[CAPTION + 2 * side - 20 :, 2 * side : 3 * side]
+    assert {tuple(color) for color in tile.reshape(-1, 3).tolist()} == {(255, 255, 255), (150, 150, 150)}

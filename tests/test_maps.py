@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED
+from conftest import SHARED, part
 from reference.literal_maps import literal_getam
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from getam.classifier import ViTClassifier
-from getam.decoder import import_reference_reassemble
 from getam.errors import InputError
 from getam.maps import AttentionCall, AttentionMaps, AttentionRecorder, class_gradients, find_backbone, getam
+from getam.released import from_released
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -196,7 +196,7 @@ def reference_model(name: str, arrays: dict[str, np.ndarray], dtype: torch.dtype
     weights["pos_embed"] = resized_positions(weights["pos_embed"], int(arrays["start_index"]), grid)
     backbone.load_state_dict(weights)
     model = ViTClassifier(backbone, num_classes=20, readout="project").to(dtype)
-    model.readout.reassemble.load_state_dict(import_reference_reassemble(state, 3))
+    model.readout.reassemble.load_state_dict(part(from_released(state)[0], "classifier.readout.reassemble."))
     model.readout.head.load_state_dict({key: state[f"cls_head.{key}"] for key in ("weight", "bias")})
     return model
 

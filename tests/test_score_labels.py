@@ -11,13 +11,12 @@ from PIL import Image
 
 from deeplab.stages import predict_deeplab, train_deeplab
 from getam.checkpoints import read_supervision
-from getam.cli import BASE_CONFIG
 from getam.end_to_end import describe_end_to_end
 from getam.errors import InputError
 from getam.evaluation import evaluate_predictions
 from getam.files import read_json, write_array, write_json, write_labels
 from getam.index import Index, IndexRow, read_index, write_index
-from getam.settings import read_yaml, validate_config
+from getam.settings import BASE_CONFIG, read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
 

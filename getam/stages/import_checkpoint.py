@@ -1,0 +1,173 @@
+"""Makes an end-to-end model of one of the authors' checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from getam.checkpoints import DESCRIPTION, UNUSED, save_model, write_tensors
+from getam.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.errors import InputError
+from getam.machine import MachineArguments
+from getam.released import from_released
+from getam.settings import BASE_CONFIG, POSITIONAL, EndToEndSettings, merge, read_yaml, validate_config
+from getam.voc import read_classes
+
+RECIPE = BASE_CONFIG.parent / "configs" / "released.yaml"
+
+AUTHORS_NAMES = {
+    "vitb": "vit_base_patch16_384",
+    "deit": "deit_base_patch16_384",
+    "deit_distilled": "deit_base_distilled_patch16_384",
+    "vitb_hybrid": "vit_base_r50_s16_384",
+}
+TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
+"""What the authors' decoder reads beside the last block; of all other backbones blocks 2, 5 and 8."""
+DEPTH = 12
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+SHOWN = 3
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write model.safetensors and model.json for predict-end-to-end; what the authors never use, beside them."""
+
+    file: Path = Field(description="the authors' .pth file", json_schema_extra=POSITIONAL)
+    backbone: str = Field(
+        description="timm name of its backbone, or the authors': vitb, deit, deit_distilled, vitb_hybrid"
+    )
+    backbone_options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments for timm.create_model; {} for the authors' own [{}]"
+    )
+    taps: tuple[int | str, ...] = Field(
+        default=(), description="what the decoder reads beside the last block [the authors' of that backbone]"
+    )
+    classes: Path | None = Field(default=None, description="classes.txt: a name a line [VOC's where there are 20]")
+    out: Path = Field(description="folder for the model")
+
+
+def run(arguments: Arguments) -> None:
+    arguments.prepare()
+    state = _read(arguments.file)
+    ours, unused = from_released(state)
+    settings = _settings(arguments, ours)
+    classes = _classes(arguments, len(ours["classifier.readout.head.bias"]))
+    network = EndToEndNetwork(settings, num_classes=len(classes))
+    _load(network, ours, arguments)
+    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
+    source = {"source": {"file": arguments.file.name, "sha256": digest}}
+    write_tensors(arguments.out / UNUSED, unused)
+    save_model(arguments.out, network, describe_end_to_end(settings, classes) | source)
+    logger.info(
+        "import_checkpoint: %s, %d classes, %d tensors -> %s",
+        settings.backbone,
+        len(classes),
+        len(state),
+        arguments.out / DESCRIPTION,
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth file; torch's restricted reader runs no code of it."""
+    refusal = f"{path}: is no checkpoint of the authors'"
+    cure = "give the .pth file that they released"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name the .pth file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{refusal} ({str(error).splitlines()[0][:150]}); {cure}") from None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{refusal}: it holds no bare dict of tensors; {cure}")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings:
+    """The authors' recipe with the backbone that is named and the widths that the file has."""
+    needed = [
+        "classifier.backbone.pos_embed",
+        "classifier.readout.head.bias",
+        *(f"decoder.reduce.{level}.weight" for level in range(3)),
+    ]
+    if missing := [name for name in needed if name not in ours]:
+        raise InputError(
+            f"{arguments.file}: is no checkpoint of the authors': it lacks what is {missing[0]} here; "
+            "give the .pth file that they released"
+        )
+    name, _, tag = arguments.backbone.partition(".")
+    name = AUTHORS_NAMES.get(name, name)
+    depth = 1 + max(int(key.split(".")[3]) for key in ours if key.startswith("classifier.backbone.blocks."))
+    if not arguments.taps and depth != DEPTH:
+        raise InputError(f"--taps: {arguments.file} has {depth} blocks; name the three that its decoder reads")
+    reduce = [ours[f"decoder.reduce.{level}.weight"] for level in range(3)]
+    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
+    recipe["end_to_end"] |= {
+        "backbone": f"{name}.{tag}" if tag else name,
+        "backbone_options": arguments.backbone_options,
+        "pretrained": False,
+    }
+    recipe["end_to_end"]["maps"] |= {"start_block": min(recipe["end_to_end"]["maps"]["start_block"], depth - 1)}
+    recipe["end_to_end"]["decoder"] |= {
+        "taps": list(arguments.taps or TAPS.get(name, (2, 5, 8))),
+        "channels": [weight.shape[1] for weight in reduce],
+        "width": len(reduce[0]),
+    }
+    return validate_config(recipe, source=str(arguments.file)).end_to_end
+
+
+def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
+    if arguments.classes is not None:
+        classes = read_classes(arguments.classes)
+        if len(classes) != count:
+            raise InputError(f"--classes: {arguments.classes} names {len(classes)} classes, the checkpoint has {count}")
+        return classes
+    if count != len(VOC_CLASSES):
+        raise InputError(f"--classes: the checkpoint has {count} classes, VOC {len(VOC_CLASSES)}; name a classes.txt")
+    return VOC_CLASSES
+
+
+def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
+    own = network.state_dict()
+    differing = [f"{name} is missing" for name in own if name not in ours]
+    differing += [f"{name} is unknown" for name in ours if name not in own]
+    differing += [
+        f"{name} is {tuple(ours[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in ours and ours[name].shape != own[name].shape
+    ]
+    if differing:
+        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+        raise InputError(
+            f"{arguments.file}: does not fit the backbone {arguments.backbone}: {'; '.join(differing[:SHOWN])}{more}; "
+            "name the checkpoint's own backbone"
+        )
+    network.load_state_dict(ours)
