@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import completion, dump_maps, gpu, maps, refine
+from benchmarks import completion, double_backward, dump_maps, gpu, maps, refine
 from benchmarks.measure import THREADS, Row, megabytes
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "pamr": refine.rows,
     "completion": completion.rows,
     "dump-maps": dump_maps.rows,
+    "double-backward": double_backward.rows,
     "gpu": gpu.rows,
 }
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import atexit
 import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import once_differentiable
 
 from getam.seeds import mixed_seed
 
@@ -66,6 +67,19 @@ def synchronized(model: nn.Module, device_type: str) -> nn.Module:
     return model
 
 
+class _Mean(torch.autograd.Function):
+    """`mean_over_processes` with a gradient: each process's loss depends on what all of them have."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return mean_over_processes(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return mean_over_processes(gradient)
+
+
 class _SynchronizedBatchNorm(nn.BatchNorm2d):
     """torch's SyncBatchNorm for CPUs, which it doesn't serve; every process has the same number of values."""
 
@@ -86,9 +100,9 @@ class _SynchronizedBatchNorm(nn.BatchNorm2d):
         assert self.momentum is not None
         assert self.num_batches_tracked is not None
         exact = x.float()
-        mean = all_reduce(exact.mean((0, 2, 3))) / world_size()
+        mean: Tensor = _Mean.apply(exact.mean((0, 2, 3)))
         centered = exact - mean[:, None, None]
-        variance = all_reduce(centered.square().mean((0, 2, 3))) / world_size()
+        variance: Tensor = _Mean.apply(centered.square().mean((0, 2, 3)))
         with torch.no_grad():
             count = world_size() * x.numel() / x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,23 +67,23 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
     network: Any = getattr(model, "module", model)
     assert isinstance(network, EndToEndNetwork)
     backbone = network.classifier.backbone
-    present = [row.nonzero().flatten().tolist() for row in labels]
+    present = classes_of(labels)
     grid = backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     if settings.maps.method == "cam":
         readout = network.classifier.readout
         assert isinstance(readout, DPTReadout)
-        features: list[Tensor] = []
-        with readout.reassemble.register_forward_hook(lambda module, inputs, output: features.append(output)):
+        with _outputs_of(readout.reassemble) as features:
             scores, logits = model(images)
         with torch.no_grad():
             activation = readout.activation(features[0], grid)
         maps = [activation[b, indices] for b, indices in enumerate(present)]
     else:
         recorder = AttentionRecorder(backbone, start_block=settings.maps.start_block, detach_below=False)
-        with recorder:
+        with recorder, _outputs_of(network) as outputs:
             scores, logits = model(images)
         maps = getam(
-            scores,
+            # Not what DistributedDataParallel makes of them: its scores' graph leads through the decoder too.
+            outputs[0][0],
             recorder.calls,
             present,
             coupling=coupling_of(settings.maps),
@@ -91,6 +92,30 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
             retain_graph=True,
             fusion=settings.maps.fusion,
         )
+    return losses_of(scores, logits, maps, batch, settings)
+
+
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """What a module's forward passes inside the context give."""
+    outputs: list[Any] = []
+    with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
+        yield outputs
+
+
+def losses_of(
+    scores: Tensor, logits: Tensor, maps: Sequence[Tensor], batch: dict[str, Tensor], settings: EndToEndSettings
+) -> TrainingStep:
+    """The second phase's losses, once its maps are there: PAMR, completion, L_cls + L_seg + L_sal.
+
+    Args:
+        scores: (B, C).
+        logits: (B, 1 + C, H, W).
+        maps: for each image (K_b, n_h, n_w), of the classes that its label names, without a graph.
+        batch: see `training_step`.
+    """
+    images, labels = batch["image"], batch["classes"]
+    present = classes_of(labels)
     saliency = batch["saliency"]
     outside = saliency == UNKNOWN
     salient = (saliency > 0) & ~outside
@@ -121,6 +146,11 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
             weight=settings.energy.weight,
         )
     return TrainingStep(losses, Seen(photographs, refined, targets, logits.detach()))
+
+
+def classes_of(labels: Tensor) -> list[list[int]]:
+    """Multi-hot (B, C) -> class indices of each image, ascending."""
+    return [row.nonzero().flatten().tolist() for row in labels]
 
 
 @torch.no_grad()

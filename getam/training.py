@@ -8,6 +8,7 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,9 +117,9 @@ def fit(
     network = model
     if world_size() > 1:
         # Unused: the decoder in the first phase, the final norm that no read-out sees.
-        network = DistributedDataParallel(
-            synchronized(model, device.type), broadcast_buffers=False, find_unused_parameters=True
-        )
+        network = DistributedDataParallel(synchronized(model, device.type), find_unused_parameters=True)
+        # Of tokens and tables of one row; it costs nothing that could be measured.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     saved = time.monotonic()
     for epoch in range(position.epoch, settings.epochs):
         model.train()

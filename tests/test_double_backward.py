@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import PROJECT
+from reference.literal_double_backward import literal_training_step
 from torch import Tensor
 
 import getam.double_backward
@@ -231,6 +232,32 @@ def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: p
     assert (gradient.abs().sum(1)[padding] == 0).all()
 
 
+def without_dropout(network: EndToEndNetwork) -> EndToEndNetwork:
+    for module in network.modules():
+        if isinstance(module, ImageDropout):
+            module.p = 0
+    return network
+
+
+@pytest.mark.parametrize("start_block", [0, 2])
+def test_one_forward_equals_two_where_nothing_is_stochastic(settings: EndToEndSettings, start_block: int) -> None:
+    settings = changed(settings, maps={"start_block": start_block})
+    batch, network, literal = make_batch(), without_dropout(build(settings)), without_dropout(build(settings))
+    ours = training_step(network, batch, 1, settings)
+    theirs = literal_training_step(literal, batch, settings)
+    assert ours.seen is not None
+    assert theirs.seen is not None
+    assert torch.equal(ours.seen.targets, theirs.seen.targets)
+    for step in (ours, theirs):
+        torch.stack(list(step.losses.values())).sum().backward()
+    for name, value in theirs.losses.items():
+        torch.testing.assert_close(ours.losses[name], value, rtol=1e-5, atol=1e-7, msg=name)
+    expected = gradients(literal)
+    assert gradients(network).keys() == expected.keys()
+    for name, value in gradients(network).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5 * float(expected[name].abs().max()))
+
+
 AUTHORS_LOSSES = ("segmentation", "energy", "classification", "saliency")
 
 
@@ -252,9 +279,7 @@ def authors_step(
     network = EndToEndNetwork(released, num_classes=20).train()
     state = {key[3:]: torch.from_numpy(value) for key, value in weights.items() if key.startswith("sd/")}
     network.load_state_dict(from_released(state)[0])
-    for module in network.modules():
-        if isinstance(module, ImageDropout):
-            module.p = 0
+    without_dropout(network)
     batch = {
         "image": torch.from_numpy(arrays["img"]),
         "classes": torch.from_numpy(arrays["label"]),

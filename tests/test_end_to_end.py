@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +31,9 @@ from getam.errors import InputError
 from getam.files import read_json, write_gray, write_labels
 from getam.index import Index, IndexRow, write_index
 from getam.saliency import load_saliency
-from getam.settings import Config, EndToEndSettings
+from getam.settings import Config, EndToEndSettings, flags
 from getam.shards import new_shard
+from getam.training import STATE, STATE_FILE
 
 CLASSES = ("a", "b", "c")
 
@@ -149,6 +156,63 @@ def test_training_is_reproducible(section: str, config: Config, data: Path) -> N
     for out in ("one", "two"):
         train(section, config, data, data / out)
     assert (data / "one" / "model.safetensors").read_bytes() == (data / "two" / "model.safetensors").read_bytes()
+
+
+def command_of(section: str, config: Config, data: Path, out: Path) -> list[str]:
+    """The words that run a training in a process of its own."""
+    module, paths, _ = TRAININGS[section]
+    package, _, stage = module.__name__.partition(".stages.")
+    words = flags(getattr(config, section))
+    for name, value in paths(data).items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--out", str(out), "--threads", "1", "--device", "cpu"]
+    return ["-m", package, stage.replace("_", "-"), *words]
+
+
+def twenty_steps(config: Config, section: str) -> Config:
+    # A rate so small that rounding doesn't grow from step to step.
+    changes = {"epochs": 10, "learning_rate": 1e-4} | ({"classifier_epochs": 4} if section == "end_to_end" else {})
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=changes)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("section", ["end_to_end", "deeplab", "classifier"])
+def test_two_processes_train_as_one(section: str, config: Config, data: Path) -> None:
+    config = twenty_steps(config, section)
+    train(section, config, data, data / "one")
+    words = command_of(section, config, data, data / "two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, *words], check=True, timeout=300)
+    one, two = (read_json(data / name / "model.json")["history"] for name in ("one", "two"))
+    assert len(one) == len(two) == 10
+    for alone, together in zip(one, two, strict=True):
+        assert together == pytest.approx(alone, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_at_a_random_step_it_ends_with_the_same_weights(seed: int, config: Config, data: Path) -> None:
+    section = "end_to_end"
+    config = twenty_steps(config, section)
+    train(section, config, data, data / "whole")
+    words = [sys.executable, *command_of(section, config, data, data / "parts"), "--checkpoint-minutes", "0"]
+    state = data / "parts" / STATE / STATE_FILE
+    # A step of either phase: 8 steps classify, 12 segment.
+    saves = random.Random(seed).randint(*((1, 7), (9, 18))[seed % 2])
+    process = subprocess.Popen(words)
+    seen: set[int] = set()
+    while process.poll() is None and len(seen) < saves:
+        with contextlib.suppress(FileNotFoundError):
+            seen.add(state.stat().st_mtime_ns)
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (data / "parts" / "model.json").exists(), "it was over before it was killed"
+    subprocess.run(words, check=True, timeout=300)
+    whole, parts = (data / name / "model.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+    assert read_json(data / "whole" / "model.json") == read_json(data / "parts" / "model.json")
+    assert not state.parent.exists()
 
 
 @pytest.mark.parametrize("section", ["end_to_end", "deeplab"])

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from reference.literal_energy import literal_energy
 from torch import Tensor
 
 from getam import losses
-from getam.losses import balanced_cross_entropy, dense_energy_loss, gaussian_filter, saliency_loss
+from getam.losses import balanced_cross_entropy, dense_energy_loss, gaussian_filter, mean_where, saliency_loss
 
 
 def logits_of(probabilities: list[list[float]]) -> Tensor:
@@ -122,28 +123,70 @@ def test_pixels_far_apart_do_not_touch() -> None:
     torch.testing.assert_close(gaussian_filter(features, values), torch.tensor([[[1.0, 6.0, 6.0]]]))
 
 
-@pytest.mark.parametrize("case", ["0", "1"])
-def test_energy_against_the_authors_program(case: str, reference: Callable[[str], dict[str, np.ndarray]]) -> None:
+def energy_case(case: str, reference: Callable[[str], dict[str, np.ndarray]]) -> tuple[list[Tensor], dict[str, float]]:
+    """Images, probabilities, labels, region and the parameters: a recorded case, or a random one with padding."""
+    if case == "random":
+        generator = torch.Generator().manual_seed(0)
+        region = torch.ones(2, 20, 24)
+        region[:, :, 19:] = 0
+        labels = torch.randint(0, 5, (2, 20, 24), generator=generator)
+        labels[labels == 4] = 255
+        probabilities = (3 * torch.randn(2, 6, 20, 24, generator=generator)).softmax(1)
+        images = torch.randint(0, 256, (2, 3, 20, 24), generator=generator).float()
+        return [images, probabilities, labels, region], {"sigma_rgb": 40, "sigma_xy": 7, "scale": 1.0, "weight": 1e-3}
     arrays = reference("energy_loss.npz")
-    weight, sigma_rgb, sigma_xy, scale = arrays[f"{case}/params"].tolist()
-    logits = torch.from_numpy(arrays[f"{case}/logits"]).requires_grad_()
-    probabilities = logits.softmax(dim=1)
-    probabilities.retain_grad()
-    loss = dense_energy_loss(
+    names = ("weight", "sigma_rgb", "sigma_xy", "scale")
+    return [
         torch.from_numpy(arrays[f"{case}/image"]),
-        probabilities,
+        torch.from_numpy(arrays[f"{case}/logits"]).softmax(1),
         torch.from_numpy(arrays[f"{case}/seg_label"]).squeeze(1).long(),
         torch.from_numpy(arrays[f"{case}/croppings"]),
-        sigma_rgb=sigma_rgb,
-        sigma_xy=sigma_xy,
-        scale=scale,
-        weight=weight,
-    )
+    ], dict(zip(names, arrays[f"{case}/params"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", ["0", "1", "random"])
+def test_energy_and_its_gradient_are_exact(
+    case: str, dtype: torch.dtype, reference: Callable[[str], dict[str, np.ndarray]]
+) -> None:
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-10}[dtype]
+    (images, probabilities, labels, region), parameters = energy_case(case, reference)
+    expected, slope = literal_energy(images, probabilities, labels, region, **parameters)
+    given = probabilities.to(dtype).requires_grad_()
+    loss = dense_energy_loss(images, given, labels, region, **parameters)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=tolerance)
+    assert given.grad is not None
+    assert (given.grad - slope).abs().max() <= tolerance * slope.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("case", "energy", "length", "correlation"), [("0", 2.002, 1.959, 0.99), ("1", 2.215, 2.140, 0.98)]
+)
+def test_distance_to_the_authors_approximation(
+    case: str, energy: float, length: float, correlation: float, reference: Callable[[str], dict[str, np.ndarray]]
+) -> None:
+    """Their lattice yields about half of the exact energy: the gradient's direction agrees, its length does not."""
+    (images, probabilities, labels, region), parameters = energy_case(case, reference)
+    arrays = reference("energy_loss.npz")
+    given = probabilities.requires_grad_()
+    loss = dense_energy_loss(images, given, labels, region, **parameters)
     loss.backward()
     assert loss.item() == pytest.approx(arrays[f"{case}/ref/loss_exact_gaussian"].item(), rel=1e-5)
-    # Their lattice approximates the kernel, to about half of it: the direction agrees, the length does not.
-    for found, name in ((probabilities.grad, "grad_probs"), (logits.grad, "grad_logits")):
-        assert found is not None
-        lattice = arrays[f"{case}/ref/{name}"]
-        assert np.corrcoef(found.numpy().ravel(), lattice.ravel())[0, 1] > 0.97
-        assert 1.7 < np.linalg.norm(found.numpy()) / np.linalg.norm(lattice) < 2.4
+    assert loss.item() / arrays[f"{case}/ref/loss"].item() == pytest.approx(energy, abs=1e-3)
+    lattice = arrays[f"{case}/ref/grad_probs"]
+    assert given.grad is not None
+    found = given.grad.numpy()
+    assert np.linalg.norm(found) / np.linalg.norm(lattice) == pytest.approx(length, abs=0.01)
+    assert np.corrcoef(found.ravel(), lattice.ravel())[0, 1] > correlation
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (4, 0), (0, 0)])
+def test_synchronized_losses_average_to_the_whole_batchs(
+    counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.rand(2, 4)
+    selected = torch.arange(4) < torch.tensor(counts)[:, None]
+    monkeypatch.setattr(losses, "mean_over_processes", lambda count: torch.tensor(sum(counts) / 2))
+    shares = [mean_where(values[p], selected[p], synchronize=True) for p in (0, 1)]
+    torch.testing.assert_close(sum(shares) / 2, mean_where(values, selected))

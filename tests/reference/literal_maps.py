@@ -75,7 +75,13 @@ def _attend(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def literal_getam_loop(
-    vit: Any, images: Tensor, classes: Sequence[Sequence[int]], *, coupling: str, start_block: int
+    vit: Any,
+    images: Tensor,
+    classes: Sequence[Sequence[int]],
+    *,
+    coupling: str,
+    start_block: int,
+    model: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
     """The maps as the authors' program makes them: one backward a class, into all weights, through all blocks.
 
@@ -86,6 +92,7 @@ def literal_getam_loop(
         vit: a stock timm ViT whose weights require gradients; left as it was.
         images: (B, 3, H, W).
         classes: for each image its K_b classes, counted from 0.
+        model: images -> scores (B, C), by way of the vit; the vit itself where none is given.
 
     Returns:
         For each image (K_b, n_h, n_w).
@@ -94,7 +101,7 @@ def literal_getam_loop(
     prefix = vit.num_prefix_tokens
     maps = [images.new_zeros((len(indices), *grid)) for indices in classes]
     with _whole_matrices(vit) as matrices:
-        scores = vit(images)
+        scores = (model or vit)(images)
         for image, indices in enumerate(classes):
             for k, category in enumerate(indices):
                 vit.zero_grad()
