@@ -131,7 +131,8 @@ class ImageDropout(nn.Module):
             return x
         # All processes have the same random state on the CPU.
         seed = int(torch.randint(2**31, ()))
-        keep = torch.empty_like(x)
+        # Not empty_like: the order of the numbers in memory would follow x, which has another for one image.
+        keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for number, mask in enumerate(keep, start=rank() * len(x)):
             generator = torch.Generator(x.device).manual_seed(mixed_seed(seed, number))
             mask.bernoulli_(1 - self.p, generator=generator)

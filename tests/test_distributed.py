@@ -157,6 +157,11 @@ def test_dropout_goes_by_the_place_in_the_whole_batch(monkeypatch: pytest.Monkey
         monkeypatch.setattr(distributed, "rank", lambda number=number: number)
         torch.manual_seed(0)
         assert torch.equal(dropout(x[:2]), whole[2 * number : 2 * number + 2])
+    images = torch.ones(2, 3, 5, 7).to(memory_format=torch.channels_last)
+    torch.manual_seed(0)
+    last = dropout(images)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(images.contiguous()), last)
     assert torch.equal(dropout.eval()(x), x)
 
 
