@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import BaseModel, ValidationError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import deeplab.stages.train_deeplab
 import getam.double_backward
@@ -29,7 +30,9 @@ from getam.classifier import load_classifier
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end, load_end_to_end
 from getam.errors import InputError
 from getam.files import read_json, write_gray, write_labels
-from getam.index import Index, IndexRow, write_index
+from getam.images import normalize_rgb
+from getam.index import Index, IndexRow, read_index, write_index
+from getam.machine import TrainingArguments
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, flags
 from getam.shards import new_shard
@@ -64,6 +67,97 @@ def test_save_and_load_round_trip(settings: EndToEndSettings, tmp_path: Path) ->
     assert loaded.segment(images).shape == (2, 4, 40, 24)
     with pytest.raises(InputError, match="does not describe a classifier"):
         load_classifier(tmp_path)
+
+
+HYBRID = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+
+
+def hybrid(settings: EndToEndSettings, **decoder: Any) -> EndToEndSettings:
+    values = settings.model_dump() | {"backbone": "vit_base_r50_s16_384", "backbone_options": HYBRID}
+    values["decoder"] |= {"taps": ["stage0", "stage1", 0], "channels": [256, 512, 8], "scales": [4, 2, 1]} | decoder
+    values["maps"] |= {"start_block": 0}
+    return EndToEndSettings.model_validate(values)
+
+
+def test_hybrid_gives_its_stages_to_the_decoder(settings: EndToEndSettings) -> None:
+    torch.manual_seed(0)
+    network = EndToEndNetwork(hybrid(settings), num_classes=3).eval()
+    vit = network.classifier.backbone
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        tokens = network.classifier.tokens(images, taps=network.taps)
+        # The ResNet by hand: stem, then a stage after the other.
+        features = vit.patch_embed.backbone.stem(images)
+        stages = []
+        for stage in vit.patch_embed.backbone.stages:
+            features = stage(features)
+            stages.append(features)
+        for found, expected in zip(tokens.taps[:2], stages, strict=False):
+            torch.testing.assert_close(found, expected)
+        assert [tuple(tap.shape) for tap in tokens.taps] == [(2, 256, 16, 24), (2, 512, 8, 12), (2, 25, 48)]
+        scores, logits = network(images)
+    assert scores.shape == (2, 3)
+    assert logits.shape == (2, 4, 64, 96)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        ({"taps": ["stage0", "stage7", 0]}, r"has no stage7; its blocks are 0 to 1, its stages stage0, stage1, stage2"),
+        (
+            {"channels": [96, 512, 8]},
+            r"decoder\.channels, .*: stage0 .* 256 channels at 4 times .*not 96 at 4",
+        ),
+        ({"scales": [4, 4, 1]}, r"stage1 .* has 512 channels at 2 times the token grid, not 512 at 4"),
+    ],
+)
+def test_taps_that_are_not_the_hybrids_are_refused(
+    decoder: dict[str, Any], message: str, settings: EndToEndSettings
+) -> None:
+    with pytest.raises(InputError, match=message):
+        EndToEndNetwork(hybrid(settings, **decoder), num_classes=3)
+
+
+def test_stages_of_a_backbone_without_are_refused(settings: EndToEndSettings) -> None:
+    decoder = settings.decoder.model_copy(update={"taps": ("stage0", 1, 2)})
+    with pytest.raises(InputError, match=r"decoder\.taps: .* has no stage0; its blocks are 0 to 3$"):
+        EndToEndNetwork(settings.model_copy(update={"decoder": decoder}), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("deit_base_distilled_patch16_384", {"embed_dim": 24, "depth": 6, "num_heads": 2}),
+        ("vit_small_patch14_reg4_dinov2", {"embed_dim": 24, "depth": 6, "num_heads": 2, "patch_size": 16}),
+    ],
+)
+def test_any_vit_by_its_taps(backbone: str, options: dict[str, Any], settings: EndToEndSettings) -> None:
+    values = settings.model_dump() | {"backbone": backbone, "backbone_options": options}
+    values["decoder"] |= {"taps": [1, 2, 4]}
+    values["crop"] |= {"size": 64}
+    network = EndToEndNetwork(EndToEndSettings.model_validate(values), num_classes=3).eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = network(images)
+        assert before[1].shape == (1, 4, 64, 64)
+        # Of the prefix tokens the read-outs see the class token alone.
+        taps = network.classifier.tokens(images, taps=network.taps).taps
+        assert {tap.shape[1] - 16 for tap in taps} == {network.classifier.backbone.num_prefix_tokens}
+
+
+def test_backbones_own_normalization(settings: EndToEndSettings) -> None:
+    values = settings.model_dump()
+    plain = EndToEndNetwork(EndToEndSettings.model_validate(values), num_classes=3).eval()
+    own = EndToEndNetwork(EndToEndSettings.model_validate(values | {"normalization": "backbone"}), num_classes=3).eval()
+    own.load_state_dict(plain.state_dict())
+    photograph = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    # vit_tiny_patch16_224 was pretrained with mean and deviation 0.5.
+    with torch.no_grad():
+        found = own(normalize_rgb(photograph))
+        expected = plain((photograph.float() / 255 - 0.5) / 0.5)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -119,10 +213,10 @@ TRAININGS: dict[str, tuple[Any, Callable[[Path], dict[str, Path | int]], Callabl
 }
 
 
-def train(section: str, config: Config, data: Path, out: Path) -> None:
+def train(section: str, config: Config, data: Path, out: Path, **watched: int) -> None:
     module, paths, _ = TRAININGS[section]
     values: BaseModel = getattr(config, section)
-    module.run(module.Arguments(**values.model_dump(), **paths(data), out=out, threads=1, device="cpu"))
+    module.run(module.Arguments(**values.model_dump(), **paths(data), out=out, threads=1, device="cpu", **watched))
 
 
 @pytest.mark.parametrize("section", TRAININGS)
@@ -173,6 +267,44 @@ def twenty_steps(config: Config, section: str) -> Config:
     # A rate so small that rounding doesn't grow from step to step.
     changes = {"epochs": 10, "learning_rate": 1e-4} | ({"classifier_epochs": 4} if section == "end_to_end" else {})
     return config.model_copy(update={section: getattr(config, section).model_copy(update=changes)})
+
+
+def test_training_shows_itself(config: Config, data: Path) -> None:
+    for row in read_index(data / "index.csv").split("val"):
+        assert row.mask is not None
+        write_labels(
+            row.mask, np.random.default_rng(0).choice(np.array([0, 1, 255], np.uint8), (row.height, row.width))
+        )
+    config = config.model_copy(
+        update={"end_to_end": config.end_to_end.model_copy(update={"epochs": 4, "gradient_clipping": 1.0})}
+    )
+    out = data / "out"
+    watched = {"scalars_every": 1, "pictures_every": 3, "validate_every": 2}
+    train("end_to_end", config, data, out, **watched)
+    history = read_json(out / "model.json")["history"]
+    assert ["val_miou" in entry for entry in history] == [False, True, False, True]
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["000003.png", "000006.png"]
+    best = read_json(out / "best" / "model.json")
+    assert best["val_miou"] == max(entry.get("val_miou", 0) for entry in history)
+    load_end_to_end(out / "best")
+    events = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert {"loss/classification", "loss/energy", "gradient_norm", "learning_rate/0", "images_per_second"} <= set(
+        events.Tags()["scalars"]
+    )
+    assert [event.step for event in events.Scalars("loss/classification")] == list(range(1, 9))
+    assert [event.step for event in events.Images("step")] == [3, 6]
+    # Watching changes no weight.
+    train("end_to_end", config, data, data / "unwatched")
+    assert (out / "model.safetensors").read_bytes() == (data / "unwatched" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("value", ["soon", "-1"])
+def test_bad_variable_of_the_environment_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GETAM_CHECKPOINT_MINUTES", value)
+    with pytest.raises(ValidationError, match=r"checkpoint.minutes"):
+        TrainingArguments()
+    monkeypatch.setenv("GETAM_CHECKPOINT_MINUTES", "2.5")
+    assert TrainingArguments().checkpoint_minutes == 2.5
 
 
 @pytest.mark.slow
