@@ -41,15 +41,14 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
     _check_name(settings.backbone)
-    if settings.embedding == "timm":
-        options.setdefault("img_size", image_size)
+    # The authors keep the position table at the size that it was pretrained at.
+    size = {"img_size": image_size} if settings.embedding == "timm" else {}
     try:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
             key="backbone",
-            dynamic_img_size=True,
-            **options,
+            **{**size, "dynamic_img_size": True, **options},
         )
     except InputError as error:
         if "dynamic_img_size" not in str(error):

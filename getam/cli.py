@@ -45,11 +45,15 @@ STAGES = {
     "train-end-to-end": "train classifier and decoder together",
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
-    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
-    "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
+
+TOOLS = {
+    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
+    "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
+}
+"""Commands that no rule of the workflow runs."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -58,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of the command `getam`."""
-    sys.exit(command("getam", STAGES, sys.argv[1:]))
+    sys.exit(command("getam", STAGES | TOOLS, sys.argv[1:]))
 
 
 def command(package: str, stages: Mapping[str, str], words: Sequence[str]) -> int:

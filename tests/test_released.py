@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from getam.cli import STAGES, command
+from getam.cli import STAGES, TOOLS, command
 from getam.end_to_end import EndToEndNetwork, load_end_to_end
 from getam.errors import InputError
 from getam.files import read_json
@@ -36,7 +36,7 @@ SMALL_NETWORKS = {
 
 
 def run(*words: str | Path) -> int:
-    return command("getam", STAGES, [str(word) for word in words])
+    return command("getam", STAGES | TOOLS, [str(word) for word in words])
 
 
 def small_state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
