@@ -76,7 +76,8 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str]) -> in
     if words[0] not in stages:
         print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}", file=sys.stderr)
         return 1
-    module = importlib.import_module(f"{package}.stages.{words[0].replace('-', '_')}")
+    folder = "tools" if words[0] in TOOLS else "stages"
+    module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
         arguments = parse_flags(
             module.Arguments,

@@ -100,6 +100,20 @@ def test_the_stages_are_the_modules_that_exist() -> None:
     for package, stages in STAGES.items():
         files = {path.stem for path in (PROJECT / package / "stages").glob("*.py")} - {"__init__"}
         assert files == {stage.replace("-", "_") for stage in stages}
+    tools = {path.stem for path in (PROJECT / "getam" / "tools").glob("*.py")} - {"__init__"}
+    assert tools == {tool.replace("-", "_") for tool in getam.cli.TOOLS}
+
+
+def test_the_help_lists_the_tools_and_their_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = getam.cli.STAGES | getam.cli.TOOLS
+    assert command("getam", commands, []) == 0
+    assert "import-checkpoint" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command("getam", commands, ["import-checkpoint", "--help"])
+    output = capsys.readouterr().out
+    assert "FILE" in output
+    assert "--backbone VALUE" in output
+    assert "--file" not in output
 
 
 def test_the_stages_are_the_rules_of_the_workflow() -> None:
