@@ -15,7 +15,6 @@ from getam.end_to_end import EndToEndNetwork
 from getam.images import normalize_rgb
 from getam.settings import BASE_CONFIG, EndToEndSettings, merge, read_yaml, validate_config
 
-SIDE = 256
 CLASSES = ((3,), (8,), (3, 14), (1, 19))
 """Present classes of each image: 1.5 on average, VOC's are 1.55."""
 
@@ -24,20 +23,20 @@ MOST_DEVIATION = 1e-3
 
 
 def rows(rounds: int) -> list[Row]:
-    how = settings()
+    how = paper_recipe("vit_base_patch16_384")
     torch.manual_seed(0)
     network = EndToEndNetwork(how, num_classes=20).train()
     for module in network.modules():
         if isinstance(module, ImageDropout):
             # A second forward pass would have another mask.
             module.p = 0
-    batch = inputs()
+    batch = inputs(how.crop.size)
     runs = {"ours": partial(ours, network, batch, how), "literal": partial(literal, network, batch, how)}
     spent = medians(runs, rounds)
     norms = [run() for run in runs.values()]
     return [
         Row(
-            what=f"training iteration, ViT-B/16, {len(CLASSES)} images of {SIDE}x{SIDE}",
+            what=f"training iteration, ViT-B/16, {len(CLASSES)} images of {how.crop.size}x{how.crop.size}",
             ours=seconds(spent["ours"]),
             other="a backward a class, second forward",
             its=seconds(spent["literal"]),
@@ -51,21 +50,22 @@ def rows(rounds: int) -> list[Row]:
     ]
 
 
-def settings() -> EndToEndSettings:
-    """configs/paper.yaml with ViT-B, from scratch."""
+def paper_recipe(backbone: str) -> EndToEndSettings:
+    """configs/paper.yaml with a backbone from scratch, the hybrid's taps or a plain ViT's."""
     recipe = merge(read_yaml(BASE_CONFIG), read_yaml(BASE_CONFIG.parent / "configs" / "paper.yaml"))
-    recipe["end_to_end"] |= {"backbone": "vit_base_patch16_384", "pretrained": False}
-    recipe["end_to_end"]["decoder"] |= {"taps": [2, 5, 8], "channels": [96, 192, 384]}
-    recipe["end_to_end"]["crop"] |= {"size": SIDE}
+    recipe["end_to_end"] |= {"backbone": backbone, "pretrained": False}
+    if "r50" not in backbone:
+        recipe["end_to_end"]["decoder"] |= {"taps": [2, 5, 8], "channels": [96, 192, 384]}
     return validate_config(recipe).end_to_end
 
 
-def inputs() -> dict[str, Tensor]:
+def inputs(side: int) -> dict[str, Tensor]:
+    """A batch of smooth images with a salient rectangle each."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(len(CLASSES), 3, 8, 8, generator=generator)
-    images = torch.nn.functional.interpolate(coarse, size=SIDE, mode="bicubic").clamp(0, 1)
-    saliency = torch.zeros(len(CLASSES), SIDE, SIDE, dtype=torch.uint8)
-    saliency[:, SIDE // 4 : -SIDE // 4, SIDE // 3 : -SIDE // 5] = 1
+    images = torch.nn.functional.interpolate(coarse, size=side, mode="bicubic").clamp(0, 1)
+    saliency = torch.zeros(len(CLASSES), side, side, dtype=torch.uint8)
+    saliency[:, side // 4 : -side // 4, side // 3 : -side // 5] = 1
     labels = torch.zeros(len(CLASSES), 20)
     for row, present in zip(labels, CLASSES, strict=True):
         row[list(present)] = 1

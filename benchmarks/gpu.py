@@ -1,4 +1,4 @@
-"""GETAM maps on a GPU: images a second and memory, bfloat16 autocast beside float32."""
+"""GETAM maps and training iterations on a GPU: speed and memory, bfloat16 autocast beside float32."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import timm
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Check, Row, alternating, deviation, faster, timed
+from benchmarks.double_backward import inputs as training_inputs
+from benchmarks.double_backward import paper_recipe
+from benchmarks.measure import Check, Row, Run, alternating, deviation, faster, timed
 from getam import AttentionMaps
+from getam.double_backward import training_step
+from getam.end_to_end import EndToEndNetwork
+from getam.settings import EndToEndSettings
 
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "vit_base_patch16_384": {},
@@ -23,6 +28,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
 """timm names and options."""
 
 BATCHES = (16, 32)
+PRECISIONS = ("float32", "bfloat16")
 START_BLOCK = 6
 WARM_UP = 3
 REPEATS = 5
@@ -37,7 +43,9 @@ def rows(
     batches: tuple[int, ...] = BATCHES,
     image_size: int = 384,
     start_block: int = START_BLOCK,
+    recipe: EndToEndSettings | None = None,
 ) -> list[Row]:
+    """Maps of each backbone, then training iterations of `recipe`: the paper's with the hybrid, where none is given."""
     table = []
     # float32 is to mean float32: unlike matrix products, cuDNN's convolutions take TF32 by default.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -46,26 +54,62 @@ def rows(
             vit = timm.create_model(name, num_classes=20, img_size=image_size, **options).eval().to(device)
             for batch in batches:
                 images = torch.randn(batch, 3, image_size, image_size, device=device)
-                table.append(_row(name, vit, images, start_block, rounds))
+                compute = {precision: partial(maps, vit, images, start_block, precision) for precision in PRECISIONS}
+                exact, blurred = (run() for run in compute.values())
+                deviates = Check(deviation(blurred, exact), form="{:.0e}")
+                del exact, blurred
+                what = f"maps, {name}, batch {batch}, bfloat16"
+                table.append(_row(what, compute, images, batch, "img/s", rounds, deviates))
+        table.append(_training_row(recipe or paper_recipe("vit_base_r50_s16_384"), device, rounds))
     return table
 
 
-def _row(name: str, vit: Any, images: Tensor, start_block: int, rounds: int) -> Row:
-    compute = {precision: partial(maps, vit, images, start_block, precision) for precision in ("float32", "bfloat16")}
-    exact, blurred = (run() for run in compute.values())
-    deviates = Check(deviation(blurred, exact), form="{:.0e}")
-    del exact, blurred
+def _training_row(recipe: EndToEndSettings, device: str, rounds: int) -> Row:
+    """Iterations of the second phase, the step on the weights included."""
+    torch.manual_seed(0)
+    network = EndToEndNetwork(recipe, num_classes=20).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    batch = {name: tensor.to(device) for name, tensor in training_inputs(recipe.crop.size).items()}
+    compute = {precision: partial(train, network, optimizer, batch, recipe, precision) for precision in PRECISIONS}
+    what = f"training iteration, {recipe.backbone}, batch {len(batch['image'])}, crop {recipe.crop.size}, bfloat16"
+    return _row(what, compute, batch["image"], 1, "it/s", rounds, None)
+
+
+def train(
+    network: EndToEndNetwork,
+    optimizer: torch.optim.Optimizer,
+    batch: Mapping[str, Tensor],
+    recipe: EndToEndSettings,
+    precision: str,
+) -> None:
+    optimizer.zero_grad()
+    with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        losses = training_step(network, dict(batch), recipe.classifier_epochs, recipe).losses
+    torch.stack(list(losses.values())).sum().backward()
+    optimizer.step()
+
+
+def _row(
+    what: str,
+    compute: Mapping[str, Run],
+    images: Tensor,
+    count: int,
+    unit: str,
+    rounds: int,
+    deviates: Check | None,
+) -> Row:
+    """`count`: what a run does, in `unit`s."""
     for run in compute.values():
         for _ in range(WARM_UP):
             run()
     memory = {precision: _extra_memory(run, images) for precision, run in compute.items()}
-    spent = alternating({f"{name}, {p}": partial(_seconds, run, images) for p, run in compute.items()}, rounds)
+    spent = alternating({f"{what}, {p}": partial(_seconds, run, images) for p, run in compute.items()}, rounds)
     its, own = (statistics.median(values) for values in spent.values())
     return Row(
-        what=f"maps, {name}, batch {len(images)}, bfloat16",
-        ours=f"{len(images) / own:.0f} img/s",
+        what=what,
+        ours=f"{count / own:.3g} {unit}",
         other="float32",
-        its=f"{len(images) / its:.0f} img/s",
+        its=f"{count / its:.3g} {unit}",
         time=faster(own, its),
         memory=(memory["bfloat16"], memory["float32"]),
         deviation=deviates,
@@ -82,7 +126,7 @@ def maps(vit: Any, images: Tensor, start_block: int, precision: str) -> list[Ten
         return attention_maps(images, classes)[1]
 
 
-def _seconds(run: partial[list[Tensor]], images: Tensor) -> float:
+def _seconds(run: Run, images: Tensor) -> float:
     """Of one batch."""
 
     def repeat() -> None:
@@ -99,7 +143,7 @@ def _synchronize(images: Tensor) -> None:
         torch.cuda.synchronize(images.device)
 
 
-def _extra_memory(run: partial[list[Tensor]], images: Tensor) -> int | None:
+def _extra_memory(run: Run, images: Tensor) -> int | None:
     """Bytes beyond inputs and model."""
     if not images.is_cuda:
         return None

@@ -20,12 +20,14 @@ from torch import nn
 from getam import AttentionMaps
 from getam.files import read_array
 from getam.refine import pamr
+from getam.settings import EndToEndSettings
 
 # benchmarks/ is not installed with the package and lies beside tests/.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 table = importlib.import_module("benchmarks.__main__")
-completion, dump_maps, gpu, maps, measure = (
-    importlib.import_module(f"benchmarks.{name}") for name in ("completion", "dump_maps", "gpu", "maps", "measure")
+completion, double_backward, dump_maps, gpu, maps, measure = (
+    importlib.import_module(f"benchmarks.{name}")
+    for name in ("completion", "double_backward", "dump_maps", "gpu", "maps", "measure")
 )
 
 
@@ -131,7 +133,20 @@ def test_dump_maps_runs_on_made_images(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_array(tmp_path / "maps" / "i00001.npy").shape[0] == 2
 
 
-def test_gpu_part_on_the_cpu() -> None:
+def test_training_iteration_beside_the_literal_one(settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(double_backward, "paper_recipe", lambda backbone: settings)
+    (row,) = double_backward.rows(1)
+    assert row.time.high == 0.6
+    assert row.deviation is not None
+    assert row.deviation.met
+    paper = double_backward.paper_recipe
+    monkeypatch.undo()
+    assert paper("x") is settings
+    assert double_backward.paper_recipe("vit_base_patch16_384").decoder.taps == (2, 5, 8)
+    assert double_backward.paper_recipe("vit_base_r50_s16_384").decoder.taps == ("stage0", "stage1", 8)
+
+
+def test_gpu_part_on_the_cpu(settings: EndToEndSettings) -> None:
     names = ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224")
     rows = gpu.rows(
         1,
@@ -140,9 +155,13 @@ def test_gpu_part_on_the_cpu() -> None:
         batches=(3,),
         image_size=32,
         start_block=1,
+        recipe=settings,
     )
-    assert [row.what for row in rows] == [f"maps, {name}, batch 3, bfloat16" for name in names]
-    for row in rows:
+    *of_maps, of_training = rows
+    assert [row.what for row in of_maps] == [f"maps, {name}, batch 3, bfloat16" for name in names]
+    assert of_training.what.startswith("training iteration, vit_tiny_patch16_224, batch 4, crop 32")
+    assert of_training.ours.endswith(" it/s")
+    for row in of_maps:
         assert not row.promised
         assert row.memory_ratio is None
         assert row.deviation is not None

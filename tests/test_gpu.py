@@ -11,16 +11,19 @@ import pytest
 import timm
 import torch
 from test_baselines import CLASSES, METHODS, classifier
+from test_double_backward import build, make_batch, without_dropout
 from test_dump_maps import data, dump  # noqa: F401
 from test_maps import images_of, reference_model
 from torch import Tensor
 
 from getam.baselines import create_maps
 from getam.completion import complete_labels
+from getam.distributed import ImageDropout
+from getam.double_backward import training_step
 from getam.files import read_array
 from getam.maps import AttentionMaps
 from getam.refine import normalize, pamr
-from getam.settings import ActivationSettings, read_yaml, validate_config
+from getam.settings import ActivationSettings, EndToEndSettings, read_yaml, validate_config
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 
@@ -132,3 +135,31 @@ def test_dump_maps_writes_the_cpus_maps(data: Path, tmp_path: Path) -> None:  # 
     for path in (tmp_path / "cpu").glob("*.npy"):
         found, expected = (torch.from_numpy(read_array(tmp_path / device / path.name)) for device in (DEVICE, "cpu"))
         assert relative_error(found, expected) <= 1e-4
+
+
+def test_training_step_equals_the_cpus(settings: EndToEndSettings) -> None:
+    batch, network = make_batch(), without_dropout(build(settings))
+    expected = training_step(network, batch, 1, settings)
+    torch.stack(list(expected.losses.values())).sum().backward()
+    norms = {name: p.grad.norm() for name, p in network.named_parameters() if p.grad is not None}
+    moved = without_dropout(build(settings)).to(DEVICE)
+    found = training_step(moved, {name: tensor.to(DEVICE) for name, tensor in batch.items()}, 1, settings)
+    assert expected.seen is not None
+    assert found.seen is not None
+    assert found.seen.targets.device.type == DEVICE
+    assert (found.seen.targets.cpu() == expected.seen.targets).float().mean() > 0.999
+    torch.stack(list(found.losses.values())).sum().backward()
+    for name, value in expected.losses.items():
+        torch.testing.assert_close(found.losses[name].cpu(), value, rtol=1e-3, atol=1e-5, msg=name)
+    for name, parameter in moved.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad.norm().cpu(), norms[name], rtol=1e-2, atol=1e-5, msg=name)
+
+
+def test_dropout_on_the_device() -> None:
+    x = torch.ones(3, 1000, device=DEVICE)
+    torch.manual_seed(0)
+    one = ImageDropout(0.5)(x)
+    torch.manual_seed(0)
+    assert torch.equal(ImageDropout(0.5)(x), one)
+    assert 0.4 < float((one == 0).float().mean()) < 0.6
