@@ -43,6 +43,7 @@ STAGES = {
     "complete-labels": "make pseudo labels from maps and saliency",
     "score-labels": "score pseudo labels and maps against ground truth",
     "train-end-to-end": "train classifier and decoder together",
+    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
     "audit": "make the page that shows every stage's result",
@@ -50,7 +51,6 @@ STAGES = {
 }
 
 TOOLS = {
-    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
     "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
 }
 """Commands that no rule of the workflow runs."""

@@ -400,6 +400,15 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
         return self
 
 
+class CheckpointSettings(Section):
+    """import_checkpoint: one of the authors' checkpoints in the place of train_end_to_end."""
+
+    file: str = Field(description="the authors' .pth file; empty: train_end_to_end trains")
+    backbone: str = Field(
+        description="its backbone, timm's name or the authors': vitb, deit, deit_distilled, vitb_hybrid"
+    )
+
+
 class AuditSettings(Section):
     """audit: the page that shows every stage's result beside the image."""
 
@@ -422,6 +431,7 @@ class Config(Section):
     deeplab: DeepLabSettings
     deeplab_prediction: PredictionSettings
     end_to_end: EndToEndSettings
+    checkpoint: CheckpointSettings
     end_to_end_prediction: PredictionSettings
     audit: AuditSettings
 

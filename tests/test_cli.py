@@ -24,7 +24,7 @@ import getam.cli
 from getam.cli import command, parse_flags
 from getam.errors import InputError
 from getam.machine import MachineArguments
-from getam.settings import Config, editor_schema, leaves, read_yaml
+from getam.settings import POSITIONAL, Config, editor_schema, flag_name, leaves, read_yaml
 
 STAGES = {"getam": getam.cli.STAGES, "deeplab": deeplab.cli.STAGES}
 COMMANDS = [(package, stage) for package, stages in STAGES.items() for stage in stages]
@@ -104,16 +104,9 @@ def test_the_stages_are_the_modules_that_exist() -> None:
     assert tools == {tool.replace("-", "_") for tool in getam.cli.TOOLS}
 
 
-def test_the_help_lists_the_tools_and_their_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = getam.cli.STAGES | getam.cli.TOOLS
-    assert command("getam", commands, []) == 0
-    assert "import-checkpoint" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        command("getam", commands, ["import-checkpoint", "--help"])
-    output = capsys.readouterr().out
-    assert "FILE" in output
-    assert "--backbone VALUE" in output
-    assert "--file" not in output
+def test_the_help_lists_the_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("getam", getam.cli.STAGES | getam.cli.TOOLS, []) == 0
+    assert "export-checkpoint" in capsys.readouterr().out
 
 
 def test_the_stages_are_the_rules_of_the_workflow() -> None:
@@ -232,7 +225,8 @@ def test_the_help_of_a_stage_describes_every_flag(
     assert end.value.code == 0
     output = capsys.readouterr().out
     for path, field in leaves(module_of(package, stage).Arguments):
-        assert re.search(rf"^ +--{re.escape('.'.join(path).replace('_', '-'))} VALUE", output, re.MULTILINE)
+        name = path[-1].upper() if field.json_schema_extra == POSITIONAL else f"{flag_name(path)} VALUE"
+        assert re.search(rf"^ +{re.escape(name)}", output, re.MULTILINE)
         assert field.description
         assert field.description in output
 

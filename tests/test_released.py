@@ -24,6 +24,7 @@ from getam.files import read_json
 from getam.index import Index, IndexRow, write_index
 from getam.maps import AttentionMaps
 from getam.released import compute_as_released, from_released, to_released
+from getam.stages.import_checkpoint import VOC_CLASSES
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 
@@ -262,3 +263,20 @@ def test_named_classes_and_prediction_at_once(reference: Arrays, tmp_path: Path)
     assert run(*words, "--out", tmp_path / "predictions", "--squares", "[32, 64]", "--device", "cpu") == 0
     with Image.open(tmp_path / "predictions" / "a.png") as image:
         assert image.size == (50, 70)
+
+
+def test_classes_of_voc_in_another_order_are_refused(
+    reference: Arrays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = list(VOC_CLASSES)
+    names[0], names[1] = names[1], names[0]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    torch.save(small_state(reference("getam_small.npz")), tmp_path / "small.pth")
+    words = ("--backbone", "vitb", "--backbone-options", json.dumps(SMALL), "--taps", "[0, 1, 2]")
+    out = ("--classes", tmp_path / "classes.txt", "--out", tmp_path / "model")
+    assert run("import-checkpoint", tmp_path / "small.pth", *words, *out) == 1
+    assert "another order" in capsys.readouterr().err
+    names[0], names[1] = "bird house", "x"
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert run("import-checkpoint", tmp_path / "small.pth", *words, *out) == 0
+    assert load_end_to_end(tmp_path / "model")[1][0] == "bird house"

@@ -29,6 +29,7 @@ import getam.cli
 from getam.cli import parse_flags
 from getam.errors import InputError
 from getam.machine import MachineArguments, TrainingArguments
+from getam.stages import import_checkpoint
 
 TINY = PROJECT / "tests" / "tiny.yaml"
 
@@ -328,6 +329,22 @@ def test_every_stage_takes_the_flags_that_its_rule_gives(tmp_path: Path) -> None
 def _rules() -> dict[str, str]:
     text = "\n".join(path.read_text() for path in sorted((PROJECT / "workflow" / "rules").glob("*.smk")))
     return dict(re.findall(r"^rule (\w+):\n((?:(?: +.*)?\n)+)", text + "\n", re.MULTILINE))
+
+
+def test_a_checkpoint_takes_the_place_of_the_training(tmp_path: Path) -> None:
+    (tmp_path / "vitb.pth").write_bytes(b"")
+    checkpoint = f"{{file: {tmp_path / 'vitb.pth'}, backbone: vitb}}"
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    result = workplace.snakemake("-n", "-p", "end_to_end", "--config", f"checkpoint={checkpoint}")
+    commands = _stage_commands(result.stdout + result.stderr)
+    assert commands.keys() == {
+        "make_demo", "index_dataset", "import_checkpoint", "predict_end_to_end", "evaluate_end_to_end"
+    }  # fmt: skip
+    _, _, *words = commands["import_checkpoint"]
+    arguments = parse_flags(import_checkpoint.Arguments, words, name="import-checkpoint", section=None)
+    assert arguments.file == tmp_path / "vitb.pth"
+    assert str(arguments.classes).endswith("results/demo/classes.txt")
+    assert f"--model {arguments.out}" in " ".join(commands["predict_end_to_end"])
 
 
 def test_every_rule_reads_in_the_same_order() -> None:

@@ -1,4 +1,7 @@
-# The network that makes its pseudo labels while it trains.
+# The network that makes its pseudo labels while it trains, or one that the authors trained.
+
+# Where the model is that predicts.
+END_TO_END = f"{RESULTS}/imported" if SETTINGS.checkpoint.file else f"{RESULTS}/end_to_end"
 
 
 rule train_end_to_end:
@@ -32,12 +35,40 @@ rule train_end_to_end:
         " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
 
 
+rule import_checkpoint:
+    input:
+        classes=f"{RESULTS}/classes.txt",
+        # A function: without a file nobody asks for this rule.
+        file=lambda wildcards: SETTINGS.checkpoint.file,
+    output:
+        weights=f"{RESULTS}/imported/model.safetensors",
+        model=f"{RESULTS}/imported/model.json",
+    log:
+        f"{RESULTS}/logs/import_checkpoint.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/import_checkpoint.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        backbone=SETTINGS.checkpoint.backbone,
+        out=subpath(output.weights, parent=True),
+    message:
+        f"import_checkpoint: {SETTINGS.checkpoint.file}"
+    shell:
+        "getam import-checkpoint {input.file:q} --backbone {params.backbone:q} --classes {input.classes:q}"
+        " --out {params.out:q} --threads {threads} --log {log:q}"
+
+
 rule predict_end_to_end:
     input:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
-        weights=f"{RESULTS}/end_to_end/model.safetensors",
-        model=f"{RESULTS}/end_to_end/model.json",
+        weights=f"{END_TO_END}/model.safetensors",
+        model=f"{END_TO_END}/model.json",
     output:
         directory(f"{RESULTS}/end_to_end/predictions"),
     log:

@@ -149,6 +149,8 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
         classes = read_classes(arguments.classes)
         if len(classes) != count:
             raise InputError(f"--classes: {arguments.classes} names {len(classes)} classes, the checkpoint has {count}")
+        if set(classes) == set(VOC_CLASSES) and classes != VOC_CLASSES:
+            raise InputError(f"--classes: {arguments.classes} has VOC's classes in another order than the checkpoint")
         return classes
     if count != len(VOC_CLASSES):
         raise InputError(f"--classes: the checkpoint has {count} classes, VOC {len(VOC_CLASSES)}; name a classes.txt")
