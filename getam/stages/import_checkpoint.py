@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings:
     """The authors' recipe with the backbone that is named and the widths that the file has."""
     needed = [
-        "classifier.backbone.pos_embed",
+        "classifier.backbone.blocks.0.norm1.weight",
         "classifier.readout.head.bias",
         *(f"decoder.reduce.{level}.weight" for level in range(3)),
     ]
