@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,20 +29,6 @@ COMMANDS = [(package, stage) for package, stages in STAGES.items() for stage in 
 
 PATHS = ["--maps", "m", "--saliency", "s", "--index", "index.csv", "--out", "out"]
 """The flags that complete-labels needs."""
-
-
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """A command sets the root logger up; the next test gets it back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 def module_of(package: str, stage: str) -> ModuleType:

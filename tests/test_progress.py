@@ -15,20 +15,6 @@ import getam.progress
 from getam.progress import progress, set_up_logging
 
 
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """Every test gets the root logger back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
 class Clock:
     """Seconds that pass only where a test says so."""
 

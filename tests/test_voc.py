@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +21,6 @@ TRAIN = {"t1": ("dog", "cat"), "t2": ("potted plant",), "t3": ("cat",)}
 VAL: dict[str, tuple[str, ...]] = {"v1": ("dog",), "v2": ()}
 WITH_MASK = ("t1", "v1", "v2")
 SIZE = (12, 16)
-
-
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """A command sets the root logger up; the next test gets it back as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    for handler in root.handlers:
-        if handler not in handlers:
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
 
 
 @pytest.fixture
