@@ -220,14 +220,14 @@ def test_what_is_no_checkpoint_is_refused(
 @pytest.mark.parametrize(
     ("change", "backbone", "message"),
     [
-        (lambda s: s.pop("cam_module.fc.2.weight"), "vitb", r"decoder\.attention\.excite\.2\.weight is missing"),
+        (lambda s: s.pop("cam_module.fc.2.weight"), "vitb", r"cam_module\.fc\.2\.weight is missing"),
         (lambda s: s.update({"more.weight": torch.zeros(2)}), "vitb", r"more\.weight is unknown"),
         (
             lambda s: s.update({"scratch.output_conv.4.bias": torch.zeros(20)}),
             "vitb",
-            r"decoder\.head\.4\.bias is \(20,\), not \(21,\)",
+            r"scratch\.output_conv\.4\.bias is \(20,\), not \(21,\)",
         ),
-        (lambda s: None, "deit_distilled", r"dist_token is missing"),
+        (lambda s: None, "deit_distilled", r"pretrained\.model\.dist_token is missing"),
         (
             lambda s: s.update({"cls_head.weight": torch.zeros(7, 48), "cls_head.bias": torch.zeros(7)}),
             "vitb",
@@ -280,3 +280,10 @@ def test_classes_of_voc_in_another_order_are_refused(
     (tmp_path / "classes.txt").write_text("\n".join(names))
     assert run("import-checkpoint", tmp_path / "small.pth", *words, *out) == 0
     assert load_end_to_end(tmp_path / "model")[1][0] == "bird house"
+
+
+def test_two_taps_are_refused(reference: Arrays, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(small_state(reference("getam_small.npz")), tmp_path / "small.pth")
+    words = ("--backbone", "vitb", "--backbone-options", json.dumps(SMALL), "--taps", "[0, 1]")
+    assert run("import-checkpoint", tmp_path / "small.pth", *words, "--out", tmp_path / "model") == 1
+    assert re.search(r"--taps: \[0, 1\] names 2, the decoder reads 3", capsys.readouterr().err)

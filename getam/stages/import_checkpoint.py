@@ -16,7 +16,7 @@ from getam.checkpoints import DESCRIPTION, UNUSED, save_model, write_tensors
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.errors import InputError
 from getam.machine import MachineArguments
-from getam.released import from_released
+from getam.released import from_released, to_released
 from getam.settings import BASE_CONFIG, POSITIONAL, EndToEndSettings, merge, read_yaml, validate_config
 from getam.voc import read_classes
 
@@ -30,6 +30,7 @@ AUTHORS_NAMES = {
 }
 TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
 """What the authors' decoder reads beside the last block; of all other backbones blocks 2, 5 and 8."""
+STAGE_CHANNELS: dict[int | str, int] = {"stage0": 256, "stage1": 512}
 DEPTH = 12
 VOC_CLASSES = (
     "aeroplane",
@@ -136,9 +137,14 @@ def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings
         "pretrained": False,
     }
     recipe["end_to_end"]["maps"] |= {"start_block": min(recipe["end_to_end"]["maps"]["start_block"], depth - 1)}
+    taps = arguments.taps or TAPS.get(name, (2, 5, 8))
+    if len(taps) != len(reduce):
+        raise InputError(
+            f"--taps: {list(taps)} names {len(taps)}, the decoder reads {len(reduce)} beside the last block"
+        )
     recipe["end_to_end"]["decoder"] |= {
-        "taps": list(arguments.taps or TAPS.get(name, (2, 5, 8))),
-        "channels": [weight.shape[1] for weight in reduce],
+        "taps": list(taps),
+        "channels": [STAGE_CHANNELS.get(tap, weight.shape[1]) for tap, weight in zip(taps, reduce, strict=True)],
         "width": len(reduce[0]),
     }
     return validate_config(recipe, source=str(arguments.file)).end_to_end
@@ -158,13 +164,14 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
 
 
 def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
-    own = network.state_dict()
-    differing = [f"{name} is missing" for name in own if name not in ours]
-    differing += [f"{name} is unknown" for name in ours if name not in own]
+    # Under the names that they have in the file.
+    own, given = to_released(network.state_dict()), to_released(ours)
+    differing = [f"{name} is missing" for name in own if name not in given]
+    differing += [f"{name} is unknown" for name in given if name not in own]
     differing += [
-        f"{name} is {tuple(ours[name].shape)}, not {tuple(own[name].shape)}"
+        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
         for name in own
-        if name in ours and ours[name].shape != own[name].shape
+        if name in given and given[name].shape != own[name].shape
     ]
     if differing:
         more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
