@@ -1,8 +1,25 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class InputError(Exception):
     """Bad input: the message names the file or key at fault and the cure.
 
     The command line prints the message alone, without a traceback, and exits with code 1.
     """
+
+
+MAX_OFFENDERS = 20
+"""Problems that a message lists before it only counts them."""
+
+
+def listed(problems: Sequence[str]) -> str:
+    """One message of all problems: the first of them and how many there are."""
+    if len(problems) == 1:
+        return problems[0]
+    shown = "\n  ".join(problems[:MAX_OFFENDERS])
+    more = len(problems) - MAX_OFFENDERS
+    return f"{len(problems)} problems:\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")

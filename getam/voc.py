@@ -20,15 +20,13 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from getam.errors import InputError
+from getam.errors import InputError, listed
 from getam.files import UNKNOWN, read_image, read_labels
 from getam.index import Index, IndexRow, is_safe_id
 from getam.progress import progress
 
 SPLITS = ("train", "val")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-MAX_OFFENDERS = 20
-"""Problems that a message lists before it only counts them."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ def index_voc(root: Path, *, labels: str, threads: int) -> Index:
     lists = {split: _read_ids(root / "ImageSets" / "Segmentation" / f"{split}.txt") for split in SPLITS}
     problems = _id_problems(root, lists)
     if problems:
-        raise InputError(_listed(problems))
+        raise InputError(listed(problems))
     table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
     jobs = [(id, split) for split in SPLITS for id in lists[split]]
 
@@ -68,7 +66,7 @@ def index_voc(root: Path, *, labels: str, threads: int) -> Index:
         results = list(progress(pool.map(check, jobs), total=len(jobs), unit="image", what="index_dataset"))
     problems = [result for result in results if isinstance(result, str)]
     if problems:
-        raise InputError(_listed(problems))
+        raise InputError(listed(problems))
     rows = tuple(result for result in results if isinstance(result, IndexRow))
     return Index(rows=rows, classes=classes)
 
@@ -190,11 +188,3 @@ def _id_problems(root: Path, lists: dict[str, list[str]]) -> list[str]:
         f"id {id!r} is in train.txt and in val.txt; scores need images that were not trained on" for id in common
     ]
     return problems
-
-
-def _listed(problems: list[str]) -> str:
-    if len(problems) == 1:
-        return problems[0]
-    shown = "\n  ".join(problems[:MAX_OFFENDERS])
-    more = len(problems) - MAX_OFFENDERS
-    return f"{len(problems)} problems:\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")

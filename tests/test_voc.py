@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from getam.cli import STAGES, command
-from getam.errors import InputError
 from getam.files import write_labels
 from getam.index import Index, IndexRow, read_index
-from getam.voc import MAX_OFFENDERS, index_voc, is_safe_id
+from getam.errors import MAX_OFFENDERS, InputError
+from getam.voc import index_voc, is_safe_id
 
 CLASSES = ("cat", "dog", "potted plant")
 TRAIN = {"t1": ("dog", "cat"), "t2": ("potted plant",), "t3": ("cat",)}
