@@ -40,6 +40,7 @@ STAGES = {
     "refine-maps": "refine maps to the images' resolution by PAMR",
     "train-saliency": "train the salient-object-detection network",
     "predict-saliency": "write the saliency maps of a shard of images",
+    "collect-saliency": "take saliency maps brought along, a shard of images",
     "complete-labels": "make pseudo labels from maps and saliency",
     "score-labels": "score pseudo labels and maps against ground truth",
     "train-end-to-end": "train classifier and decoder together",

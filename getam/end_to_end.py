@@ -12,6 +12,7 @@ from getam.checkpoints import load_weights, read_description
 from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
+from getam.labels import IMAGE_LABELS, SALIENCY_TOO, WITHOUT_SALIENCY
 from getam.settings import EndToEndSettings
 
 
@@ -98,11 +99,12 @@ def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
 
 def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of an end-to-end network."""
+    alone = settings.completion.method in WITHOUT_SALIENCY and not settings.saliency_weight
     return {
         "kind": "end_to_end",
         "settings": settings.model_dump(mode="json"),
         "classes": list(classes),
-        "supervision": "I+S",
+        "supervision": IMAGE_LABELS if alone else SALIENCY_TOO,
     }
 
 

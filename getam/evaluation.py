@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import binary_average_precision
 
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_labels, write_json
-from getam.index import Index, read_index
-from getam.labels import WITHOUT_SALIENCY
+from getam.index import Index, read_index, read_label_source
+from getam.labels import IMAGE_LABELS, SALIENCY_TOO, WITHOUT_SALIENCY
 from getam.machine import MachineArguments
 from getam.settings import PredictionSettings
 from getam.shards import MANIFEST, check_classes, read_manifest
@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("excluded", "background", "wrong")
 """How a predicted 255 counts: left out (as the paper's authors do), as background, or as an error."""
-
-IMAGE_LABELS, SALIENCY_TOO = "I", "I+S"
-"""Supervision, as scores state it."""
 
 
 class ConfusionMatrix:
@@ -124,8 +121,13 @@ def average_precision(scores: torch.Tensor, targets: torch.Tensor, names: Sequen
     }
 
 
-def evaluate_predictions(index: Index, predictions: Path, *, split: str) -> dict[str, Any]:
+def evaluate_predictions(
+    index: Index, predictions: Path, *, split: str, image_labels: str | None = None
+) -> dict[str, Any]:
     """Scores a folder of predictions <id>.png on a split's images that have a mask.
+
+    Args:
+        image_labels: where the image labels of the training come from, for the protocol.
 
     Raises:
         InputError: the folder's manifest names other images than the split, or a file is missing or of another size.
@@ -153,6 +155,7 @@ def evaluate_predictions(index: Index, predictions: Path, *, split: str) -> dict
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
             "supervision": manifest.get("supervision", SALIENCY_TOO),
+            "image_labels": image_labels,
         },
     }
 
@@ -174,6 +177,11 @@ class EvaluationArguments(MachineArguments):
 
 def write_scores(arguments: EvaluationArguments, *, what: str) -> None:
     """Scores a folder of predictions and writes the result."""
-    scores = evaluate_predictions(read_index(arguments.index), arguments.predictions, split=arguments.split)
+    scores = evaluate_predictions(
+        read_index(arguments.index),
+        arguments.predictions,
+        split=arguments.split,
+        image_labels=read_label_source(arguments.index),
+    )
     write_json(arguments.out, scores)
     logger.info("%s: mIoU on %s %s (%d images)", what, arguments.split, scores["miou"], scores["images"])

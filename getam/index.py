@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from getam.errors import InputError
-from getam.files import read_image, write_text
+from getam.files import read_image, read_json, write_text
 
 COLUMNS = ("id", "split", "image", "mask", "height", "width", "labels")
 CLASSES = "classes.txt"
+REPORT = "index.json"
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,21 @@ def is_safe_id(id: str) -> bool:
     return re.fullmatch(r"[^./\\\-][^/\\]{0,199}", id) is not None and id.isprintable() and len(id.encode()) <= 200
 
 
+def evenly_spaced(ids: Sequence[Item], most: int) -> Sequence[Item]:
+    """At most `most` of the ids, evenly spaced; 0: all."""
+    return [ids[i * len(ids) // most] for i in range(most)] if 0 < most < len(ids) else ids
+
+
+def count_problems(lists: Mapping[str, Sized], counts: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with the splits' numbers of images, where `counts` (0: any) has another."""
+    for split, expected in counts.items():
+        if expected and split in lists and len(lists[split]) != expected:
+            yield (
+                f"split {split}: {len(lists[split])} images where data.counts.{split} expects {expected}; complete the "
+                "data set, or set that key to 0"
+            )
+
+
 def shard_of(rows: Sequence[IndexRow], shard: int, shards: int) -> Sequence[IndexRow]:
     """The `shard`-th of `shards` consecutive parts of nearly equal length, counted from 0."""
     if shard >= shards:
@@ -94,6 +113,16 @@ def write_index(path: Path, index: Index) -> None:
         writer.writerow([row.id, row.split, row.image, row.mask or "", row.height, row.width, ";".join(row.labels)])
     write_text(path.parent / CLASSES, "".join(f"{name}\n" for name in index.classes))
     write_text(path, table.getvalue())
+
+
+def read_label_source(index: Path) -> str | None:
+    """Where the image labels of an index come from (`annotations`, `masks` or `file`), as scores state it.
+
+    index.json beside the index says so; None without that file.
+    """
+    path = index.parent / REPORT
+    report = read_json(path) if path.is_file() else {}
+    return report.get("labels") if isinstance(report, dict) else None
 
 
 def read_index(path: Path) -> Index:

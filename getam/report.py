@@ -68,6 +68,7 @@ def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "split": split,
         "images": metrics["images"],
+        "image_labels": metrics.get("image_labels"),
         f"{split}_map": metrics["mean_average_precision"],
         f"{split}_average_precision": metrics["average_precision"],
     }
@@ -88,6 +89,7 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "split": split,
         "images": metrics["images"],
         "supervision": metrics["supervision"],
+        "image_labels": metrics.get("image_labels"),
         f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOLS},
         f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOLS},
         "unknown_share": metrics["unknown_share"],
@@ -104,7 +106,10 @@ def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
         f"{split}_miou": metrics["miou"],
         f"{split}_iou": metrics["iou"],
         f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
-        "protocol": {key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
+        "protocol": {
+            **{key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
+            "image_labels": protocol.get("image_labels"),
+        },
     }
 
 
@@ -124,7 +129,9 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
-        rows.append(ScoreRow("Classifier mAP", _number(classifier[f"{split}_map"]), split, images, supervision="I"))
+        supervision = _supervision("I", classifier)
+        value = _number(classifier[f"{split}_map"])
+        rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         rows.append(ScoreRow("Saliency MAE", _number(saliency["val_mae"]), split, images))
@@ -134,7 +141,7 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     for section, title in _SEGMENTERS.items():
         if scores := summary.get(section):
             split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
-            inference, supervision = _inference(protocol), protocol["supervision"]
+            inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
             for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
                 value = _number(scores[f"{split}_{key}"])
                 row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
@@ -143,13 +150,16 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
 
 
 def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
-    split, images, supervision = labels["split"], str(labels["images"]), labels["supervision"]
+    split, images = labels["split"], str(labels["images"])
+    supervision = _supervision(labels["supervision"], labels)
     rows = []
     if best := labels["best_threshold"]:
         # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
         # bound of what a threshold on the maps can give.
         inference = f"threshold {best['threshold']:.2f}, the best on {split}"
-        rows.append(ScoreRow("Maps mIoU", _number(best["miou"]), split, images, inference=inference, supervision="I"))
+        value = _number(best["miou"])
+        row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=_supervision("I", labels))
+        rows.append(row)
     for protocol, meaning in PROTOCOLS.items():
         value = _number(labels[f"{split}_miou"][protocol])
         rows.append(ScoreRow("Pseudo labels mIoU", value, split, images, unknown=meaning, supervision=supervision))
@@ -157,6 +167,12 @@ def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
         value = _number(labels[key])
         rows.append(ScoreRow(f"Pseudo labels {score}", value, split, images, supervision=supervision))
     return rows
+
+
+def _supervision(used: str, scores: Mapping[str, Any]) -> str:
+    """What the networks learned from, and where the image labels among it come from."""
+    source = scores.get("image_labels")
+    return f"{used} ({source})" if source else used
 
 
 def _inference(protocol: Mapping[str, Any]) -> str:
@@ -192,7 +208,7 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     lines += [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all",
         "images at their original size, and the mIoU is the mean over the classes and the background.",
-        "Supervision: I image labels, S saliency.",
+        "Supervision: I image labels, S saliency; in brackets where the image labels come from.",
         "",
         *_markdown_table(HEADINGS, scores, right={1, 3}),
     ]

@@ -6,11 +6,10 @@ The maps tell object pixels, of whichever class, from background pixels when lab
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -286,26 +285,3 @@ def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:
     model = build_saliency(settings)
     load_weights(folder, model)
     return model.eval(), settings.image_size
-
-
-def saliency_scores(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]) -> dict[str, float]:
-    """Mean absolute error and largest F-measure over a data set.
-
-    Args:
-        predicted: maps (H, W), uint8.
-        truth: masks (H, W), {0, 1}.
-
-    Returns:
-        mae: mean over images of mean |p - g|; max_f: maximum over the 256 thresholds of F (beta^2 = 0.3), from
-        precision and recall averaged over images.
-    """
-    errors, precisions, recalls = [], [], []
-    for values, mask in zip(predicted, truth, strict=True):
-        errors.append(np.abs(values / 255 - mask).mean())
-        inside = np.bincount(values[mask > 0], minlength=256)[::-1].cumsum()[::-1]
-        everything = np.bincount(values.ravel(), minlength=256)[::-1].cumsum()[::-1]
-        precisions.append((inside + 1e-8) / (everything + 1e-8))
-        recalls.append(inside / max(1, int((mask > 0).sum())))
-    precision, recall = np.mean(precisions, axis=0), np.mean(recalls, axis=0)
-    f = 1.3 * precision * recall / (0.3 * precision + recall + 1e-8)
-    return {"mae": float(np.mean(errors)), "max_f": float(f.max())}

@@ -90,13 +90,37 @@ class DemoSettings(Section):
     seed: Seed = Field(description="seed of the generator")
 
 
+class CountSettings(Section):
+    """Numbers of images that the splits of a published data set have."""
+
+    train: Annotated[int, Field(ge=0)] = Field(description="images that train has to have; 0: any number")
+    val: Annotated[int, Field(ge=0)] = Field(description="images that val has to have; 0: any number")
+    test: Annotated[int, Field(ge=0)] = Field(description="images that test has to have if it is there; 0: any number")
+
+
 class IndexSettings(Section):
     """index_dataset: where the labelled images are."""
 
-    root: Path = Field(description="folder in VOC layout: JPEGImages, ImageSets/Segmentation, classes.txt, ...")
-    labels: Literal["annotations", "file"] = Field(
-        description="image labels from Annotations/<id>.xml (annotations) or from image_labels.txt (file)"
+    format: Literal["voc", "coco"] = Field(
+        description="voc (VOC layout, as VOCdevkit/VOC2012) or coco (annotations/instances_{train,val}2014.json)"
     )
+    root: Path = Field(description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's")
+    labels: Literal["annotations", "masks", "file"] = Field(
+        description="image labels from Annotations/<id>.xml or COCO's JSON (annotations), from the classes that masks "
+        "show (masks) or from image_labels.txt (file)"
+    )
+    augmented: str = Field(
+        description="of voc: SBD's folder `dataset` or a folder such as SegmentationClassAug, whose images join train "
+        "as far as they are not in val or test; empty: none"
+    )
+    images: Annotated[int, Field(ge=0)] = Field(description="most images of a split, evenly spaced; 0: all")
+    counts: CountSettings
+
+    @model_validator(mode="after")
+    def _of_coco(self) -> IndexSettings:
+        if self.format == "coco" and (self.labels != "annotations" or self.augmented):
+            raise ValueError("labels, augmented: COCO's labels are in its JSON; write annotations, and augmented ''")
+        return self
 
 
 class DataSettings(IndexSettings):
@@ -128,10 +152,15 @@ class ScheduleSettings(Section):
 
     epochs: PositiveInt = Field(description="passes over the training images")
     batch_size: PositiveInt = Field(description="images an optimizer step")
+    accumulation: PositiveInt = Field(
+        description="parts of equal size that a batch is computed in, one after the other, to save memory; their "
+        "gradients are averaged"
+    )
     optimizer: Literal["adamw", "sgd"] = Field(description="adamw or sgd")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of sgd; adamw has its own")
-    schedule: Literal["one_cycle", "poly"] = Field(
-        description="learning rate: one_cycle (warm-up, then cosine to 0) or poly ((1 - t)^0.9)"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of sgd; first beta of adamw")
+    schedule: Literal["one_cycle", "poly", "step"] = Field(
+        description="learning rate: one_cycle (warm-up, then cosine to 0), poly ((1 - t)^0.9) or step (halved after "
+        "0.4 and 0.8 of the training)"
     )
     learning_rate: PositiveFloat = Field(description="highest learning rate")
     weight_decay: NonNegativeFloat = Field(description="weight decay (decoupled in adamw)")
@@ -215,6 +244,15 @@ class RefineSettings(Section):
     dilations: tuple[PositiveInt, ...] = Field(description="dilations of the 3x3 neighborhoods, pixels", min_length=1)
 
 
+class SaliencyMapSettings(Section):
+    """predict_saliency: the values of its maps."""
+
+    stretch: bool = Field(
+        description="scale each map to its own range 0..255, as the authors' program does; an image without a salient "
+        "object then has a map of full range too"
+    )
+
+
 class SaliencySettings(ScheduleSettings):
     """train_saliency: a transformer salient-object-detection network (Mao et al. 2021)."""
 
@@ -222,8 +260,28 @@ class SaliencySettings(ScheduleSettings):
     backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
     image_size: ImageSize = Field(description="height and width that inputs are resized to, pixels")
     neck_width: PositiveInt = Field(description="channels of the neck")
+    loss: Literal["weighted", "released"] = Field(
+        description="structure loss: weighted (as published, its cross entropy too) or released (authors' code: a "
+        "plain mean of the cross entropy)"
+    )
+    pairs: Annotated[int, Field(ge=0)] = Field(description="most image/mask pairs of each folder; 0: all")
+    border_crop: Annotated[int, Field(ge=0)] = Field(
+        description="most pixels that a random crop takes off a training image's height and width"
+    )
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        description="range of a random rotation, which every fifth training image gets, degrees"
+    )
     pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
     color_jitter: Fraction = Field(description="strength of random brightness, contrast and saturation, 0 none")
+
+
+class SaliencySourceSettings(SaliencySettings, SaliencyMapSettings):
+    """Where saliency maps come from; `source` and `folder` concern the workflow, not train_saliency."""
+
+    source: Literal["train", "folder", "none"] = Field(
+        description="train (a network is trained and predicts), folder (maps brought along) or none"
+    )
+    folder: str = Field(description="of the source folder: saliency maps, .png or .jpg, named by the images' ids")
 
 
 class CompletionSettings(Section):
@@ -426,7 +484,7 @@ class Config(Section):
     classifier: ClassifierSettings
     maps: MapSettings
     refine: RefineSettings
-    saliency: SaliencySettings
+    saliency: SaliencySourceSettings
     completion: LabelSettings
     deeplab: DeepLabSettings
     deeplab_prediction: PredictionSettings
@@ -434,6 +492,25 @@ class Config(Section):
     checkpoint: CheckpointSettings
     end_to_end_prediction: PredictionSettings
     audit: AuditSettings
+
+    @model_validator(mode="after")
+    def _saliency_is_there(self) -> Config:
+        if self.saliency.source == "folder" and not self.saliency.folder:
+            raise ValueError("saliency.folder: name the folder of your saliency maps, or set saliency.source to train")
+        if self.saliency.source != "none":
+            return self
+        needing = [
+            key
+            for key, needs in {
+                "completion.method: crf or rrm": self.completion.method == "activation",
+                "end_to_end.completion.method: crf or rrm": self.end_to_end.completion.method == "activation",
+                "end_to_end.saliency_weight: 0": self.end_to_end.saliency_weight > 0,
+            }.items()
+            if needs
+        ]
+        if needing:
+            raise ValueError(f"saliency.source: without saliency there is no completion; set {', '.join(needing)} too")
+        return self
 
     @model_validator(mode="after")
     def _method_suits_backbone(self) -> Config:

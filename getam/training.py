@@ -42,6 +42,9 @@ TENSORBOARD, PICTURES, BEST = "tensorboard", "pictures", "best"
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
 
+HALVED = 0.4
+"""Share of a step schedule after which the learning rate is halved, again and again: epochs 20 and 40 of 50."""
+
 Losses = Mapping[str, Tensor]
 Step = Callable[[nn.Module, dict[str, Any], int], Losses]
 
@@ -99,10 +102,10 @@ def fit(
         InputError: a loss is not finite, names the batch; the processes cannot share a batch evenly.
     """
     batch_size = min(settings.batch_size, len(images))  # type: ignore[arg-type]
-    if batch_size % world_size():
-        raise InputError(
-            f"batch_size: {batch_size} images cannot be shared evenly by {world_size()} processes; use another number"
-        )
+    parts = settings.accumulation
+    if batch_size % (world_size() * parts):
+        shared = f"{world_size()} processes" + (f" in {parts} parts each (accumulation)" if parts > 1 else "")
+        raise InputError(f"batch_size: {batch_size} images cannot be shared evenly by {shared}; use another number")
     optimizer = _optimizer(settings, groups)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches = len(images) // batch_size  # type: ignore[arg-type]
@@ -149,22 +152,27 @@ def fit(
             done_steps = epoch * batches + number
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate(epoch) * SCHEDULES[settings.schedule](done_steps / total)
-            batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                losses = step(network, batch, epoch)
-            loss = torch.stack(list(losses.values())).sum()
-            # What one process finds, all act on: one that stopped or saved alone would leave the others waiting.
-            overdue = time.monotonic() - saved >= 60 * machine.checkpoint_minutes
-            mean, due = mean_over_processes(torch.stack([loss, loss.new_tensor(overdue)])).tolist()
-            if not math.isfinite(mean):
-                names = ", ".join(name_of(int(i)) for i in batch["number"][:8])
-                parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
-                raise InputError(
-                    f"loss is not finite ({parts}) in epoch {epoch + 1} on images {names}, ...; lower the learning rate"
-                )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            scalars = {f"loss/{name}": value.detach() for name, value in losses.items()}
+            losses: dict[str, Tensor] = {}
+            for part in range(parts):
+                share = {name: value.chunk(parts)[part].to(device, non_blocking=True) for name, value in batch.items()}
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                    made = step(network, share, epoch)
+                loss = torch.stack(list(made.values())).sum()
+                # What one process finds, all act on: one that stopped or saved alone would leave the others waiting.
+                overdue = time.monotonic() - saved >= 60 * machine.checkpoint_minutes
+                mean, due = mean_over_processes(torch.stack([loss, loss.new_tensor(overdue)])).tolist()
+                if not math.isfinite(mean):
+                    names = ", ".join(name_of(int(i)) for i in share["number"][:8])
+                    values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in made.items())
+                    raise InputError(
+                        f"loss is not finite ({values}) in epoch {epoch + 1} on images {names}, ...; lower the "
+                        "learning rate"
+                    )
+                (loss / parts).backward()
+                for name, value in made.items():
+                    losses[name] = losses.get(name, 0.0) + value.detach() / parts
+            scalars = {f"loss/{name}": value for name, value in losses.items()}
             if settings.gradient_clipping:
                 scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trained, settings.gradient_clipping)
             optimizer.step()
@@ -299,7 +307,8 @@ class _Log:
 
 def _optimizer(settings: ScheduleSettings, groups: list[dict[str, Any]]) -> Optimizer:
     if settings.optimizer == "adamw":
-        return AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
+        betas = (settings.momentum, 0.999)
+        return AdamW(groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
     return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
@@ -313,7 +322,11 @@ def _poly(t: float) -> float:
     return (1 - t) ** 0.9
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": _one_cycle, "poly": _poly}
+def _step(t: float) -> float:
+    return 0.5 ** int(t / HALVED)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": _one_cycle, "poly": _poly, "step": _step}
 """Share of training done, in [0, 1) -> factor of the highest learning rate."""
 
 

@@ -2,108 +2,230 @@
 
 <root>/JPEGImages/<id>.jpg                  photographs
 <root>/SegmentationClass/<id>.png           masks, where there are some (palette PNG, 255 void)
-<root>/ImageSets/Segmentation/{train,val}.txt   ids, one a line
-<root>/classes.txt                          class names, one a line, without background
+<root>/ImageSets/Segmentation/{train,val}.txt   ids, one a line; test.txt too, where there is one
+<root>/classes.txt                          class names, one a line, without background; without the file VOC's 20
 <root>/Annotations/<id>.xml                 image labels (labels: annotations)
 <root>/image_labels.txt                     image labels: id, then class names (labels: file)
+
+VOCdevkit/VOC2012 is such a folder. `augmented` adds images that have masks elsewhere to its train split, by which VOC's
+train becomes the usual train_aug: (train + all of SBD) - val.
 """
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from getam.errors import InputError, listed
-from getam.files import UNKNOWN, read_image, read_labels
-from getam.index import Index, IndexRow, is_safe_id
+from getam.files import UNKNOWN, atomic_folder, read_image, read_labels, write_labels
+from getam.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, is_safe_id
 from getam.progress import progress
+from getam.sbd import is_sbd, read_sbd_mask, sbd_masks
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+UNSAFE_ID = "its id is not a plain file name; rename the file"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
-logger = logging.getLogger(__name__)
+
+class Masks(NamedTuple):
+    """Masks outside SegmentationClass: files by id, and how one is read."""
+
+    files: Mapping[str, Path]
+    read: Callable[[Path], np.ndarray]
+    converted: bool
+    """Whether the masks are no PNGs and have to be written as such."""
 
 
-def index_voc(root: Path, *, labels: str, threads: int) -> Index:
+def index_voc(
+    root: Path,
+    *,
+    labels: str,
+    threads: int,
+    augmented: Path | None = None,
+    masks: Path | None = None,
+    images: int = 0,
+    counts: Mapping[str, int] | None = None,
+) -> Index:
     """Checks a data set in VOC layout and lists its images.
 
     Every image and mask is decoded, so that nothing in the data can stop a training hours later. Masks serve
-    scores alone and may be missing; labels may not be missing in train.
+    scores alone and may be missing; labels may not be missing in train. The split test is there if its list is; it
+    needs neither.
 
     Args:
-        labels: `annotations` or `file`.
+        labels: `annotations`, `file`, or `masks` (the classes that a mask shows).
         threads: images decoded at the same time.
+        augmented: SBD's folder `dataset`, or a folder of masks <id>.png such as SegmentationClassAug: train gets all of
+            its ids that are not in val or test. Images that VOC has a mask of keep that.
+        masks: folder for the masks that are converted from SBD's; with SBD only.
+        images: most images of a split, evenly spaced over its list; 0: all.
+        counts: {split: images that it has to have before `images` thins it out}; 0: any.
 
     Raises:
         InputError: one message with the first offenders and the number of all problems.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
-    classes = read_classes(root / "classes.txt")
-    lists = {split: _read_ids(root / "ImageSets" / "Segmentation" / f"{split}.txt") for split in SPLITS}
+    classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
+    lists = {split: _read_ids(_list_of(root, split)) for split in SPLITS if split != "test" or _has_test(root)}
+    further = _further_masks(augmented) if augmented is not None else None
     problems = _id_problems(root, lists)
+    if further is not None:
+        others = {id for split, ids in lists.items() if split != "train" for id in ids}
+        lists["train"] = sorted({*lists["train"], *further.files} - others)
+        problems += [f"{further.files[id]}: {UNSAFE_ID}" for id in further.files if not is_safe_id(id)]
+    problems += list(count_problems(lists, counts or {}))
     if problems:
         raise InputError(listed(problems))
     table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
-    jobs = [(id, split) for split in SPLITS for id in lists[split]]
+    jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
 
-    def check(job: tuple[str, str]) -> IndexRow | str:
+    def check(job: tuple[str, str], written: Path | None) -> IndexRow | str:
         id, split = job
         try:
-            names = table.get(id, ()) if table is not None else _read_annotation(root / "Annotations" / f"{id}.xml")
-            return _check_row(root, id, split, names, classes, source=labels)
+            return _check_row(
+                root, id, split, classes, labels=labels, table=table, further=further, written=written, masks=masks
+            )
         except InputError as error:
             return str(error)
 
+    if further is not None and further.converted:
+        assert masks is not None
+        with atomic_folder(masks) as written:
+            return Index(rows=_checked(lambda job: check(job, written), jobs, threads), classes=classes)
+    return Index(rows=_checked(lambda job: check(job, None), jobs, threads), classes=classes)
+
+
+def _checked(
+    check: Callable[[tuple[str, str]], IndexRow | str], jobs: Sequence[tuple[str, str]], threads: int
+) -> tuple[IndexRow, ...]:
     with ThreadPoolExecutor(threads) as pool:
         results = list(progress(pool.map(check, jobs), total=len(jobs), unit="image", what="index_dataset"))
-    problems = [result for result in results if isinstance(result, str)]
-    if problems:
+    if problems := [result for result in results if isinstance(result, str)]:
         raise InputError(listed(problems))
-    rows = tuple(result for result in results if isinstance(result, IndexRow))
-    return Index(rows=rows, classes=classes)
+    return tuple(result for result in results if isinstance(result, IndexRow))
+
+
+def _further_masks(folder: Path) -> Masks:
+    if is_sbd(folder):
+        return Masks(sbd_masks(folder), read_sbd_mask, converted=True)
+    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    if not files:
+        raise InputError(
+            f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
+            "folder `dataset` or to SegmentationClassAug, or leave it empty"
+        )
+    return Masks(files, read_labels, converted=False)
 
 
 def _check_row(
-    root: Path, id: str, split: str, names: Iterable[str], classes: tuple[str, ...], *, source: str
+    root: Path,
+    id: str,
+    split: str,
+    classes: tuple[str, ...],
+    *,
+    labels: str,
+    table: Mapping[str, Sequence[str]] | None,
+    further: Masks | None,
+    written: Path | None,
+    masks: Path | None,
 ) -> IndexRow:
     path = _find_image(root / "JPEGImages", id)
     height, width = read_image(path).shape[:2]
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        raise InputError(f"{id}: label {unknown[0]!r} is not in {root / 'classes.txt'}; add it there or correct it")
-    labels = tuple(name for name in classes if name in set(names))
-    if not labels and split == "train":
-        where = f"Annotations/{id}.xml" if source == "annotations" else "image_labels.txt"
-        raise InputError(f"{id}: no image label in {root / where}; label the image or take its id off train.txt")
     mask: Path | None = root / "SegmentationClass" / f"{id}.png"
-    if mask is not None and mask.is_file():
-        _check_mask(mask, (height, width), len(classes))
+    assert mask is not None
+    values = None
+    if mask.is_file():
+        values = _checked_mask(mask, read_labels, (height, width), classes)
+    elif split == "train" and further is not None and id in further.files:
+        mask = further.files[id]
+        values = _checked_mask(mask, further.read, (height, width), classes)
+        if written is not None:
+            assert masks is not None
+            write_labels(written / f"{id}.png", values)
+            mask = masks / f"{id}.png"
     else:
         mask = None
-    return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=labels)
+    names: Iterable[str] = ()
+    if split != "test":
+        if labels == "masks":
+            if values is None and split == "train":
+                raise InputError(
+                    f"{root / 'SegmentationClass' / id}.png: no such mask, and data.labels is masks; add it, set "
+                    "data.labels to annotations or file, or take its id off train.txt"
+                )
+            names = classes_in(values, classes) if values is not None else ()
+        elif table is not None:
+            names = table.get(id, ())
+        else:
+            names = _read_annotation(root / "Annotations" / f"{id}.xml")
+    unknown = sorted(set(names) - set(classes))
+    if unknown and not (root / CLASSES).is_file():
+        raise InputError(
+            f"{root / CLASSES}: no such file, and the label {unknown[0]!r} of {id} is none of VOC's 20 classes; write "
+            "the class names into it, one a line"
+        )
+    if unknown:
+        raise InputError(f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it")
+    present = tuple(name for name in classes if name in set(names))
+    if not present and split == "train":
+        where = {"annotations": f"Annotations/{id}.xml", "file": "image_labels.txt", "masks": "its mask"}[labels]
+        raise InputError(f"{id}: no image label in {root / where}; label the image or take its id off train.txt")
+    return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present)
 
 
-def _check_mask(path: Path, size: tuple[int, int], num_classes: int) -> None:
-    values = read_labels(path)
+def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Names of the classes that a mask of label values shows."""
+    return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
+
+
+def _checked_mask(
+    path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int], classes: Sequence[str]
+) -> np.ndarray:
+    values = read(path)
     if values.shape != size:
         raise InputError(
             f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
         )
-    known = np.isin(values, [*range(num_classes + 1), UNKNOWN])
+    known = np.isin(values, [*range(len(classes) + 1), UNKNOWN])
     if not known.all():
         raise InputError(
-            f"{path}: mask value {values[~known][0]} is beyond the {num_classes} classes of classes.txt; "
-            f"allowed: 0 to {num_classes}, and {UNKNOWN} for void"
+            f"{path}: mask value {values[~known][0]} is beyond the {len(classes)} classes of classes.txt; "
+            f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
+    return values
 
 
 def _find_image(folder: Path, id: str) -> Path:
@@ -121,6 +243,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: no names, one twice, too many, or one that cannot be a class name.
     """
     names = tuple(line.strip() for line in _lines(path) if line.strip())
+    check_class_names(names, path)
+    return names
+
+
+def check_class_names(names: Sequence[str], path: Path) -> None:
+    """Refuses what cannot be the class names of a data set; `path` is the file that they come from."""
     if not names:
         raise InputError(f"{path}: no class names; write one a line, without background")
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -133,7 +261,6 @@ def read_classes(path: Path) -> tuple[str, ...]:
     for name in names:
         if ";" in name or not name.isprintable():
             raise InputError(f"{path}: class name {name!r} holds ';' or a control character; rename the class")
-    return names
 
 
 def _read_ids(path: Path) -> list[str]:
@@ -172,10 +299,18 @@ def _read_annotation(path: Path) -> set[str]:
     return {(element.findtext("name") or "").strip() for element in tree.findall("object")} - {""}
 
 
-def _id_problems(root: Path, lists: dict[str, list[str]]) -> list[str]:
+def _list_of(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def _has_test(root: Path) -> bool:
+    return _list_of(root, "test").is_file()
+
+
+def _id_problems(root: Path, lists: Mapping[str, list[str]]) -> list[str]:
     problems = []
     for split, ids in lists.items():
-        path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        path = _list_of(root, split)
         problems += [
             f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
             "rename the image"
@@ -183,8 +318,9 @@ def _id_problems(root: Path, lists: dict[str, list[str]]) -> list[str]:
             if not is_safe_id(id)
         ]
         problems += [f"{path}: id {id!r} stands there twice" for id, count in Counter(ids).items() if count > 1]
-    common = sorted(set(lists["train"]) & set(lists["val"]))
-    problems += [
-        f"id {id!r} is in train.txt and in val.txt; scores need images that were not trained on" for id in common
-    ]
+    for first, second in itertools.combinations(lists, 2):
+        problems += [
+            f"id {id!r} is in {first}.txt and in {second}.txt; scores need images that were not trained on"
+            for id in sorted(set(lists[first]) & set(lists[second]))
+        ]
     return problems

@@ -281,7 +281,10 @@ DAMAGES: dict[str, Damage] = {
         lambda root: write_annotation(root, "v2", ("cow",)),
         ("v2: label 'cow' is not in ",),
     ),
-    "no classes.txt": (lambda root: (root / "classes.txt").unlink(), ("classes.txt: no such file", "needs it")),
+    "no classes.txt": (
+        lambda root: (root / "classes.txt").unlink(),
+        ("classes.txt: no such file", "'potted plant' of t2 is none of VOC's 20"),
+    ),
     "empty classes.txt": (
         lambda root: (root / "classes.txt").write_text("\n \n"),
         ("classes.txt: no class names; write one a line",),

@@ -16,12 +16,16 @@ from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.machine import MachineArguments
 from getam.progress import image_progress
 from getam.saliency import load_saliency, saliency_map
+from getam.settings import SaliencyMapSettings, only
 from getam.shards import new_shard
 
 BATCH_SIZE = 16
 
 
-class Arguments(MachineArguments):
+SECTION = "saliency"
+
+
+class Arguments(SaliencyMapSettings, MachineArguments):
     """Write saliency/<shard>/<id>.png: 8-bit gray (H, W), 255 times the probability of being salient."""
 
     index: Path = Field(description="index.csv")
@@ -34,6 +38,7 @@ class Arguments(MachineArguments):
 
 @torch.no_grad()
 def run(arguments: Arguments) -> None:
+    settings = only(SaliencyMapSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
     split = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)
@@ -51,7 +56,7 @@ def run(arguments: Arguments) -> None:
             ids=[row.id for row in rows],
             suffix=".png",
             classes=index.classes,
-            settings=None,
+            settings=settings,
             threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.model), *(row.image for row in rows)],
         ) as shard,
@@ -60,9 +65,9 @@ def run(arguments: Arguments) -> None:
         inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
         for batch, images in image_progress(inputs, todo, what="predict_saliency"):
             for row, logits in zip(batch, model(images.to(device)), strict=True):
-                shard.submit(row.id, _write, logits, (row.height, row.width))
+                shard.submit(row.id, _write, logits, (row.height, row.width), settings.stretch)
 
 
 @torch.no_grad()
-def _write(path: Path, logits: Tensor, size: tuple[int, int]) -> None:
-    write_gray(path, saliency_map(logits, size, stretch=False).cpu().numpy())
+def _write(path: Path, logits: Tensor, size: tuple[int, int], stretch: bool) -> None:
+    write_gray(path, saliency_map(logits, size, stretch=stretch).cpu().numpy())

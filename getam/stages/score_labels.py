@@ -10,7 +10,7 @@ from pydantic import Field
 
 from getam.evaluation import PROTOCOLS, ConfusionMatrix, supervision_of
 from getam.files import read_array, read_labels, write_json
-from getam.index import read_index
+from getam.index import read_index, read_label_source
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.shards import rows_of, shard_folders
@@ -66,6 +66,7 @@ def run(arguments: Arguments) -> None:
         "split": "train",
         "images": scored,
         "supervision": supervision_of(shard_folders(arguments.pseudo_labels, arguments.shards)),
+        "image_labels": read_label_source(arguments.index),
         "unknown_share": unknown / pixels if pixels else None,
         "coverage": 1 - unknown / pixels if pixels else None,
         "protocols": {protocol: labels.scores(names, protocol) for protocol in PROTOCOLS},

@@ -26,7 +26,7 @@ from getam.images import (
     require_rows,
     whole_images,
 )
-from getam.index import Index, IndexRow, read_index, read_photograph
+from getam.index import Index, IndexRow, read_index, read_label_source, read_photograph
 from getam.machine import TrainingArguments
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
@@ -83,7 +83,8 @@ def run(arguments: Arguments) -> None:
     )
     if not is_main():
         return
-    metrics = _score(model, index, settings, device, arguments.threads)
+    scores = _score(model, index, settings, device, arguments.threads)
+    metrics = {**scores, "image_labels": read_label_source(arguments.index)}
     save_model(arguments.out, model, describe_classifier(settings, classes) | {"history": history})
     write_json(arguments.out / "metrics.json", metrics)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)

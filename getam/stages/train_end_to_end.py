@@ -17,7 +17,8 @@ from getam.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.errors import InputError
 from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
-from getam.index import IndexRow, read_index
+from getam.index import Index, IndexRow, read_index
+from getam.labels import WITHOUT_SALIENCY
 from getam.machine import TrainingArguments
 from getam.pictures import training_picture
 from getam.prediction import validation_miou
@@ -32,8 +33,11 @@ class Arguments(EndToEndSettings, TrainingArguments):
     """Train the end-to-end network on image labels and saliency maps; no ground truth reaches the weights."""
 
     index: Path = Field(description="index.csv")
-    saliency: Path = Field(description="folder of the shards of predict-saliency")
-    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    saliency: Path | None = Field(
+        default=None,
+        description="folder of the shards of saliency maps [none: completion.method crf or rrm, saliency_weight 0]",
+    )
+    shards: Annotated[int, Field(ge=1)] = Field(default=1, description="number of shards of saliency maps [1]")
     out: Path = Field(description="folder for model.safetensors and model.json")
 
 
@@ -41,17 +45,12 @@ def run(arguments: Arguments) -> None:
     settings = only(EndToEndSettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
-    rows = [
-        (row, folder / f"{row.id}.png")
-        for folder in shard_folders(arguments.saliency, arguments.shards)
-        for row in rows_of(folder, index)
-    ]
-    if not rows:
-        raise InputError(f"{arguments.saliency}: no saliency maps; run predict-saliency first")
+    rows = _rows(arguments, index)
     network = EndToEndNetwork(settings, num_classes=len(index.classes)).to(device)
 
-    def load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image, saliency = read_image(row[0].image), read_gray(row[1])
+    def load(row: tuple[IndexRow, Path | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        image = read_image(row[0].image)
+        saliency = read_gray(row[1]) if row[1] else np.zeros(image.shape[:2], np.uint8)
         if image.shape[:2] != saliency.shape:
             raise InputError(
                 f"{row[1]}: size {saliency.shape} is not the image's {image.shape[:2]} (H, W); predict again"
@@ -102,7 +101,7 @@ def run(arguments: Arguments) -> None:
             settings.model_dump(mode="json"),
             index.classes,
             [row.labels for row, _ in rows],
-            fingerprint(file for row, path in rows for file in (row.image, path)),
+            fingerprint(file for row, path in rows for file in (row.image, path) if file),
         ),
         what="train_end_to_end",
         name_of=lambda number: rows[number][0].id,
@@ -115,3 +114,25 @@ def run(arguments: Arguments) -> None:
         return
     save_model(arguments.out, network, description | {"history": history})
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
+
+
+def _rows(arguments: Arguments, index: Index) -> list[tuple[IndexRow, Path | None]]:
+    """The training images, with the saliency map of each where there is one."""
+    if arguments.saliency is None:
+        if arguments.completion.method not in WITHOUT_SALIENCY or arguments.saliency_weight:
+            raise InputError(
+                "--saliency: name the folder of the saliency maps; without them set completion.method to crf or rrm "
+                "and saliency_weight to 0"
+            )
+        rows: list[tuple[IndexRow, Path | None]] = [(row, None) for row in index.split("train")]
+        if not rows:
+            raise InputError(f"{arguments.index}: no image of the split 'train'; add ids to its list")
+        return rows
+    rows = [
+        (row, folder / f"{row.id}.png")
+        for folder in shard_folders(arguments.saliency, arguments.shards)
+        for row in rows_of(folder, index)
+    ]
+    if not rows:
+        raise InputError(f"{arguments.saliency}: no saliency maps; run predict-saliency first")
+    return rows

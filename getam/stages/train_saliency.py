@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,15 +16,16 @@ from getam.distributed import is_main
 from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
 from getam.files import fingerprint, read_image, write_json
 from getam.images import BATCH_PIXELS, ResizeFlip, TrainingImages, planned_batches, whole_images
+from getam.index import evenly_spaced
 from getam.machine import TrainingArguments
 from getam.saliency import (
     SaliencyNetwork,
     build_saliency,
     describe_saliency,
     saliency_map,
-    saliency_scores,
     structure_loss,
 )
+from getam.saliency_scores import saliency_scores
 from getam.settings import SaliencySettings, only
 from getam.training import STATE, decay_groups, fit, training_key
 
@@ -43,19 +45,25 @@ class Arguments(SaliencySettings, TrainingArguments):
 def run(arguments: Arguments) -> None:
     settings = only(SaliencySettings, arguments)
     device = arguments.prepare(seed=settings.seed)
-    pairs = find_pairs(arguments.train)
-    held_out = find_pairs(arguments.val)
+    pairs = evenly_spaced(find_pairs(arguments.train), settings.pairs)
+    held_out = evenly_spaced(find_pairs(arguments.val), settings.pairs)
     check_pairs([*pairs, *held_out])
     model = build_saliency(settings).to(device)
     images = TrainingImages(
         pairs,
         load=read_pair,
-        transform=ResizeFlip(settings.image_size, color_jitter=settings.color_jitter),
+        transform=ResizeFlip(
+            settings.image_size,
+            color_jitter=settings.color_jitter,
+            border_crop=settings.border_crop,
+            rotation=settings.rotation,
+        ),
         seed=settings.seed,
     )
 
     def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        return {"structure": structure_loss(model(batch["image"]), batch["mask"][:, None])}
+        loss = structure_loss(model(batch["image"]), batch["mask"][:, None], weighted=settings.loss == "weighted")
+        return {"structure": loss}
 
     history = fit(
         model,
@@ -78,13 +86,17 @@ def run(arguments: Arguments) -> None:
     save_model(arguments.out, model, describe_saliency(settings) | {"history": history})
     write_json(arguments.out / "metrics.json", metrics)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
-    logger.info("train_saliency: MAE %.4f, max F %.4f on %s", metrics["mae"], metrics["max_f"], arguments.val)
+    logger.info(
+        "train_saliency: MAE %.4f, max F %.4f, S %.4f, max E %.4f on %s",
+        *(metrics[name] for name in ("mae", "max_f", "s_measure", "max_e")),
+        arguments.val,
+    )
 
 
 @torch.no_grad()
 def _score(
     model: SaliencyNetwork,
-    pairs: list[SaliencyPair],
+    pairs: Sequence[SaliencyPair],
     settings: SaliencySettings,
     device: torch.device,
     threads: int,

@@ -4,7 +4,7 @@
 rule summary:
     input:
         f"{RESULTS}/classifier/metrics.json",
-        f"{RESULTS}/saliency_model/metrics.json",
+        trained_saliency_score(),
         f"{RESULTS}/pseudo_labels.json",
         f"{RESULTS}/deeplab/metrics.json",
         f"{RESULTS}/end_to_end/metrics.json",
@@ -35,7 +35,7 @@ rule audit:
         classes=f"{RESULTS}/classes.txt",
         maps=shards("maps"),
         refined=shards("refined"),
-        saliency=shards("saliency"),
+        saliency=saliency_shards(),
         pseudo_labels=shards("pseudo_labels"),
         deeplab=f"{RESULTS}/deeplab/predictions",
         end_to_end=f"{RESULTS}/end_to_end/predictions",

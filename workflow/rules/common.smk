@@ -8,12 +8,16 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from getam.errors import InputError
+from getam.sbd import is_sbd
 from getam.settings import (
     Config,
     DataSettings,
     IndexSettings,
     LabelSettings,
     PredictionSettings,
+    SaliencyMapSettings,
+    SaliencySettings,
+    SaliencySourceSettings,
     flags,
     merge,
     only,
@@ -33,6 +37,23 @@ IMAGE_THREADS = 1
 def saliency_of_labels(wildcards: object) -> list[str]:
     """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
     return [f"{RESULTS}/saliency/{wildcards.shard}"] if SETTINGS.completion.method == "activation" else []
+
+
+def saliency_shards() -> list[str]:
+    """The saliency maps of all shards; nothing in a run without saliency."""
+    return shards("saliency") if SETTINGS.saliency.source != "none" else []
+
+
+def saliency_flags(wildcards: object, input: object) -> list[str]:
+    """What train_end_to_end is told of saliency maps."""
+    if not input.saliency:
+        return []
+    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(SETTINGS.data.shards)]
+
+
+def trained_saliency_score() -> list[str]:
+    """The score of the saliency network, where the run trains one."""
+    return [f"{RESULTS}/saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
 
 
 def label_threads(settings: LabelSettings) -> int:
@@ -56,20 +77,25 @@ def checked_config() -> Config:
     # the options of a backbone are replaced whole: an overlay's {} has to leave none.
     overlay = workflow.config_settings.overwrite_config
     settings = validate_config(merge(config, overlay), source="configuration")
-    for problem in missing_data(settings.data):
+    for problem in missing_data(settings.data, settings.saliency):
         raise InputError(f"configuration: {problem}")
     return settings
 
 
-def missing_data(data: DataSettings) -> Iterator[str]:
+def missing_data(data: DataSettings, saliency: SaliencySourceSettings) -> Iterator[str]:
     """What is not there of the data sets that the user brings, each with its key and the cure."""
-    for key in ("root", "saliency_train", "saliency_val"):
+    pairs = ("saliency_train", "saliency_val") if saliency.source == "train" else ()
+    for key in ("root", *pairs):
         folder = getattr(data, key)
         if not in_demo(folder) and not folder.is_dir():
             yield f"data.{key}: {folder}: no such folder; name an existing one, or one in {DEMO_DATA} for the demo's"
+    if saliency.source == "folder" and not Path(saliency.folder).is_dir():
+        yield f"saliency.folder: {saliency.folder}: no such folder; name that of your saliency maps"
+    if data.augmented and not Path(data.augmented).is_dir():
+        yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
     for path in index_inputs(data):
-        if path != DEMO_DATA and not Path(path).is_file():
-            yield f"data.root: {path}: no such file; add it, or name another folder in VOC layout"
+        if path != DEMO_DATA and not Path(path).exists():
+            yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
 
 
 def in_demo(folder: Path) -> bool:
@@ -80,10 +106,19 @@ def index_inputs(data: DataSettings) -> list[str]:
     """The lists that a data set consists of; the demo is made as a whole."""
     if in_demo(data.root):
         return [DEMO_DATA]
-    lists = ["classes.txt", "ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"]
+    if data.format == "coco":
+        return [str(data.root / "annotations" / f"instances_{split}2014.json") for split in ("train", "val")]
+    lists = ["ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"]
+    lists += [name for name in ("classes.txt", "ImageSets/Segmentation/test.txt") if (data.root / name).is_file()]
     if data.labels == "file":
         lists.append("image_labels.txt")
-    return [str(data.root / name) for name in lists]
+    return [str(data.root / name) for name in lists] + ([ancient(data.augmented)] if data.augmented else [])
+
+
+def converted_masks(data: DataSettings) -> dict[str, object]:
+    """The folder that index_dataset writes masks to, where the data set has none that are PNGs."""
+    converts = data.format == "coco" or (data.augmented and is_sbd(Path(data.augmented)))
+    return {"masks": directory(f"{RESULTS}/masks")} if converts else {}
 
 
 def saliency_inputs(data: DataSettings) -> list[str]:

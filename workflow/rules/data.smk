@@ -26,8 +26,10 @@ rule index_dataset:
     input:
         index_inputs(SETTINGS.data),
     output:
+        **converted_masks(SETTINGS.data),
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
+        report=f"{RESULTS}/index.json",
     log:
         f"{RESULTS}/logs/index_dataset.log",
     benchmark:
@@ -41,6 +43,6 @@ rule index_dataset:
     params:
         flags=section(only(IndexSettings, SETTINGS.data)),
     message:
-        f"index_dataset: {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
+        f"index_dataset: {SETTINGS.data.format}, {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
     shell:
         "getam index-dataset --out {output.index:q} {params.flags:q} --threads {threads} --log {log:q}"

@@ -8,7 +8,7 @@ rule train_end_to_end:
     input:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
-        saliency=shards("saliency"),
+        saliency=saliency_shards(),
     output:
         weights=f"{RESULTS}/end_to_end/model.safetensors",
         model=f"{RESULTS}/end_to_end/model.json",
@@ -25,13 +25,12 @@ rule train_end_to_end:
         runtime=1440,
     params:
         flags=section(SETTINGS.end_to_end),
-        saliency=parent_of("saliency"),
-        shards=SETTINGS.data.shards,
+        saliency=saliency_flags,
         out=subpath(output.weights, parent=True),
     message:
         f"train_end_to_end: {SETTINGS.end_to_end.backbone}, {SETTINGS.end_to_end.epochs} epochs"
     shell:
-        "getam train-end-to-end --index {input.index:q} --saliency {params.saliency:q} --shards {params.shards}"
+        "getam train-end-to-end --index {input.index:q} {params.saliency:q}"
         " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
 
 

@@ -1,4 +1,4 @@
-# Class-agnostic saliency, from a network trained on image/mask pairs.
+# Class-agnostic saliency: from a network trained on image/mask pairs, or maps brought along.
 
 
 rule train_saliency:
@@ -22,7 +22,7 @@ rule train_saliency:
         mem_mb=16000,
         runtime=1440,
     params:
-        flags=section(SETTINGS.saliency),
+        flags=section(only(SaliencySettings, SETTINGS.saliency)),
         train=str(SETTINGS.data.saliency_train),
         val=str(SETTINGS.data.saliency_val),
         out=subpath(output.weights, parent=True),
@@ -53,6 +53,7 @@ rule predict_saliency:
         mem_mb=8000,
         runtime=240,
     params:
+        flags=section(only(SaliencyMapSettings, SETTINGS.saliency)),
         model=subpath(input.weights, parent=True),
         shard=shard_number,
         shards=SETTINGS.data.shards,
@@ -60,4 +61,42 @@ rule predict_saliency:
         "predict_saliency: shard {wildcards.shard}"
     shell:
         "getam predict-saliency --index {input.index:q} --model {params.model:q} --split train"
+        " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
+        " --threads {threads} --log {log:q}"
+
+
+rule collect_saliency:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
+        folder=lambda wildcards: ancient(SETTINGS.saliency.folder),
+    output:
+        directory(f"{RESULTS}/saliency/{{shard}}"),
+    log:
+        f"{RESULTS}/logs/collect_saliency/{{shard}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/collect_saliency/{{shard}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        shard=shard_number,
+        shards=SETTINGS.data.shards,
+    message:
+        f"collect_saliency: {SETTINGS.saliency.folder}, shard {{wildcards.shard}}"
+    shell:
+        "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split train"
         " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
+
+
+if SETTINGS.saliency.source == "folder":
+
+    ruleorder: collect_saliency > predict_saliency
+
+else:
+
+    ruleorder: predict_saliency > collect_saliency

@@ -1,0 +1,101 @@
+"""Takes the saliency maps of a shard of images from a folder that the user brings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from getam.errors import InputError, listed
+from getam.files import read_gray, write_gray
+from getam.index import IndexRow, read_index, shard_of
+from getam.machine import MachineArguments
+from getam.progress import progress
+from getam.shards import new_shard
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+
+
+class Arguments(MachineArguments):
+    """Write saliency/<shard>/<id>.png, 8-bit gray (H, W), from maps of any naming that holds the id."""
+
+    index: Path = Field(description="index.csv")
+    folder: Path = Field(
+        description="folder of the maps: <id>.png, .jpg or .jpeg, or the same text before or after every id"
+    )
+    split: str = Field(description="split whose maps are taken")
+    shard: Annotated[int, Field(ge=0)] = Field(description="which part of the split, counted from 0")
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of parts")
+    out: Path = Field(description="folder of the shard")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    split = index.split(arguments.split)
+    # Of the whole split: one shard alone could match a naming by chance.
+    files = find_maps(arguments.folder, [row.id for row in split])
+    rows = shard_of(split, arguments.shard, arguments.shards)
+    with (
+        new_shard(
+            arguments.out,
+            ids=[row.id for row in rows],
+            suffix=".png",
+            classes=index.classes,
+            settings=None,
+            threads=arguments.threads,
+            inputs=[arguments.index, *(files[row.id] for row in rows)],
+        ) as shard,
+    ):
+        todo = [row for [row] in shard.unfinished([[row] for row in rows])]
+        written = shard.write_all(todo, _write, lambda row: (row, files[row.id]))
+        for _ in progress(written, total=len(todo), unit="image", what="collect_saliency", size=int):
+            pass
+
+
+def _write(path: Path, row: IndexRow, file: Path) -> None:
+    values = read_gray(file)
+    if values.shape != (row.height, row.width):
+        raise InputError(
+            f"{file}: size {values.shape} is not the image's {(row.height, row.width)} (H, W); bring a map of that size"
+        )
+    write_gray(path, values)
+
+
+def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
+    """{id: file}: each id by its own name, or all of them with one text before and one after.
+
+    Raises:
+        InputError: no such folder; a map is missing, or one id has two; more than one naming fits.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; set saliency.folder to that of your saliency maps")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in files:
+                raise InputError(f"{files[path.stem]} and {path.name} have one name; remove one of them")
+            files[path.stem] = path
+    if not ids or all(id in files for id in ids):
+        return {id: files[id] for id in ids}
+    namings = sorted(
+        {naming for naming in _namings(files, ids[0]) if all(f"{naming[0]}{id}{naming[1]}" in files for id in ids)}
+    )
+    if len(namings) > 1:
+        shown = ", ".join(f"{before}<id>{after}" for before, after in namings)
+        raise InputError(f"{folder}: holds maps of several namings ({shown}); keep those of one")
+    if not namings:
+        missing = [f"{folder / id}.png: no such saliency map, nor a .jpg" for id in ids if id not in files]
+        raise InputError(f"{listed(missing)}; add it, or set saliency.source to train")
+    [(before, after)] = namings
+    return {id: files[f"{before}{id}{after}"] for id in ids}
+
+
+def _namings(stems: Iterable[str], id: str) -> Iterator[tuple[str, str]]:
+    """What stands before and after an id in the names that hold it."""
+    for stem in stems:
+        start = stem.find(id)
+        while start >= 0:
+            yield stem[:start], stem[start + len(id) :]
+            start = stem.find(id, start + 1)
