@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from getam.cli import STAGES, command
+from getam.errors import MAX_OFFENDERS, InputError
 from getam.files import write_labels
 from getam.index import Index, IndexRow, read_index
-from getam.errors import MAX_OFFENDERS, InputError
 from getam.voc import index_voc, is_safe_id
 
 CLASSES = ("cat", "dog", "potted plant")
@@ -50,7 +50,7 @@ def write_list(root: Path, split: str, ids: list[str]) -> None:
 def write_photograph(root: Path, id: str, *, suffix: str = ".jpg") -> None:
     path = root / "JPEGImages" / f"{id}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(list(id.encode())).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 
