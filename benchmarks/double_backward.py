@@ -52,8 +52,8 @@ def rows(rounds: int) -> list[Row]:
 
 
 def paper_recipe(backbone: str) -> EndToEndSettings:
-    """configs/paper.yaml with a backbone from scratch, the hybrid's taps or a plain ViT's."""
-    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(BASE_CONFIG.parent / "configs" / "paper.yaml"))
+    """configs/voc12.yaml with a backbone from scratch, the hybrid's taps or a plain ViT's."""
+    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(BASE_CONFIG.parent / "configs" / "voc12.yaml"))
     recipe["end_to_end"] |= {"backbone": backbone, "pretrained": False}
     if "r50" not in backbone:
         recipe["end_to_end"]["decoder"] |= {"taps": [2, 5, 8], "channels": [96, 192, 384]}

@@ -12,7 +12,12 @@ STAGES = {
     "evaluate-deeplab": "score DeepLabv2's predictions",
 }
 
+TOOLS = {
+    "import-deeplab": "make a DeepLabv2 of kazuto1011's checkpoint",
+}
+"""Commands that no rule of the workflow runs."""
+
 
 def main() -> None:
     """Entry point of the command `deeplab`."""
-    sys.exit(command("deeplab", STAGES, sys.argv[1:]))
+    sys.exit(command("deeplab", STAGES | TOOLS, sys.argv[1:], TOOLS))

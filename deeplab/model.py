@@ -4,9 +4,9 @@ Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional 
 and Fully Connected CRFs", https://arxiv.org/abs/1606.00915, as kazuto1011/deeplab-pytorch implements it:
 with `resnet101` the logits equal that program's (`import_reference_state` renames its weights).
 
-Preprocessing is no part of the model. The reference weights expect BGR in 0..255 with the mean (104.008,
-116.669, 122.675) subtracted; encoders trained by this project, or pretrained by
-segmentation-models-pytorch, expect RGB in 0..1 normalized by ImageNet's mean and standard deviation.
+Images come normalized by ImageNet's mean and standard deviation, as encoders trained by this project or by
+torchvision expect them. The reference's weights expect BGR in 0..255 with CAFFE_MEAN subtracted:
+`normalization="caffe"` converts.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from typing import Any, Literal
 
 import segmentation_models_pytorch as smp
 import torch
-import torch.nn.functional as F
-from huggingface_hub.errors import HTTPError
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
+from deeplab.segmenters import LibrarySegmenter
 from getam.checkpoints import load_weights, read_description
 from getam.errors import InputError
-from getam.files import UNKNOWN
-from getam.losses import mean_where
+from getam.images import denormalize_rgb
+from getam.pretrained import encoder_weights, load_encoder
 from getam.settings import DeepLabSettings
+
+CAFFE_MEAN = (104.008, 116.669, 122.675)
+"""Blue, green and red, levels of 0..255."""
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -60,7 +62,7 @@ class SummedASPP(nn.Module):
         return functools.reduce(torch.add, (branch(features) for branch in self.branches))
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(MultiScaleNetwork):
     """DeepLab v2: dilated ResNet, summed ASPP, multi-scale inputs fused by maximum.
 
     `encoder` is one of `ENCODERS`; `num_classes` counts the background. `output_stride` is the ratio of the
@@ -68,12 +70,11 @@ class DeepLabV2(nn.Module):
     network is single-scale. `encoder_stages` below 4 leaves the widest and slowest stages out, for tiny
     images on a CPU. `frozen_batch_norm` keeps batch norm's statistics and affine parameters as they
     are, which fits pretrained weights only: from scratch, batch norm has to be trained. `pretrained`
-    fetches ImageNet weights.
+    (True: fetched; or a file) and `segmentation_pretrained`: see getam.pretrained.encoder_weights.
 
-    The stride of a stage stands on its first block's first convolution: in bottleneck ResNets on the 1x1,
-    as in the Caffe/MSRA ResNets that the paper starts from, where torchvision has it on the 3x3. ImageNet
-    weights of torchvision's kind therefore see, in the first block of layer2, a 3x3 whose taps are two
-    pixels apart.
+    `bottleneck_stride`: which convolution of a bottleneck has the stride of its stage. 1x1 is that of the
+    Caffe/MSRA ResNets that the paper starts from and of the reference's weights; 3x3 is torchvision's, for
+    whose ImageNet weights it should be chosen.
 
     Raises InputError for an encoder or an output stride that is not offered, and where pretrained weights
     cannot be fetched.
@@ -89,47 +90,33 @@ class DeepLabV2(nn.Module):
         atrous_rates: Sequence[int] = (6, 12, 18, 24),
         scales: Sequence[float] = (0.5, 0.75),
         frozen_batch_norm: bool = True,
-        pretrained: bool = False,
+        bottleneck_stride: Literal["1x1", "3x3"] = "1x1",
+        normalization: Literal["imagenet", "caffe"] = "imagenet",
+        pretrained: bool | str = False,
+        segmentation_pretrained: bool = False,
     ) -> None:
-        super().__init__()
-        self.encoder = _dilated_resnet(
-            encoder, stages=encoder_stages, output_stride=output_stride, pretrained=pretrained
+        resnet = _dilated_resnet(
+            encoder,
+            stages=encoder_stages,
+            output_stride=output_stride,
+            bottleneck_stride=bottleneck_stride,
+            pretrained=pretrained,
+            segmentation=segmentation_pretrained,
         )
-        self.aspp = SummedASPP(self.encoder.out_channels[-1], num_classes, rates=atrous_rates)
-        self.scales = tuple(scales)
-        self.frozen_batch_norm = frozen_batch_norm
-        if frozen_batch_norm:
-            for norm in self._batch_norms():
-                norm.requires_grad_(False)
+        super().__init__(resnet, scales=scales, frozen_batch_norm=frozen_batch_norm)
+        self.normalization = normalization
+        self.aspp = SummedASPP(resnet.out_channels[-1], num_classes, rates=atrous_rates)
         self.train()
 
-    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Logits at the output stride, not upsampled to the image.
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) of any size -> (B, num_classes, h, w), not upsampled to the image.
 
-        images: (B, 3, H, W), float, normalized, of any size. At output stride 8 the logits' height is
-        ceil(q / 2) with q = floor(ceil(H / 2) / 2) + 1 from the max pooling in ceil mode; 321 gives 41.
-
-        In eval mode: (B, num_classes, h, w), the element-wise maximum over the scales, smaller ones
-        upsampled. In training mode: the list of all outputs that the loss sums over: the logits at scale 1,
-        at each of `scales` in their own smaller size, and the maximum; without `scales` the list of one.
+        At output stride 8 the logits' height is ceil(q / 2) with q = floor(ceil(H / 2) / 2) + 1 from the max pooling in
+        ceil mode; 321 gives 41.
         """
-        logits = self._logits(images)
-        pyramid = [
-            self._logits(F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False))
-            for scale in self.scales
-        ]
-        fused = functools.reduce(torch.maximum, (_resize(scaled, size=logits.shape[-2:]) for scaled in pyramid), logits)
-        if not self.training:
-            return fused
-        return [logits, *pyramid, fused] if pyramid else [logits]
-
-    def train(self, mode: bool = True) -> DeepLabV2:
-        """Sets the mode; frozen batch norm stays in eval mode, so that its running statistics never move."""
-        super().train(mode)
-        if self.frozen_batch_norm:
-            for norm in self._batch_norms():
-                norm.eval()
-        return self
+        if self.normalization == "caffe":
+            images = denormalize_rgb(images).flip(1) - images.new_tensor(CAFFE_MEAN)[:, None, None]
+        return self.aspp(self.encoder(images)[-1])
 
     def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups: encoder at 1x the learning rate, ASPP weights at 10x, ASPP biases at 20x.
@@ -146,42 +133,7 @@ class DeepLabV2(nn.Module):
             ("aspp_weight", [branch.weight for branch in self.aspp.branches], 10.0, weight_decay),
             ("aspp_bias", [branch.bias for branch in self.aspp.branches], 20.0, 0.0),
         )
-        return [
-            {"name": name, "params": trainable, "lr": factor * learning_rate, "weight_decay": decay}
-            for name, parameters, factor, decay in groups
-            if (trainable := [parameter for parameter in parameters if parameter.requires_grad])
-        ]
-
-    def _logits(self, images: Tensor) -> Tensor:
-        return self.aspp(self.encoder(images)[-1])
-
-    def _batch_norms(self) -> list[_BatchNorm]:
-        return [module for module in self.encoder.modules() if isinstance(module, _BatchNorm)]
-
-
-def multi_scale_loss(
-    outputs: Sequence[Tensor], labels: Tensor, *, full_resolution: bool = False, synchronize: bool = False
-) -> Tensor:
-    """Sum over the outputs of the mean cross entropy over labeled pixels.
-
-    outputs: logits, each (B, C, h_i, w_i), as `DeepLabV2` returns them in training mode. labels: (B, H, W),
-    int64, 0..C-1 or 255 for pixels that count nowhere. Returns a scalar; an output whose labels are all 255
-    adds 0.
-
-    By default the labels are sampled down to each output's size (nearest, at pixel centers, like PIL's
-    NEAREST), as the reference recipe does. `full_resolution` instead upsamples the logits (bilinear,
-    align_corners=False) to the labels' size: for images so small that a stride of 8 would leave a handful
-    of labels. `synchronize`: see getam.losses.mean_where.
-    """
-    losses = []
-    for logits in outputs:
-        if full_resolution:
-            logits, targets = _resize(logits, size=labels.shape[-2:]), labels
-        else:
-            targets = _sample_nearest(labels, size=logits.shape[-2:])
-        entropy = F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="none")
-        losses.append(mean_where(entropy, targets != UNKNOWN, synchronize=synchronize))
-    return torch.stack(losses).sum()
+        return optimizer_groups(groups, learning_rate=learning_rate)
 
 
 def import_reference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -224,75 +176,80 @@ def _import_reference_key(key: str) -> str:
     )
 
 
-def _dilated_resnet(name: str, *, stages: int, output_stride: int, pretrained: bool) -> ResNetEncoder:
-    """A ResNet of segmentation-models-pytorch, made DeepLab v2's: dilated, with ceil-mode pooling."""
+def _dilated_resnet(
+    name: str,
+    *,
+    stages: int,
+    output_stride: int,
+    bottleneck_stride: str,
+    pretrained: bool | str,
+    segmentation: bool,
+) -> ResNetEncoder:
+    """ResNet with `stages` of its four stages, dilated to the output stride, with a ceil-mode max pool."""
     if name not in ENCODERS:
         raise InputError(f"encoder {name!r} is no ResNet that DeepLabV2 can dilate: use one of {', '.join(ENCODERS)}")
     if output_stride not in STAGE_GEOMETRY:
         raise InputError(f"output_stride {output_stride} is not offered: use one of {sorted(STAGE_GEOMETRY)}")
-    weights = "imagenet" if pretrained else None
-    try:
-        resnet = smp.encoders.get_encoder(name, in_channels=3, depth=stages + 1, weights=weights)
-    # The hub's own errors are OSErrors (no connection, offline mode, HTTP status); a dead proxy's is not.
-    except (OSError, HTTPError) as error:
-        raise InputError(
-            f"the ImageNet weights of encoder {name} could not be fetched ({type(error).__name__}): "
-            "set pretrained to false and load a state file, or fill the Hugging Face cache (HF_HOME) on a "
-            "machine with a connection"
-        ) from error
+    source = smp.encoders.encoders[name]["pretrained_settings"]["imagenet"]
+    weights = encoder_weights(name, pretrained, source=source, segmentation=segmentation)
+    resnet = smp.encoders.get_encoder(name, in_channels=3, depth=stages + 1, weights=None)
+    if weights is not None:
+        load_encoder(resnet, weights)
     for unused in range(stages + 1, 5):
         delattr(resnet, f"layer{unused}")
     resnet.maxpool.ceil_mode = True
     for stage, (stride, dilation) in list(STAGE_GEOMETRY[output_stride].items())[: stages - 1]:
-        _set_geometry(getattr(resnet, stage), stride=stride, dilation=dilation)
+        _set_geometry(getattr(resnet, stage), stride=stride, dilation=dilation, bottleneck_stride=bottleneck_stride)
     return resnet
 
 
-def _set_geometry(stage: nn.Sequential, *, stride: int, dilation: int) -> None:
-    """Dilates each 3x3 of a stage, in the first block too, and puts the stride on the first block's conv1."""
+def _set_geometry(stage: nn.Sequential, *, stride: int, dilation: int, bottleneck_stride: str) -> None:
+    """Dilates each 3x3 of a stage, in the first block too, and strides the first block's convolution."""
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
             if module.kernel_size == (3, 3):
                 module.dilation = module.padding = (dilation, dilation)
     first: BasicBlock | Bottleneck = stage[0]
-    first.conv1.stride = first.downsample[0].stride = (stride, stride)
+    strided = first.conv2 if isinstance(first, Bottleneck) and bottleneck_stride == "3x3" else first.conv1
+    strided.stride = first.downsample[0].stride = (stride, stride)
 
 
-def _resize(logits: Tensor, *, size: Sequence[int]) -> Tensor:
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _sample_nearest(labels: Tensor, *, size: Sequence[int]) -> Tensor:
-    """(B, H, W) labels at the centers of `size` cells, (B, h, w)."""
-    # Source row floor((i + 1/2) H / h), in integers: no rounding where a center falls on a pixel's edge.
-    height, width = labels.shape[-2:]
-    rows = (2 * torch.arange(size[0], device=labels.device) + 1) * height // (2 * size[0])
-    columns = (2 * torch.arange(size[1], device=labels.device) + 1) * width // (2 * size[1])
-    return labels[:, rows[:, None], columns]
-
-
-def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> DeepLabV2:
+def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleNetwork:
     """Builds the network of the settings; the global seed decides fresh weights. `num_classes` counts background."""
+    if settings.architecture != "deeplabv2":
+        return LibrarySegmenter(
+            architecture=settings.architecture,
+            encoder=settings.encoder,
+            num_classes=num_classes,
+            output_stride=settings.output_stride,
+            scales=settings.scales,
+            frozen_batch_norm=settings.frozen_batch_norm,
+            pretrained=settings.pretrained,
+            segmentation_pretrained=settings.segmentation_pretrained,
+        )
     return DeepLabV2(
         encoder=settings.encoder,
         num_classes=num_classes,
         encoder_stages=settings.encoder_stages,
         output_stride=settings.output_stride,
+        bottleneck_stride=settings.bottleneck_stride,
+        normalization=settings.normalization,
         atrous_rates=settings.atrous_rates,
         scales=settings.scales,
         frozen_batch_norm=settings.frozen_batch_norm,
         pretrained=settings.pretrained,
+        segmentation_pretrained=settings.segmentation_pretrained,
     )
 
 
 def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """What model.json says of a DeepLabv2; `classes` without background."""
+    """What model.json says of a segmenter; `classes` without background."""
     return {"kind": "deeplab", "settings": settings.model_dump(mode="json"), "classes": list(classes)}
 
 
-def load_deeplab(folder: Path) -> tuple[DeepLabV2, tuple[str, ...]]:
-    """Rebuilds a DeepLabv2 from its folder, in evaluation mode; gives it and its class names."""
+def load_deeplab(folder: Path) -> tuple[MultiScaleNetwork, tuple[str, ...]]:
+    """Rebuilds a segmenter from its folder, in evaluation mode; gives it and its class names."""
     settings, classes = read_description(folder, kind="deeplab", settings=DeepLabSettings)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_weights(folder, model)

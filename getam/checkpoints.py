@@ -97,6 +97,25 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     model.load_state_dict(state)
 
 
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
+    """Loads weights that came from a file of another program, strictly.
+
+    Raises:
+        InputError: a name or a shape is not the model's; the first are named.
+    """
+    own = model.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in own]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise InputError(f"{source}: does not fit: {'; '.join(wrong[:3])}; give the file of that network, unchanged")
+    model.load_state_dict(dict(state))
+
+
 def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, progress: Mapping[str, Any]) -> None:
     """Writes all that a training needs to go on exactly: weights, optimizer, random state, and `progress` as JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}

@@ -47,6 +47,7 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
+            segmentation=settings.segmentation_pretrained,
             key="backbone",
             **{**size, "dynamic_img_size": True, **options},
         )
@@ -75,7 +76,11 @@ def create_cnn(settings: BackboneSettings) -> Any:
     """
     _check_name(settings.backbone)
     backbone = create_timm_model(
-        settings.backbone, pretrained=settings.pretrained, key="backbone", **settings.backbone_options
+        settings.backbone,
+        pretrained=settings.pretrained,
+        segmentation=settings.segmentation_pretrained,
+        key="backbone",
+        **settings.backbone_options,
     )
     info = getattr(backbone, "feature_info", None)
     if getattr(backbone, "cls_token", None) is not None or not info:

@@ -47,11 +47,17 @@ STAGES = {
     "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
+    "voc-submission": "pack predictions for VOC's evaluation server",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
 
 TOOLS = {
+    "doctor": "say what this machine and this configuration have",
+    "evaluate": "score a folder of predictions beside ground truth",
+    "score-saliency": "score a folder of saliency maps beside masks",
+    "check-submission": "check an archive for VOC's evaluation server",
+    "import-saliency": "make a saliency network of the authors' checkpoint",
     "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
 }
 """Commands that no rule of the workflow runs."""
@@ -66,8 +72,8 @@ def main() -> None:
     sys.exit(command("getam", STAGES | TOOLS, sys.argv[1:]))
 
 
-def command(package: str, stages: Mapping[str, str], words: Sequence[str]) -> int:
-    """Runs one stage of `package`; gives the exit code: 0, or 1 after one message about what went wrong."""
+def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools: Mapping[str, str] = TOOLS) -> int:
+    """Runs one stage or tool of `package`; gives the exit code: 0, or 1 after one message about what went wrong."""
     if words and words[0] == "schema" and package == "getam":
         print(json.dumps(editor_schema(), indent=2))
         return 0
@@ -77,7 +83,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str]) -> in
     if words[0] not in stages:
         print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}", file=sys.stderr)
         return 1
-    folder = "tools" if words[0] in TOOLS else "stages"
+    folder = "tools" if words[0] in tools else "stages"
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
         arguments = parse_flags(

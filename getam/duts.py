@@ -34,8 +34,8 @@ def find_pairs(root: Path) -> list[SaliencyPair]:
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; point to a saliency data set such as DUTS-TR")
-    images = _files_by_id(_subfolder(root, "image"), IMAGE_SUFFIXES)
-    masks = _files_by_id(_subfolder(root, "mask"), frozenset({".png"}))
+    images = files_by_id(_subfolder(root, "image"), IMAGE_SUFFIXES)
+    masks = files_by_id(_subfolder(root, "mask"), frozenset({".png"}))
     if not images:
         raise InputError(f"{root}: no .jpg, .jpeg or .png in its image folder; put the images there")
     lacking = [image for image_id, image in images.items() if image_id not in masks]
@@ -57,15 +57,20 @@ def check_pairs(pairs: Sequence[SaliencyPair]) -> None:
 
 
 def read_pair(pair: SaliencyPair) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The image (H, W, 3), uint8 RGB, and {"mask": (H, W), uint8 in {0, 1}}.
+    """The image (H, W, 3), uint8 RGB, and {"mask": see read_mask}."""
+    return read_image(pair.image), {"mask": read_mask(pair.mask)}
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask of salient pixels: (H, W), uint8 in {0, 1}.
 
     Raises:
-        InputError: the mask's values are dark throughout but not 0, as in a mask of 0 and 1.
+        InputError: the values are dark throughout but not 0, as in a mask of 0 and 1.
     """
-    mask = read_gray(pair.mask)
+    mask = read_gray(path)
     if 0 < mask.max() < SALIENT:
-        raise InputError(f"{pair.mask}: its brightest value is {mask.max()}; masks hold 0 and 255, multiply it")
-    return read_image(pair.image), {"mask": (mask >= SALIENT).astype(np.uint8)}
+        raise InputError(f"{path}: its brightest value is {mask.max()}; masks hold 0 and 255, multiply it")
+    return (mask >= SALIENT).astype(np.uint8)
 
 
 def _subfolder(root: Path, ending: str) -> Path:
@@ -81,7 +86,8 @@ def _subfolder(root: Path, ending: str) -> Path:
     return found[0]
 
 
-def _files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """{stem: file} of a folder's files with these suffixes, sorted; InputError where two files have one stem."""
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):

@@ -1,4 +1,4 @@
-"""Scores: int64 confusion matrices at original resolution, IoU under each protocol, average precision."""
+"""Scores: int64 confusion matrices at original resolution, IoU under each protocol, curves, average precision."""
 
 from __future__ import annotations
 
@@ -57,26 +57,40 @@ class ConfusionMatrix:
 
     def iou(self, protocol: str = "excluded") -> np.ndarray:
         """IoU of each class: (num_classes,), float64; NaN for a class in neither truth nor prediction."""
+        hits, truth, predicted = self._sums(protocol)
+        return _ratio(hits, truth + predicted - hits)
+
+    def precision(self, protocol: str = "excluded") -> np.ndarray:
+        """Share of each class's predicted pixels that are right: (num_classes,), float64; NaN where there are none."""
+        hits, _, predicted = self._sums(protocol)
+        return _ratio(hits, predicted)
+
+    def recall(self, protocol: str = "excluded") -> np.ndarray:
+        """Share of each class's true pixels that are found: (num_classes,), float64; NaN where there are none."""
+        hits, truth, _ = self._sums(protocol)
+        return _ratio(hits, truth)
+
+    def _sums(self, protocol: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels of each class that are right, true, and predicted: (num_classes,), int64 each."""
         square = self.counts[:, :-1].copy()
-        truth = square.sum(1)
         if protocol == "background":
             square[:, 0] += self.counts[:, -1]
-            truth = square.sum(1)
-        elif protocol == "wrong":
-            truth = self.counts.sum(1)
-        elif protocol != "excluded":
+        elif protocol not in PROTOCOLS:
             raise KeyError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
-        hits = np.diag(square).astype(np.float64)
-        union = truth + square.sum(0) - hits
-        return np.divide(hits, union, out=np.full(self.num_classes, np.nan), where=union > 0)
+        truth = self.counts.sum(1) if protocol == "wrong" else square.sum(1)
+        return np.diag(square), truth, square.sum(0)
 
     def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
-        """{"miou", "iou": {name: ...}} as fractions; mIoU is the mean over the classes that occur."""
-        iou = self.iou(protocol)
-        return {
-            "miou": mean_of_known(iou),
-            "iou": {name: _or_none(v) for name, v in zip(names, iou, strict=True)},
+        """{"miou", "iou": {name: ...}, "precision": ..., "recall": ...} as fractions.
+
+        mIoU is the mean over the classes that occur, in truth or prediction.
+        """
+        measures = {"iou": self.iou(protocol), "precision": self.precision(protocol), "recall": self.recall(protocol)}
+        per_class = {
+            measure: {name: _or_none(value) for name, value in zip(names, values, strict=True)}
+            for measure, values in measures.items()
         }
+        return {"miou": mean_of_known(measures["iou"]), **per_class}
 
     def pixel_accuracy(self) -> float | None:
         """Share of known ground-truth pixels that are right; a predicted unknown is an error."""
@@ -87,6 +101,42 @@ class ConfusionMatrix:
         """Share of known ground-truth pixels that are predicted unknown."""
         total = self.counts.sum()
         return float(self.counts[:, -1].sum() / total) if total else None
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+class ThresholdCurve:
+    """Scores of maps alone at every threshold: the strongest class where its map is above, else background.
+
+    One histogram serves all thresholds: (ground truth, strongest class, number of thresholds below its map), int64.
+    """
+
+    def __init__(self, num_classes: int, thresholds: Sequence[float]) -> None:
+        """`num_classes` counts background; `thresholds` ascend."""
+        self.num_classes = num_classes
+        self.thresholds = tuple(thresholds)
+        self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
+
+    def add(self, truth: np.ndarray, strongest: np.ndarray, highest: np.ndarray) -> None:
+        """Adds one image: label values (H, W), the strongest class's label values (H, W), and its map (H, W)."""
+        known = truth != UNKNOWN
+        below = np.searchsorted(np.asarray(self.thresholds, highest.dtype), highest[known], side="left")
+        pairs = truth[known].astype(np.int64) * self.num_classes + strongest[known]
+        flat = pairs * self.counts.shape[2] + below
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def points(self) -> list[dict[str, float | None]]:
+        """{"threshold", "miou", "precision", "recall"} of each threshold, means over the classes that occur."""
+        points = []
+        for number, threshold in enumerate(self.thresholds):
+            matrix = ConfusionMatrix(self.num_classes)
+            matrix.counts[:, :-1] = self.counts[:, :, number + 1 :].sum(2)
+            matrix.counts[:, 0] += self.counts[:, :, : number + 1].sum((1, 2))
+            means = {"miou": matrix.iou(), "precision": matrix.precision(), "recall": matrix.recall()}
+            points.append({"threshold": threshold, **{name: mean_of_known(values) for name, values in means.items()}})
+        return points
 
 
 def mean_of_known(values: np.ndarray) -> float | None:

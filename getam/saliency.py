@@ -53,10 +53,18 @@ class SaliencyNetwork(nn.Module):
         backbone_options: dict[str, Any] | None = None,
         image_size: int,
         neck_width: int = 32,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
+        segmentation_pretrained: bool = False,
     ) -> None:
         super().__init__()
-        swin = _create_swin(backbone, backbone_options or {}, image_size=image_size, pretrained=pretrained)
+        swin = _create_swin(
+            backbone,
+            backbone_options or {},
+            image_size=image_size,
+            pretrained=pretrained,
+            segmentation=segmentation_pretrained,
+        )
+        self.initialization = getattr(swin, "initialization", None)
         widths = [info["num_chs"] for info in swin.feature_info]
         self.backbone = SwinFeatures(swin)
         self.neck = nn.ModuleList(_neck(width, neck_width) for width in widths)
@@ -143,7 +151,9 @@ class ResidualChannelAttention(nn.Module):
         return x + attention * y
 
 
-def _create_swin(backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool) -> SwinTransformer:
+def _create_swin(
+    backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool | str, segmentation: bool
+) -> SwinTransformer:
     names = timm.list_models(module="swin_transformer")
     # A name may carry the tag of its weights: swin_base_patch4_window12_384.ms_in1k.
     if backbone.split(".")[0] not in names:
@@ -154,7 +164,11 @@ def _create_swin(backbone: str, options: dict[str, Any], *, image_size: int, pre
             "drop img_size from backbone_options"
         )
     swin = create_timm_model(
-        backbone, pretrained=pretrained, key="saliency backbone", **{**options, "img_size": image_size}
+        backbone,
+        pretrained=pretrained,
+        segmentation=segmentation,
+        key="saliency backbone",
+        **{**options, "img_size": image_size},
     )
     assert isinstance(swin, SwinTransformer)
     patch = swin.feature_info[0]["reduction"]
@@ -271,6 +285,7 @@ def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
         image_size=settings.image_size,
         neck_width=settings.neck_width,
         pretrained=settings.pretrained,
+        segmentation_pretrained=settings.segmentation_pretrained,
     )
 
 

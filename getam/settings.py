@@ -169,7 +169,23 @@ class ScheduleSettings(Section):
     seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
 
 
-class BackboneSettings(Section):
+def _pretrained(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+class PretrainedSettings(Section):
+    """The weights that a network starts with."""
+
+    pretrained: Annotated[bool | Annotated[str, Field(min_length=1)], BeforeValidator(_pretrained)] = Field(
+        description="start with pretrained weights: true (ImageNet's, fetched by the network's name), a .safetensors "
+        "or .pth file, or false"
+    )
+    segmentation_pretrained: bool = Field(
+        description="allow weights that were trained on pixel labels; scores are then no longer those of image labels"
+    )
+
+
+class BackboneSettings(PretrainedSettings):
     """A ViT backbone with the read-out that classifies."""
 
     backbone: str = Field(
@@ -184,7 +200,6 @@ class BackboneSettings(Section):
         description="project (authors': each patch token with the class token, convolutions, average), ignore or add "
         "(the class token is left out, or added), token (plain head); pool (average) for a CNN"
     )
-    pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
     embedding: Literal["timm", "released"] = Field(
         description="timm, or the authors': position table of the backbone's own size, resized bilinearly without "
         "antialiasing; in a hybrid, filters standardized by their deviation + 1e-5"
@@ -253,7 +268,7 @@ class SaliencyMapSettings(Section):
     )
 
 
-class SaliencySettings(ScheduleSettings):
+class SaliencySettings(PretrainedSettings, ScheduleSettings):
     """train_saliency: a transformer salient-object-detection network (Mao et al. 2021)."""
 
     backbone: str = Field(description="timm name of a Swin transformer", min_length=1)
@@ -271,7 +286,6 @@ class SaliencySettings(ScheduleSettings):
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(
         description="range of a random rotation, which every fifth training image gets, degrees"
     )
-    pretrained: bool = Field(description="start from timm's pretrained weights (downloads them)")
     color_jitter: Fraction = Field(description="strength of random brightness, contrast and saturation, 0 none")
 
 
@@ -356,15 +370,29 @@ class PredictionSettings(Section):
     crf: CrfSettings
 
 
-class DeepLabSettings(ScheduleSettings):
+class DeepLabSettings(PretrainedSettings, ScheduleSettings):
     """train_deeplab: DeepLabv2 on pseudo labels."""
 
-    encoder: str = Field(description="ResNet encoder of segmentation-models-pytorch: resnet18, resnet101, ...")
-    pretrained: bool = Field(description="start from ImageNet weights (downloads them)")
+    architecture: Literal["deeplabv2", "deeplabv3plus", "upernet", "segformer"] = Field(
+        description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: deeplabv3plus, "
+        "upernet, segformer"
+    )
+    encoder: str = Field(
+        description="encoder of segmentation-models-pytorch: for deeplabv2 a ResNet (resnet18, resnet101, ...), for "
+        "the others any that they take (mit_b2, tu-convnext_tiny, ...)"
+    )
     encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
         description="stages of the encoder: 4, or fewer to leave the widest out (tiny images on a CPU)"
     )
     output_stride: Annotated[Literal[8, 16], Digits] = Field(description="image pixels a feature: 8 or 16")
+    bottleneck_stride: Literal["1x1", "3x3"] = Field(
+        description="convolution of a bottleneck that has the stride: 1x1 (Caffe's ResNets, the paper's) or 3x3 "
+        "(torchvision's, and its pretrained weights)"
+    )
+    normalization: Literal["imagenet", "caffe"] = Field(
+        description="input of deeplabv2: ImageNet's mean and deviation, or caffe (BGR of 0..255 less a mean), as "
+        "imported weights need it"
+    )
     atrous_rates: tuple[PositiveInt, ...] = Field(description="dilations of the summed ASPP convolutions", min_length=1)
     scales: tuple[PositiveFloat, ...] = Field(
         description="further input scales whose scores are fused by maximum; [] for none"

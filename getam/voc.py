@@ -98,7 +98,7 @@ def index_voc(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
     classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
-    lists = {split: _read_ids(_list_of(root, split)) for split in SPLITS if split != "test" or _has_test(root)}
+    lists = {split: read_ids(_list_of(root, split)) for split in SPLITS if split != "test" or _has_test(root)}
     further = _further_masks(augmented) if augmented is not None else None
     problems = _id_problems(root, lists)
     if further is not None:
@@ -263,7 +263,8 @@ def check_class_names(names: Sequence[str], path: Path) -> None:
             raise InputError(f"{path}: class name {name!r} holds ';' or a control character; rename the class")
 
 
-def _read_ids(path: Path) -> list[str]:
+def read_ids(path: Path) -> list[str]:
+    """The ids of a list, one a line; InputError where there are none."""
     ids = [line.strip() for line in _lines(path) if line.strip()]
     if not ids:
         raise InputError(f"{path}: no ids; write one image id a line")

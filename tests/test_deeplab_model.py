@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 
+import getam.pretrained
 from deeplab import DeepLabV2
-from deeplab.model import import_reference_state, multi_scale_loss
+from deeplab.model import import_reference_state
+from deeplab.multi_scale import multi_scale_loss
 from getam.errors import InputError
 
 
@@ -209,7 +210,7 @@ def test_pretrained_weights_out_of_reach_name_the_encoder_and_the_cure(
     def unreachable(*_: object, **__: object) -> None:
         raise error("no route to host")
 
-    monkeypatch.setattr(smp.encoders, "hf_hub_download", unreachable)
+    monkeypatch.setattr(getam.pretrained, "hf_hub_download", unreachable)
     with pytest.raises(InputError, match=rf"resnet18.*{error.__name__}.*pretrained to false"):
         small(pretrained=True)
 

@@ -25,6 +25,7 @@ from getam.training import decay_groups, fit
 SETTINGS = ScheduleSettings(
     epochs=5,
     batch_size=4,
+    accumulation=1,
     optimizer="adamw",
     schedule="one_cycle",
     momentum=0.9,

@@ -45,6 +45,10 @@ def config(overlay: dict[Any, Any] | None = None) -> Config:
     return validate_config(merge(read_yaml(BASE), overlay or {}))
 
 
+def index_settings(root: str) -> IndexSettings:
+    return only(IndexSettings, config().data).model_copy(update={"root": Path(root), "labels": "file"})
+
+
 def through_flags(settings: Any) -> Any:
     return parse_flags(type(settings), flags(settings), name="stage", section=None)
 
@@ -316,7 +320,7 @@ PLAIN = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 @examples(deadline=None)
 @given(root=PLAIN)
 def test_flags_give_every_path_back(root: str) -> None:
-    settings = IndexSettings(root=Path(root), labels="file")
+    settings = index_settings(root)
     assert through_flags(settings) == settings
 
 
@@ -339,7 +343,7 @@ def test_flags_give_small_numbers_in_options_back() -> None:
     ],
 )
 def test_flags_give_odd_paths_back(root: str) -> None:
-    settings = IndexSettings(root=Path(root), labels="file")
+    settings = index_settings(root)
     assert through_flags(settings) == settings
 
 

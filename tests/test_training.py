@@ -24,6 +24,7 @@ LENGTH = 10
 SETTINGS = ScheduleSettings(
     epochs=4,
     batch_size=3,
+    accumulation=1,
     optimizer="adamw",
     schedule="one_cycle",
     momentum=0.9,

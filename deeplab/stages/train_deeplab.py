@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from deeplab.model import build_deeplab, describe_deeplab, multi_scale_loss
+from deeplab.model import build_deeplab, describe_deeplab
+from deeplab.multi_scale import multi_scale_loss
 from getam.checkpoints import save_model
 from getam.distributed import is_main
 from getam.errors import InputError
@@ -19,6 +20,7 @@ from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
 from getam.machine import TrainingArguments
+from getam.pretrained import initialization_of
 from getam.settings import DeepLabSettings, only
 from getam.shards import rows_of, shard_folders
 from getam.training import STATE, fit, training_key
@@ -72,7 +74,11 @@ def run(arguments: Arguments) -> None:
     )
     if not is_main():
         return
-    facts = {"supervision": supervision_of(folders), "history": history}
+    facts = {
+        "supervision": supervision_of(folders),
+        "initialization": initialization_of(model),
+        "history": history,
+    }
     save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
 

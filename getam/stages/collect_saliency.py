@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from getam.duts import files_by_id
 from getam.errors import InputError, listed
 from getam.files import read_gray, write_gray
 from getam.index import IndexRow, read_index, shard_of
@@ -71,12 +72,7 @@ def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set saliency.folder to that of your saliency maps")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            if path.stem in files:
-                raise InputError(f"{files[path.stem]} and {path.name} have one name; remove one of them")
-            files[path.stem] = path
+    files = files_by_id(folder, SUFFIXES)
     if not ids or all(id in files for id in ids):
         return {id: files[id] for id in ids}
     namings = sorted(

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from getam.evaluation import PROTOCOLS, ConfusionMatrix, supervision_of
+from getam.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve, supervision_of
 from getam.files import read_array, read_labels, write_json
 from getam.index import read_index, read_label_source
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.shards import rows_of, shard_folders
 
-THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Thresholds of the curve: a pixel is the strongest class where its normalized map is above, else background."""
+THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(100))
+"""Thresholds of the maps' curve."""
 
 
 class Arguments(MachineArguments):
@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     count = len(index.classes) + 1
     labels = ConfusionMatrix(count)
-    curve = {threshold: ConfusionMatrix(count) for threshold in THRESHOLDS}
+    curve = ThresholdCurve(count, THRESHOLDS)
     rows = [
         (row, labels_folder, maps_folder)
         for labels_folder, maps_folder in zip(
@@ -56,11 +56,9 @@ def run(arguments: Arguments) -> None:
         maps = read_array(maps_folder / f"{row.id}.npy").astype(np.float32)
         values = np.array([0, *(c + 1 for c in index.class_indices(row))], np.uint8)
         maps = np.concatenate([np.zeros((1, *truth.shape), np.float32), maps])
-        strongest, highest = values[maps.argmax(0)], maps.max(0)
-        for threshold, matrix in curve.items():
-            matrix.add(truth, np.where(highest > threshold, strongest, 0).astype(np.uint8))
+        curve.add(truth, values[maps.argmax(0)], maps.max(0))
     names = ("background", *index.classes)
-    points = [{"threshold": t, "miou": matrix.scores(names)["miou"]} for t, matrix in curve.items()]
+    points = curve.points()
     known = [point for point in points if point["miou"] is not None]
     result: dict[str, Any] = {
         "split": "train",
@@ -71,6 +69,6 @@ def run(arguments: Arguments) -> None:
         "coverage": 1 - unknown / pixels if pixels else None,
         "protocols": {protocol: labels.scores(names, protocol) for protocol in PROTOCOLS},
         "threshold_curve": points,
-        "best_threshold": max(known, key=lambda point: point["miou"]) if known else None,
+        "best_threshold": max(known, key=lambda point: point["miou"] or 0) if known else None,
     }
     write_json(arguments.out, result)

@@ -28,6 +28,7 @@ from getam.images import (
 )
 from getam.index import Index, IndexRow, read_index, read_label_source, read_photograph
 from getam.machine import TrainingArguments
+from getam.pretrained import initialization_of
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
 from getam.training import STATE, decay_groups, fit, training_key
@@ -85,7 +86,11 @@ def run(arguments: Arguments) -> None:
         return
     scores = _score(model, index, settings, device, arguments.threads)
     metrics = {**scores, "image_labels": read_label_source(arguments.index)}
-    save_model(arguments.out, model, describe_classifier(settings, classes) | {"history": history})
+    save_model(
+        arguments.out,
+        model,
+        describe_classifier(settings, classes) | {"initialization": initialization_of(model), "history": history},
+    )
     write_json(arguments.out / "metrics.json", metrics)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])

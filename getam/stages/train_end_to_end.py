@@ -22,6 +22,7 @@ from getam.labels import WITHOUT_SALIENCY
 from getam.machine import TrainingArguments
 from getam.pictures import training_picture
 from getam.prediction import validation_miou
+from getam.pretrained import initialization_of
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
 from getam.training import BEST, STATE, Watch, decay_groups, fit, training_key
@@ -58,7 +59,7 @@ def run(arguments: Arguments) -> None:
         return image, {"saliency": (saliency > 255 * settings.completion.saliency_threshold).astype(np.uint8)}
 
     seen: list[Seen] = []
-    description = describe_end_to_end(settings, index.classes)
+    description = describe_end_to_end(settings, index.classes) | {"initialization": initialization_of(network)}
 
     def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         made = training_step(model, batch, epoch, settings)

@@ -18,6 +18,7 @@ from getam.files import fingerprint, read_image, write_json
 from getam.images import BATCH_PIXELS, ResizeFlip, TrainingImages, planned_batches, whole_images
 from getam.index import evenly_spaced
 from getam.machine import TrainingArguments
+from getam.pretrained import initialization_of
 from getam.saliency import (
     SaliencyNetwork,
     build_saliency,
@@ -83,7 +84,11 @@ def run(arguments: Arguments) -> None:
     if not is_main():
         return
     metrics = _score(model, held_out, settings, device, arguments.threads)
-    save_model(arguments.out, model, describe_saliency(settings) | {"history": history})
+    save_model(
+        arguments.out,
+        model,
+        describe_saliency(settings) | {"initialization": initialization_of(model), "history": history},
+    )
     write_json(arguments.out / "metrics.json", metrics)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     logger.info(

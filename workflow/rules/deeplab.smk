@@ -54,12 +54,51 @@ rule predict_deeplab:
     params:
         flags=section(SETTINGS.deeplab_prediction),
         model=subpath(input.weights, parent=True),
+        split="val",
     message:
-        f"predict_deeplab: val, {sizes_of(SETTINGS.deeplab_prediction)}, flip {SETTINGS.deeplab_prediction.flip},"
+        f"predict_deeplab: {{params.split}}, {sizes_of(SETTINGS.deeplab_prediction)}, flip {SETTINGS.deeplab_prediction.flip},"
         f" {SETTINGS.deeplab_prediction.crf.iterations} CRF iterations"
     shell:
-        "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split val --out {output:q}"
+        "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split {params.split} --out {output:q}"
         " {params.flags:q} --threads {threads} --log {log:q}"
+
+
+# The photographs of the test split, which have no ground truth.
+use rule predict_deeplab as predict_deeplab_test with:
+    output:
+        directory(f"{RESULTS}/deeplab/predictions_test"),
+    log:
+        f"{RESULTS}/logs/predict_deeplab_test.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_deeplab_test.tsv"
+    params:
+        flags=section(SETTINGS.deeplab_prediction),
+        model=subpath(input.weights, parent=True),
+        split="test",
+
+
+rule voc_submission:
+    input:
+        index=f"{RESULTS}/index.csv",
+        classes=f"{RESULTS}/classes.txt",
+        predictions=f"{RESULTS}/deeplab/predictions_test",
+    output:
+        directory(f"{RESULTS}/voc_submission"),
+    log:
+        f"{RESULTS}/logs/voc_submission.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/voc_submission.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    message:
+        "voc_submission: {output}/results.tgz"
+    shell:
+        "getam voc-submission --index {input.index:q} --predictions {input.predictions:q} --split test"
+        " --out {output:q} --threads {threads} --log {log:q}"
 
 
 rule evaluate_deeplab:

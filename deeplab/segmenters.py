@@ -1,0 +1,95 @@
+"""Segmentation networks of segmentation-models-pytorch by name, in the place of DeepLabv2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch.nn.functional as F
+from torch import Tensor
+
+from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
+from getam.errors import InputError
+from getam.pretrained import encoder_weights, load_encoder
+
+ARCHITECTURES = ("deeplabv3plus", "upernet", "segformer")
+
+MULTIPLE = 32
+"""Sides that every encoder takes; images are padded to it on the right and at the bottom."""
+
+
+class LibrarySegmenter(MultiScaleNetwork):
+    """A network of segmentation-models-pytorch with any of its encoders: images to logits at the images' resolution.
+
+    `architecture` is one of `ARCHITECTURES`; `num_classes` counts the background; `output_stride` (8 or 16) is
+    deeplabv3plus's alone; for the rest see deeplab.model.DeepLabV2.
+
+    Raises InputError for an architecture or an encoder that is not offered, an encoder that the architecture does not
+    take, weights that cannot be had or do not fit; and in training, for a batch of one image where the architecture
+    normalizes pooled features over the batch (deeplabv3plus, upernet).
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        encoder: str,
+        num_classes: int,
+        output_stride: int = 16,
+        scales: Sequence[float] = (),
+        frozen_batch_norm: bool = False,
+        pretrained: bool | str = False,
+        segmentation_pretrained: bool = False,
+    ) -> None:
+        network = _create(architecture, encoder, num_classes, output_stride)
+        known = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {})
+        source = known.get("imagenet")
+        weights = encoder_weights(encoder, pretrained, source=source, segmentation=segmentation_pretrained)
+        if weights is not None:
+            load_encoder(network.encoder.model if encoder.startswith("tu-") else network.encoder, weights)
+        super().__init__(network.encoder, scales=scales, frozen_batch_norm=frozen_batch_norm)
+        self.decoder: Any = network.decoder
+        self.head: Any = network.segmentation_head
+        self.pools = architecture in ("deeplabv3plus", "upernet")
+        self.train()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) of any size -> (B, num_classes, H, W)."""
+        if self.pools and self.training and len(images) == 1:
+            raise InputError(
+                "batch_size: this architecture's pooling needs two images or more in each part of a batch; raise "
+                "batch_size, or set accumulation to 1"
+            )
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        logits = self.head(self.decoder(self.encoder(padded)))
+        return logits[..., :height, :width]
+
+    def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups: encoder at 1x the learning rate, the rest at 10x; norms and biases without weight decay."""
+        groups = []
+        modules = {"encoder": (self.encoder, 1.0), "decoder": (self.decoder, 10.0), "head": (self.head, 10.0)}
+        for name, (module, factor) in modules.items():
+            weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+            rest = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+            groups += [(f"{name}_weight", weights, factor, weight_decay), (f"{name}_rest", rest, factor, 0.0)]
+        return optimizer_groups(groups, learning_rate=learning_rate)
+
+
+def _create(architecture: str, encoder: str, num_classes: int, output_stride: int) -> Any:
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture: {architecture!r} is not offered; use deeplabv2, {', '.join(ARCHITECTURES)}")
+    names = smp.encoders.get_encoder_names()
+    if encoder not in names and not encoder.startswith("tu-"):
+        near = difflib.get_close_matches(encoder, names, n=3) or ["resnet101", "mit_b2"]
+        raise InputError(f"encoder: {encoder!r} is none of segmentation-models-pytorch; near: {', '.join(near)}")
+    options = {"encoder_output_stride": output_stride} if architecture == "deeplabv3plus" else {}
+    try:
+        return smp.create_model(
+            architecture, encoder_name=encoder, encoder_weights=None, in_channels=3, classes=num_classes, **options
+        )
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"encoder: {architecture} does not take {encoder} ({reason}); choose another") from None

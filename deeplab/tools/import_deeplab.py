@@ -1,0 +1,50 @@
+"""Makes a DeepLabv2 of a checkpoint of kazuto1011/deeplab-pytorch (DeepLabV2_ResNet101_MSC)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from deeplab.model import build_deeplab, describe_deeplab, import_reference_state
+from getam.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.errors import InputError
+from getam.machine import MachineArguments
+from getam.pretrained import read_state
+from getam.settings import BASE_CONFIG, POSITIONAL, merge, read_yaml, validate_config
+from getam.voc import VOC_CLASSES, read_classes
+
+RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
+REFERENCE = {"pretrained": False, "bottleneck_stride": "1x1", "normalization": "caffe"}
+BIAS = "aspp.branches.0.bias"
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write model.safetensors and model.json for predict-deeplab."""
+
+    file: Path = Field(description="the .pth file", json_schema_extra=POSITIONAL)
+    classes: Path | None = Field(default=None, description="classes.txt: a name a line [VOC's 20 classes]")
+    supervision: str = Field(default="F", description="what it was trained on, as scores state it [F: pixel labels]")
+    out: Path = Field(description="folder for the model")
+
+
+def run(arguments: Arguments) -> None:
+    arguments.prepare()
+    state = import_reference_state(read_state(arguments.file))
+    classes = read_classes(arguments.classes) if arguments.classes is not None else VOC_CLASSES
+    if BIAS not in state or len(state[BIAS]) != len(classes) + 1:
+        has = len(state[BIAS]) - 1 if BIAS in state else "no"
+        raise InputError(f"{arguments.file}: has {has} classes, --classes names {len(classes)}; name its own")
+    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
+    recipe["deeplab"] |= REFERENCE
+    settings = validate_config(recipe, source=str(RECIPE)).deeplab
+    model = build_deeplab(settings, num_classes=len(classes) + 1)
+    load_exactly(model, state, source=arguments.file)
+    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
+    facts = {"source": {"file": arguments.file.name, "sha256": digest}, "supervision": arguments.supervision}
+    save_model(arguments.out, model, describe_deeplab(settings, classes) | facts)
+    logger.info("import_deeplab: %d classes -> %s", len(classes), arguments.out / DESCRIPTION)

@@ -1,0 +1,44 @@
+"""Packs the predictions of a split for VOC's evaluation server, and checks the archive."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.errors import InputError
+from getam.files import atomic_folder, read_labels, write_labels
+from getam.images import require_rows
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.shards import MANIFEST, check_classes, read_manifest
+from getam.voc_submission import ARCHIVE, FOLDER, check_submission, pack_submission
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write results/VOC2012/Segmentation/comp6_test_cls/<id>.png and results.tgz, checked."""
+
+    index: Path = Field(description="index.csv")
+    predictions: Path = Field(description="folder of predictions <id>.png with manifest.json")
+    split: str = Field(default="test", description="split that was predicted [test]")
+    out: Path = Field(description="folder for the files and the archive")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    rows = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)
+    manifest = read_manifest(arguments.predictions)
+    check_classes(manifest.get("classes", []), index, source=arguments.predictions / MANIFEST)
+    ids = [row.id for row in rows]
+    if list(manifest["ids"]) != ids:
+        raise InputError(f"{arguments.predictions}: holds other images than the split {arguments.split!r}; predict it")
+    with atomic_folder(arguments.out) as folder:
+        for id in ids:
+            # Written anew: in VOC's palette, whatever the predictions have.
+            write_labels(folder / FOLDER / f"{id}.png", read_labels(arguments.predictions / f"{id}.png"))
+        pack_submission(folder, folder / ARCHIVE, ids)
+        check_submission(folder / ARCHIVE, rows, num_classes=len(index.classes))
+    logger.info("voc_submission: %d images -> %s", len(ids), arguments.out / ARCHIVE)

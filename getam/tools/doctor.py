@@ -1,0 +1,138 @@
+"""Says what this machine has, and what of a configuration's data and weights is there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from pydantic import Field
+
+from getam.duts import find_pairs
+from getam.errors import InputError
+from getam.machine import MachineArguments
+from getam.sbd import is_sbd, sbd_masks
+from getam.settings import BASE_CONFIG, Config, PretrainedSettings, merge, read_yaml, validate_config
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "segmentation-models-pytorch",
+    "numpy",
+    "pillow",
+    "pydensecrf2",
+    "pycocotools",
+)
+OPTIONAL = {
+    "snakemake": "the workflow: pip install 'getam[workflow]'",
+    "snakemake-executor-plugin-slurm": "jobs on Slurm: pip install 'getam[workflow]'",
+}
+PROGRAMS = {"nvidia-smi": "an NVIDIA driver", "sbatch": "Slurm", "conda": "environments of the rules (--sdm conda)"}
+
+Finding = tuple[str, str]
+
+
+class Arguments(MachineArguments):
+    """Print versions, devices, the data sets that are found with their counts, and what is missing."""
+
+    configs: tuple[Path, ...] = Field(default=(), description="overlays as a JSON list, in their order [config.yaml]")
+
+
+def run(arguments: Arguments) -> None:
+    values = read_yaml(BASE_CONFIG)
+    for overlay in arguments.configs:
+        values = merge(values, read_yaml(overlay))
+    config = validate_config(values, source=", ".join(map(str, arguments.configs)) or str(BASE_CONFIG))
+    sections = {
+        "Versions": _versions(),
+        "Machine": _machine(),
+        f"Data of the run {config.run}": _data(config),
+        f"Pretrained weights of the run {config.run}": _weights(config),
+    }
+    for title, findings in sections.items():
+        print(f"{title}\n" + "\n".join(f"  {what:<34} {found}" for what, found in findings) + "\n")
+
+
+def _versions() -> Iterator[Finding]:
+    yield "python", platform.python_version()
+    for package in ("getam", *PACKAGES, *OPTIONAL):
+        try:
+            yield package, importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            yield package, f"missing ({OPTIONAL.get(package, 'make venv')})"
+
+
+def _machine() -> Iterator[Finding]:
+    yield "CPU cores", str(len(os.sched_getaffinity(0)))
+    yield "memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    yield "free on this disk", f"{shutil.disk_usage('.').free / 2**30:.0f} GiB"
+    if not torch.cuda.is_available():
+        yield "CUDA devices", "none: networks run on the CPU"
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        yield f"CUDA device {number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
+    for program, what in PROGRAMS.items():
+        yield program, shutil.which(program) or f"not found ({what})"
+
+
+def _data(config: Config) -> Iterator[Finding]:
+    data = config.data
+    yield "data.root", f"{data.root}, {data.format}" if data.root.is_dir() else f"{data.root}: missing"
+    if data.format == "coco":
+        for split in ("train", "val"):
+            yield f"{split}2014", _files(data.root / f"{split}2014", "*.jpg")
+            yield f"instances_{split}2014.json", _there(data.root / "annotations" / f"instances_{split}2014.json")
+    else:
+        yield "JPEGImages", _files(data.root / "JPEGImages", "*")
+        yield "SegmentationClass", _files(data.root / "SegmentationClass", "*.png")
+        for split in ("train", "val", "test"):
+            path = data.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+            count = len(path.read_text(encoding="utf-8").split()) if path.is_file() else None
+            yield f"{split}.txt", "missing" if count is None else f"{count} ids"
+    if data.augmented:
+        folder = Path(data.augmented)
+        found = f"{len(sbd_masks(folder))} masks of SBD" if is_sbd(folder) else _files(folder, "*.png")
+        yield "data.augmented", f"{folder}: {found}"
+    if config.saliency.source == "folder":
+        yield "saliency.folder", f"{config.saliency.folder}: {_files(Path(config.saliency.folder), '*')}"
+    if config.saliency.source == "train":
+        for key in ("saliency_train", "saliency_val"):
+            folder = getattr(data, key)
+            try:
+                yield f"data.{key}", f"{folder}: {len(find_pairs(folder))} pairs"
+            except InputError as error:
+                yield f"data.{key}", str(error)
+
+
+def _files(folder: Path, pattern: str) -> str:
+    return f"{sum(1 for _ in folder.glob(pattern))} files" if folder.is_dir() else "missing"
+
+
+def _there(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.0f} MiB" if path.is_file() else "missing"
+
+
+def _weights(config: Config) -> Iterator[Finding]:
+    for name in ("classifier", "saliency", "deeplab", "end_to_end"):
+        settings: PretrainedSettings = getattr(config, name)
+        network = str(getattr(settings, "backbone", None) or getattr(settings, "encoder", None))
+        if settings.pretrained is True:
+            yield name, f"{network}: {_cached(network)}"
+        elif settings.pretrained:
+            yield name, f"{network}: {settings.pretrained}, {_there(Path(str(settings.pretrained)))}"
+        else:
+            yield name, f"{network}: from scratch"
+
+
+def _cached(network: str) -> str:
+    known = timm.get_pretrained_cfg(network, allow_unregistered=False)
+    repository = known.hf_hub_id if known else f"smp-hub/{network}.imagenet"
+    path = try_to_load_from_cache(repository, "model.safetensors") if repository else None
+    return "in the cache" if isinstance(path, str) else f"fetched at run time from huggingface.co/{repository}"

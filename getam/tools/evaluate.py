@@ -1,0 +1,79 @@
+"""Scores a folder of predictions beside a folder of ground truth, wherever they come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from getam.errors import InputError, listed
+from getam.evaluation import PROTOCOLS, ConfusionMatrix
+from getam.files import read_labels, write_json
+from getam.machine import MachineArguments
+from getam.progress import progress
+from getam.voc import VOC_CLASSES, read_classes, read_ids
+
+MEASURES = ("iou", "precision", "recall")
+
+
+class Arguments(MachineArguments):
+    """Print and write IoU, precision and recall of each class, mIoU under each protocol for 255, and pixel accuracy."""
+
+    truth: Path = Field(description="folder of ground truth <id>.png; 255 is ignored")
+    predictions: Path = Field(description="folder of predictions <id>.png; 255 is unknown")
+    classes: Path | None = Field(
+        default=None, description="classes.txt: a name a line, without background [VOC's 20 classes]"
+    )
+    ids: Path | None = Field(default=None, description="list of the ids to score [every .png of the ground truth]")
+    out: Path | None = Field(default=None, description="JSON file for the scores [none]")
+
+
+def run(arguments: Arguments) -> None:
+    classes = read_classes(arguments.classes) if arguments.classes is not None else VOC_CLASSES
+    for folder in (arguments.truth, arguments.predictions):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name one of label PNGs")
+    ids = read_ids(arguments.ids) if arguments.ids else sorted(path.stem for path in arguments.truth.glob("*.png"))
+    if not ids:
+        raise InputError(f"{arguments.truth}: no .png in it; name the folder of the ground truth")
+    files = [(arguments.truth / f"{id}.png", arguments.predictions / f"{id}.png") for id in ids]
+    if missing := [f"{path}: no such file" for pair in files for path in pair if not path.is_file()]:
+        raise InputError(f"{listed(missing)}; name the ids that both folders hold by --ids")
+    matrix = ConfusionMatrix(len(classes) + 1)
+    for truth, prediction in progress(files, total=len(files), unit="image", what="evaluate"):
+        try:
+            matrix.add(read_labels(truth), read_labels(prediction))
+        except InputError as error:
+            raise InputError(f"{prediction} beside {truth}: {error}") from None
+    names = ("background", *classes)
+    scores = {
+        "images": len(files),
+        "protocols": {protocol: matrix.scores(names, protocol) for protocol in PROTOCOLS},
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "unknown_share": matrix.unknown_share(),
+        "confusion": matrix.counts.tolist(),
+    }
+    if arguments.out is not None:
+        write_json(arguments.out, scores)
+    print(_table(scores, names))
+
+
+def _table(scores: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Rows of classes under the protocol `excluded`, then the mIoU under each."""
+    # As JSON: a name of the data may hold what moves a terminal's cursor.
+    shown = [json.dumps(name)[1:-1] for name in names]
+    width = max(20, *map(len, shown))
+    lines = [f"{'':<{width}}" + "".join(f"{measure:>11}" for measure in MEASURES)]
+    excluded = scores["protocols"]["excluded"]
+    for name, text in zip(names, shown, strict=True):
+        lines.append(f"{text:<{width}}" + "".join(_number(excluded[measure][name]) for measure in MEASURES))
+    totals = {f"mIoU, 255 {protocol}": scores["protocols"][protocol]["miou"] for protocol in PROTOCOLS}
+    totals |= {"pixel accuracy": scores["pixel_accuracy"], "unknown share": scores["unknown_share"]}
+    lines += ["", *(f"{name:<{width}}{_number(value)}" for name, value in totals.items())]
+    return "\n".join([*lines, f"{scores['images']} images"])
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else format(value, '.4f'):>11}"

@@ -1,0 +1,40 @@
+"""Makes a saliency network of the authors' checkpoint (fupiao1998/TrasformerSOD, Swin-B)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.machine import MachineArguments
+from getam.pretrained import read_state
+from getam.saliency import build_saliency, describe_saliency, import_reference_state
+from getam.settings import BASE_CONFIG, POSITIONAL, SaliencySettings, merge, only, read_yaml, validate_config
+
+RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write model.safetensors and model.json for predict-saliency."""
+
+    file: Path = Field(description="the authors' .pth file", json_schema_extra=POSITIONAL)
+    out: Path = Field(description="folder for the model")
+
+
+def run(arguments: Arguments) -> None:
+    arguments.prepare()
+    state = import_reference_state(read_state(arguments.file))
+    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
+    recipe["saliency"] |= {"pretrained": False}
+    settings = only(SaliencySettings, validate_config(recipe, source=str(RECIPE)).saliency)
+    model = build_saliency(settings)
+    load_exactly(model, state, source=arguments.file)
+    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
+    facts = {"source": {"file": arguments.file.name, "sha256": digest}}
+    save_model(arguments.out, model, describe_saliency(settings) | facts)
+    logger.info("import_saliency: %d tensors -> %s", len(state), arguments.out / DESCRIPTION)
