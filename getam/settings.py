@@ -632,7 +632,9 @@ def flags(settings: BaseModel) -> list[str]:
         value: Any = settings
         for name in path:
             value = getattr(value, name)
-        words += [flag_name(path), value if isinstance(value, str) else _as_text(value)]
+        text = value if isinstance(value, str) else _as_text(value)
+        # One word: Snakemake's quoting drops empty ones.
+        words += [flag_name(path), text] if text else [f"{flag_name(path)}="]
     return words
 
 

@@ -34,7 +34,7 @@ from getam.images import normalize_rgb
 from getam.index import Index, IndexRow, read_index, write_index
 from getam.machine import TrainingArguments
 from getam.saliency import load_saliency
-from getam.settings import Config, EndToEndSettings, flags
+from getam.settings import Config, EndToEndSettings, SaliencySettings, flags, only
 from getam.shards import new_shard
 from getam.training import STATE, STATE_FILE
 
@@ -213,10 +213,18 @@ TRAININGS: dict[str, tuple[Any, Callable[[Path], dict[str, Path | int]], Callabl
 }
 
 
+def settings_of(section: str, config: Config) -> BaseModel:
+    """What a training takes of its section."""
+    return only(SaliencySettings, config.saliency) if section == "saliency" else getattr(config, section)
+
+
 def train(section: str, config: Config, data: Path, out: Path, **watched: int) -> None:
     module, paths, _ = TRAININGS[section]
-    values: BaseModel = getattr(config, section)
-    module.run(module.Arguments(**values.model_dump(), **paths(data), out=out, threads=1, device="cpu", **watched))
+    module.run(
+        module.Arguments(
+            **settings_of(section, config).model_dump(), **paths(data), out=out, threads=1, device="cpu", **watched
+        )
+    )
 
 
 @pytest.mark.parametrize("section", TRAININGS)
@@ -232,8 +240,8 @@ def test_training_reads_no_ground_truth_and_leaves_a_model(section: str, config:
     )
     description = read_json(out / "model.json")
     assert description["kind"] == section
-    assert description["settings"] == getattr(config, section).model_dump(mode="json")
-    assert len(description["history"]) == getattr(config, section).epochs
+    assert description["settings"] == settings_of(section, config).model_dump(mode="json")
+    assert len(description["history"]) == settings_of(section, config).epochs
     TRAININGS[section][2](out)
     if section == "classifier":
         assert read_json(out / "metrics.json")["images"] == 4
@@ -256,7 +264,7 @@ def command_of(section: str, config: Config, data: Path, out: Path) -> list[str]
     """The words that run a training in a process of its own."""
     module, paths, _ = TRAININGS[section]
     package, _, stage = module.__name__.partition(".stages.")
-    words = flags(getattr(config, section))
+    words = flags(settings_of(section, config))
     for name, value in paths(data).items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     words += ["--out", str(out), "--threads", "1", "--device", "cpu"]

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall
 
 from getam.errors import InputError
 from getam.evaluation import (
     PROTOCOLS,
     ConfusionMatrix,
     EvaluationArguments,
+    ThresholdCurve,
     average_precision,
     evaluate_predictions,
+    mean_of_known,
     write_scores,
 )
-from getam.files import read_json, write_labels
+from getam.files import read_json, write_json, write_labels
 from getam.index import Index, IndexRow, write_index
 from getam.settings import CrfSettings, PredictionSettings
 from getam.shards import new_shard
@@ -52,7 +54,10 @@ def test_four_pixels_with_unknown_in_both(protocol: str, background: float, dog:
     matrix = matrix_of([[0, 1], [1, 255]], [[0, 1], [255, 1]], num_classes=2)
     assert matrix.counts.tolist() == [[1, 0, 0], [0, 1, 1]]
     scores = matrix.scores(("background", "dog"), protocol)
-    assert scores == {"miou": (background + dog) / 2, "iou": {"background": background, "dog": dog}}
+    assert scores["miou"] == (background + dog) / 2
+    assert scores["iou"] == {"background": background, "dog": dog}
+    assert scores["precision"] == {"background": background, "dog": 1}
+    assert scores["recall"] == {"background": 1, "dog": dog}
     assert matrix.pixel_accuracy() == 2 / 3
     assert matrix.unknown_share() == 1 / 3
 
@@ -66,17 +71,45 @@ def test_iou_of_a_confusion_by_hand() -> None:
 def test_equals_torchmetrics() -> None:
     rng = np.random.default_rng(0)
     matrix = ConfusionMatrix(5)
-    metric = MulticlassJaccardIndex(5, average="none", ignore_index=255, validate_args=False)
+    options = {"average": "none", "ignore_index": 255, "validate_args": False}
+    metrics = [Metric(5, **options) for Metric in (MulticlassJaccardIndex, MulticlassPrecision, MulticlassRecall)]
     for height, width in ((20, 31), (17, 8)):
         truth = rng.integers(0, 6, (height, width)).astype(np.uint8)
         truth[truth == 5] = 255
         prediction = np.where(rng.random(truth.shape) < 0.5, truth % 5, rng.integers(0, 5, truth.shape))
         matrix.add(truth, prediction.astype(np.uint8))
-        metric.update(torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)))
-    expected = metric.compute().numpy()
-    assert 0 < expected.min() < expected.max() < 1
-    for protocol in PROTOCOLS:  # without a predicted 255 they agree
-        np.testing.assert_allclose(matrix.iou(protocol), expected, rtol=1e-6)
+        for metric in metrics:
+            metric.update(torch.from_numpy(prediction.astype(np.int64)), torch.from_numpy(truth.astype(np.int64)))
+    for name, metric in zip(("iou", "precision", "recall"), metrics, strict=True):
+        expected = metric.compute().numpy()
+        assert 0 < expected.min() < expected.max() < 1
+        for protocol in PROTOCOLS:  # without a predicted 255 they agree
+            np.testing.assert_allclose(getattr(matrix, name)(protocol), expected, rtol=1e-6)
+
+
+def test_the_threshold_curve_is_a_confusion_matrix_a_threshold() -> None:
+    rng = np.random.default_rng(0)
+    thresholds = tuple(round(0.01 * step, 2) for step in range(100))
+    curve = ThresholdCurve(4, thresholds)
+    images = []
+    for height, width in ((20, 31), (17, 8)):
+        truth = rng.integers(0, 5, (height, width)).astype(np.uint8)
+        truth[truth == 4] = 255
+        strongest = rng.integers(0, 4, truth.shape).astype(np.uint8)
+        # Whole hundredths too, which are not above their own threshold.
+        highest = np.where(
+            rng.random(truth.shape) < 0.5, rng.integers(0, 101, truth.shape) / 100, rng.random(truth.shape)
+        )
+        images.append((truth, strongest, highest.astype(np.float32)))
+        curve.add(*images[-1])
+    points = curve.points()
+    assert [point["threshold"] for point in points] == list(thresholds)
+    for point in points:
+        matrix = ConfusionMatrix(4)
+        for truth, strongest, highest in images:
+            matrix.add(truth, np.where(highest > point["threshold"], strongest, 0).astype(np.uint8))
+        means = [mean_of_known(values) for values in (matrix.iou(), matrix.precision(), matrix.recall())]
+        assert [point["miou"], point["precision"], point["recall"]] == means
 
 
 def test_counts_beyond_32_bits() -> None:
@@ -96,13 +129,20 @@ def test_class_in_neither_is_none_and_left_out_of_the_mean() -> None:
     matrix.add(np.array([[2]], np.uint8), np.array([[255]], np.uint8))
     names = ("background", "a", "b", "c")
     # "b" is in the truth, but its only pixel is predicted unknown: without that pixel it is in neither.
-    assert matrix.scores(names) == {"miou": 0.25, "iou": {"background": 0.5, "a": 0.0, "b": None, "c": None}}
+    scores = matrix.scores(names)
+    assert scores["miou"] == 0.25
+    assert scores["iou"] == {"background": 0.5, "a": 0.0, "b": None, "c": None}
+    assert scores["precision"] == {"background": 0.5, "a": None, "b": None, "c": None}
+    assert scores["recall"] == {"background": 1.0, "a": 0.0, "b": None, "c": None}
     assert matrix.scores(names, "wrong")["iou"] == {"background": 0.5, "a": 0.0, "b": 0.0, "c": None}
 
 
 def test_nothing_to_score_is_none_throughout() -> None:
     matrix = matrix_of([[255, 255]], [[0, 1]], num_classes=2)
-    assert matrix.scores(("background", "a")) == {"miou": None, "iou": {"background": None, "a": None}}
+    unknown = {"background": None, "a": None}
+    assert matrix.scores(("background", "a")) == {
+        "miou": None, "iou": unknown, "precision": unknown, "recall": unknown
+    }  # fmt: skip
     assert matrix.pixel_accuracy() is None
     assert matrix.unknown_share() is None
 
@@ -185,11 +225,21 @@ def test_evaluate_predictions(tmp_path: Path) -> None:
         "images": 2,
         "miou": 0.5,
         "iou": {"background": 0.5, "dog": 0.5},
+        "precision": {"background": 0.5, "dog": 1.0},
+        "recall": {"background": 1.0, "dog": 0.5},
         "pixel_accuracy": 4 / 6,
         "confusion": [[2, 0], [2, 2]],
-        "protocol": {"scales": [1.0, 0.5], "squares": [], "flip": True, "crf": True, "supervision": "I+S"},
+        "protocol": {
+            "scales": [1.0, 0.5],
+            "squares": [],
+            "flip": True,
+            "crf": True,
+            "supervision": "I+S",
+            "image_labels": "file",
+        },
     }
-    assert evaluate_predictions(index, tmp_path / "predictions", split="val") == expected
+    write_json(tmp_path / "index.json", {"labels": "file"})
+    assert evaluate_predictions(index, tmp_path / "predictions", split="val", image_labels="file") == expected
     arguments = EvaluationArguments(
         index=tmp_path / "index.csv",
         predictions=tmp_path / "predictions",

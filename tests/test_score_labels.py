@@ -157,8 +157,7 @@ def test_threshold_curve_by_hand(tmp_path: Path) -> None:
     result = scores(tmp_path)
     curve = {point["threshold"]: point["miou"] for point in result["threshold_curve"]}
     assert tuple(curve) == THRESHOLDS
-    assert THRESHOLDS[0] == 0.05
-    assert THRESHOLDS[-1] == 0.95
+    assert (THRESHOLDS[0], THRESHOLDS[-1], len(THRESHOLDS)) == (0, 0.99, 100)
     # Truth 0 1 1 | 2 1 0 0; strongest a a a | b b a (a), highest 0.1 0.9 0.5 | 0.6 0.4 0.2 0.
     assert curve[0.05] == pytest.approx((1 / 3 + 2 / 5 + 1 / 2) / 3)  # 1 1 1 | 2 2 1 0
     assert curve[0.25] == pytest.approx((3 / 3 + 2 / 3 + 1 / 2) / 3)  # 0 1 1 | 2 2 0 0
@@ -185,7 +184,8 @@ def test_without_masks_the_scores_are_null_and_coverage_stays(tmp_path: Path) ->
     assert result["images"] == 0
     assert result["unknown_share"] == 3 / 8
     assert result["coverage"] == 5 / 8
-    nothing = {"miou": None, "iou": {"background": None, "a": None, "b": None}}
+    unknown = {"background": None, "a": None, "b": None}
+    nothing = {"miou": None, "iou": unknown, "precision": unknown, "recall": unknown}
     assert result["protocols"] == {"excluded": nothing, "background": nothing, "wrong": nothing}
     assert {point["miou"] for point in result["threshold_curve"]} == {None}
     assert result["best_threshold"] is None

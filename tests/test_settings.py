@@ -394,3 +394,69 @@ def test_sections_share_the_strictness_of_their_base() -> None:
     assert ClassifierSettings in seen
     assert all(issubclass(model, Section) for model in seen)
     assert all(model.__doc__ and "__doc__" in vars(model) for model in seen)
+
+
+def differing(a: Any, b: Any, path: str = "") -> set[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {
+            key for name in {*a, *b} for key in differing(a.get(name), b.get(name), f"{path}.{name}" if path else name)
+        }
+    return set() if a == b else {path}
+
+
+def test_the_recipe_of_coco_is_that_of_voc_but_for_what_it_says() -> None:
+    voc, coco = (read_yaml(PROJECT / "configs" / f"{name}.yaml") for name in ("voc12", "coco14"))
+    assert {key for key in differing(voc, coco) if not key.startswith("data.")} == {
+        "run",
+        "classifier.epochs",
+        "completion.alpha",
+        "deeplab.epochs",
+        "end_to_end.epochs",
+        "end_to_end.classifier_epochs",
+        "end_to_end.completion.alpha",
+    }
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_the_recipes_are_at_the_scale_of_the_paper(name: str) -> None:
+    recipe = config(read_yaml(PROJECT / "configs" / f"{name}.yaml"))
+    assert recipe.classifier.backbone == recipe.end_to_end.backbone == "vit_base_r50_s16_384.orig_in21k_ft_in1k"
+    assert recipe.saliency.backbone == "swin_base_patch4_window12_384.ms_in1k"
+    deeplab = recipe.deeplab
+    assert (deeplab.architecture, deeplab.encoder, deeplab.crop.size) == ("deeplabv2", "resnet101", 321)
+    assert (deeplab.scales, deeplab.atrous_rates, deeplab.frozen_batch_norm) == ((0.5, 0.75), (6, 12, 18, 24), True)
+    assert recipe.classifier.backbone_options == recipe.end_to_end.backbone_options == {}
+    assert recipe.saliency.backbone_options == {}
+    for section in ("classifier", "saliency", "deeplab", "end_to_end"):
+        assert getattr(recipe, section).pretrained is True
+        assert getattr(recipe, section).segmentation_pretrained is False
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_every_value_of_a_recipe_names_its_source(name: str) -> None:
+    lines = (PROJECT / "configs" / f"{name}.yaml").read_text().splitlines()
+    values = [
+        line for line in lines if re.match(r" +\w+: *[^ #]", line) and "root:" not in line and "format:" not in line
+    ]
+    assert [line for line in values if " # " not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("true", True), ("false", False), ("weights/vit.pth", "weights/vit.pth")]
+)
+def test_pretrained_is_a_truth_value_or_a_file(text: str, expected: bool | str) -> None:
+    values = read_yaml(BASE)
+    values["deeplab"]["pretrained"] = text
+    assert validate_config(values).deeplab.pretrained == expected
+    assert through_flags(validate_config(values).deeplab).pretrained == expected
+
+
+def test_coco_takes_its_own_labels_alone() -> None:
+    assert "COCO's labels are in its JSON" in refusal({"data": {"format": "coco", "labels": "masks"}})
+
+
+def test_without_saliency_every_key_that_needs_it_is_named() -> None:
+    message = refusal({"saliency": {"source": "none"}})
+    for key in ("completion.method", "end_to_end.completion.method", "end_to_end.saliency_weight: 0"):
+        assert key in message
+    assert "saliency.folder: name the folder" in refusal({"saliency": {"source": "folder"}})

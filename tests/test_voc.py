@@ -379,7 +379,7 @@ def test_a_damage_leaves_an_earlier_index_as_it_was(root: Path, tmp_path: Path) 
         "index_dataset: val: 2 images, 2 with a mask",
     ]
     before = {path: path.read_bytes() for path in out.parent.iterdir()}
-    assert {path.name for path in before} == {"index.csv", "classes.txt"}
+    assert {path.name for path in before} == {"index.csv", "classes.txt", "index.json"}
     assert read_index(out) == index(root)
     append(root / "classes.txt", "cow")
     cut(root / "JPEGImages" / "t1.jpg")

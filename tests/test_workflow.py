@@ -53,7 +53,7 @@ stage, out = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 if stage.startswith("train-"):
     files = [out / name for name in ("model.safetensors", "model.json", "metrics.json")]
 elif out.suffix:
-    beside = {{"index-dataset": ["classes.txt"], "summary": ["summary.md"]}}
+    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md"]}}
     files = [out, *(out.parent / name for name in beside.get(stage, []))]
 else:
     files = [out / "content"]
@@ -162,6 +162,8 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "maps.method": ({"maps": {"method": "cam"}}, AFTER_MAPS),
     "maps.fusion": ({"maps": {"fusion": "product"}}, AFTER_MAPS),
     "refine.iterations": ({"refine": {"iterations": 77}}, AFTER_MAPS - {"dump_maps"}),
+    "data.images": ({"data": {"images": 5}}, {"index_dataset"} | AFTER_INDEX),
+    "saliency.stretch": ({"saliency": {"stretch": True}}, AFTER_SALIENCY),
     "saliency.epochs": ({"saliency": {"epochs": 77}}, {"train_saliency"} | AFTER_SALIENCY),
     "completion.alpha": ({"completion": {"alpha": 0.123}}, AFTER_COMPLETION),
     "completion.method": ({"completion": {"method": "crf"}}, AFTER_COMPLETION),
@@ -250,6 +252,43 @@ def test_a_target_takes_its_own_path(tmp_path: Path) -> None:
     assert workplace.plan("end_to_end") == alone
 
 
+def test_saliency_maps_may_be_brought_along(finished: Workplace) -> None:
+    (finished.folder / "maps").mkdir(exist_ok=True)
+    brought = {"saliency": {"source": "folder", "folder": "maps"}}
+    planned = finished.plan("--configfile", str(finished.overlay(brought)))
+    assert planned == (AFTER_SALIENCY - {"predict_saliency"}) | {"collect_saliency"}
+
+
+WITHOUT = {
+    "saliency": {"source": "none"},
+    "completion": {"method": "crf"},
+    "end_to_end": {"completion": {"method": "rrm"}, "saliency_weight": 0},
+}
+
+
+def test_a_run_without_saliency_has_none(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    overlay = str(workplace.overlay(WITHOUT))
+    assert workplace.plan("--configfile", overlay) == ALL - {"train_saliency", "predict_saliency"}
+    commands = _stage_commands(workplace.snakemake("-n", "-p", "--configfile", overlay).stdout)
+    assert "--saliency" not in commands["train_end_to_end"]
+
+
+def test_predictions_of_the_test_split_are_packed(finished: Workplace) -> None:
+    assert finished.plan("voc_submission") == {"predict_deeplab_test", "voc_submission"}
+    words = finished.snakemake("-n", "-p", "voc_submission").stdout
+    assert "predict-deeplab --index results/demo/index.csv --model results/demo/deeplab --split test" in words
+
+
+def test_masks_are_an_output_where_they_are_converted(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    _bring_data(workplace.folder, names=["annotations/instances_train2014.json", "annotations/instances_val2014.json"])
+    coco = {"data": {"format": "coco", "root": "mine"}}
+    output = workplace.snakemake("-n", "-p", "index_dataset", "--configfile", str(workplace.overlay(coco))).stdout
+    assert "results/demo/masks" in output
+    assert "results/demo/masks" not in workplace.snakemake("-n", "-p", "index_dataset").stdout
+
+
 def _bring_data(folder: Path, *, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -278,6 +317,12 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"completion": {"alhpa": 0.9}}, "completion.alhpa: unknown key; did you mean alpha?"),
     "wrong type": ({"deeplab": {"epochs": "many"}}, "deeplab.epochs: "),
     "missing folder": ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
+    "no folder of SBD": ({"data": {"augmented": "nowhere"}}, "data.augmented: nowhere: no such folder"),
+    "no folder of saliency maps": (
+        {"saliency": {"source": "folder", "folder": "nowhere"}},
+        "saliency.folder: nowhere: no such folder",
+    ),
+    "completion without saliency": ({"saliency": {"source": "none"}}, "without saliency there is no completion; set"),
     "missing list": (
         {"data": {"root": "mine", "labels": "file"}},
         "data.root: mine/image_labels.txt: no such file",
