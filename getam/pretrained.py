@@ -61,7 +61,10 @@ def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> We
         InputError: there are none, they cannot be fetched or read, or they know pixel labels.
     """
     if pretrained is True:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        try:
+            config = timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            raise InputError(f"pretrained: {error}; choose another tag of {name}, or name a file") from None
         if config is None or not config.hf_hub_id:
             raise InputError(f"pretrained: timm has no weights of {name}; name a file, or set pretrained to false")
         return _fetched(name, config.hf_hub_id, None, config.hf_hub_filename, segmentation=segmentation)

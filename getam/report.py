@@ -80,6 +80,8 @@ def _saliency(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "images": metrics["images"],
         "val_mae": metrics["mae"],
         "val_max_f": metrics["max_f"],
+        "val_s_measure": metrics["s_measure"],
+        "val_max_e": metrics["max_e"],
     }
 
 
@@ -134,8 +136,9 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
         rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
-        rows.append(ScoreRow("Saliency MAE", _number(saliency["val_mae"]), split, images))
-        rows.append(ScoreRow("Saliency max F", _number(saliency["val_max_f"]), split, images))
+        for score in ("MAE", "max F", "S-measure", "max E"):
+            value = _number(saliency[f"{split}_{score.lower().replace(' ', '_').replace('-', '_')}"])
+            rows.append(ScoreRow(f"Saliency {score}", value, split, images))
     if labels := summary.get("pseudo_labels"):
         rows.extend(_pseudo_label_rows(labels))
     for section, title in _SEGMENTERS.items():

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import torch
+
+from getam.duts import SaliencyPair, read_mask
+from getam.files import read_image
+from getam.images import BATCH_PIXELS, planned_batches, whole_images
+from getam.progress import image_progress
+from getam.saliency import SaliencyNetwork, saliency_map
+
+BATCH_SIZE = 16
 
 EPSILON = np.spacing(1)
 F_BETA = 0.3
 """beta^2 of the F-measure: precision counts more."""
 
 
-def saliency_scores(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]) -> dict[str, float]:
+def saliency_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
     """The scores of a data set, of maps as they are (not stretched to their range).
 
     Args:
-        predicted: maps (H, W), uint8.
-        truth: masks (H, W), {0, 1}.
+        pairs: maps (H, W), uint8, each with its mask (H, W), {0, 1}.
 
     Returns:
         mae: mean over images of mean |p - g|.
@@ -26,7 +34,7 @@ def saliency_scores(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]
             images; with its n / (n - 1), so that a perfect map has a little more than 1.
     """
     errors, precisions, recalls, structures, alignments = [], [], [], [], []
-    for values, mask in zip(predicted, truth, strict=True):
+    for values, mask in pairs:
         salient = mask > 0
         errors.append(np.abs(values / 255 - salient).mean())
         inside, everything = _above(values[salient]), _above(values)
@@ -42,6 +50,36 @@ def saliency_scores(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]
         "s_measure": float(np.mean(structures)),
         "max_e": float(np.mean(alignments, axis=0).max()),
     }
+
+
+@torch.no_grad()
+def predicted_pairs(
+    model: SaliencyNetwork,
+    pairs: Sequence[SaliencyPair],
+    *,
+    image_size: int,
+    stretch: bool,
+    device: torch.device,
+    threads: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A network's map of each pair, at the mask's size, with that mask, as `saliency_scores` takes them.
+
+    Args:
+        model: in evaluation mode, on the device.
+        image_size: side of its input, pixels.
+        stretch: see getam.saliency.saliency_map.
+        threads: images read at the same time.
+    """
+
+    def size(pair: SaliencyPair) -> tuple[int, int]:
+        return image_size, image_size
+
+    batches = planned_batches(pairs, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
+    inputs = whole_images(batches, read=lambda pair: read_image(pair.image), size=size, threads=threads)
+    for batch, images in image_progress(inputs, batches, what="saliency scores"):
+        for pair, logits in zip(batch, model(images.to(device)), strict=True):
+            mask = read_mask(pair.mask)
+            yield saliency_map(logits, mask.shape, stretch=stretch).cpu().numpy(), mask
 
 
 def _above(values: np.ndarray) -> np.ndarray:

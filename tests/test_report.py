@@ -46,7 +46,8 @@ def run(tmp_path: Path) -> Path:
         "images": 200,
     }
     write_json(tmp_path / "classifier" / "metrics.json", classifier)
-    write_json(tmp_path / "saliency_model" / "metrics.json", {"mae": 0.05, "max_f": 0.9, "images": 60})
+    saliency = {"mae": 0.05, "max_f": 0.9, "s_measure": 0.8, "max_e": 0.85, "images": 60}
+    write_json(tmp_path / "saliency_model" / "metrics.json", saliency)
     write_json(tmp_path / "pseudo_labels.json", PSEUDO_LABELS)
     write_json(tmp_path / "deeplab" / "metrics.json", segmentation(0.6, crf=True))
     write_json(tmp_path / "end_to_end" / "metrics.json", segmentation(0.5, crf=False))
@@ -128,5 +129,5 @@ def test_terminal_table_is_aligned(run: Path) -> None:
     assert {line[column - 2 : column] for line in (heading, rule, *lines)} == {"  "}
     # Right-aligned under "Value", three decimals.
     values = [line[column - 7 : column - 2] for line in lines]
-    assert values[:5] == ["0.980", "0.050", "0.900", "0.400", "0.710"]
-    assert len(lines) == 13
+    assert values[:7] == ["0.980", "0.050", "0.900", "0.800", "0.850", "0.400", "0.710"]
+    assert len(lines) == 15

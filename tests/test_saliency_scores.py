@@ -39,8 +39,8 @@ def test_an_object_at_the_corner_leaves_empty_regions_out() -> None:
 
 def test_scores_are_averaged_over_images() -> None:
     maps, masks = [SOFT, NOISE], [BLOB, BLOB]
-    both = saliency_scores(maps, masks)
-    each = [saliency_scores([values], [mask]) for values, mask in zip(maps, masks, strict=True)]
+    both = saliency_scores(zip(maps, masks, strict=True))
+    each = [saliency_scores([pair]) for pair in zip(maps, masks, strict=True)]
     for name in ("mae", "s_measure"):
         assert both[name] == pytest.approx((each[0][name] + each[1][name]) / 2)
     curve = (e_measure(SOFT, BLOB) + e_measure(NOISE, BLOB)) / 2

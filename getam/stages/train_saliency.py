@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from getam.checkpoints import save_model
 from getam.distributed import is_main
-from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
-from getam.files import fingerprint, read_image, write_json
-from getam.images import BATCH_PIXELS, ResizeFlip, TrainingImages, planned_batches, whole_images
+from getam.duts import check_pairs, find_pairs, read_pair
+from getam.files import fingerprint, write_json
+from getam.images import ResizeFlip, TrainingImages
 from getam.index import evenly_spaced
 from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
-from getam.saliency import (
-    SaliencyNetwork,
-    build_saliency,
-    describe_saliency,
-    saliency_map,
-    structure_loss,
-)
-from getam.saliency_scores import saliency_scores
+from getam.saliency import build_saliency, describe_saliency, structure_loss
+from getam.saliency_scores import predicted_pairs, saliency_scores
 from getam.settings import SaliencySettings, only
 from getam.training import STATE, decay_groups, fit, training_key
 
@@ -83,7 +75,15 @@ def run(arguments: Arguments) -> None:
     )
     if not is_main():
         return
-    metrics = _score(model, held_out, settings, device, arguments.threads)
+    scored = predicted_pairs(
+        model.eval(),
+        held_out,
+        image_size=settings.image_size,
+        stretch=False,
+        device=device,
+        threads=arguments.threads,
+    )
+    metrics = {"images": len(held_out), **saliency_scores(scored)}
     save_model(
         arguments.out,
         model,
@@ -96,26 +96,3 @@ def run(arguments: Arguments) -> None:
         *(metrics[name] for name in ("mae", "max_f", "s_measure", "max_e")),
         arguments.val,
     )
-
-
-@torch.no_grad()
-def _score(
-    model: SaliencyNetwork,
-    pairs: Sequence[SaliencyPair],
-    settings: SaliencySettings,
-    device: torch.device,
-    threads: int,
-) -> dict[str, float | int]:
-    model.eval()
-    size = (settings.image_size, settings.image_size)
-    batches = planned_batches(
-        pairs, size=lambda pair: size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type]
-    )
-    inputs = whole_images(batches, read=lambda pair: read_image(pair.image), size=lambda pair: size, threads=threads)
-    predicted, truth = [], []
-    for batch, images in inputs:
-        for pair, logits in zip(batch, model(images.to(device)), strict=True):
-            mask = read_pair(pair)[1]["mask"]
-            predicted.append(saliency_map(logits, mask.shape, stretch=False).cpu().numpy())
-            truth.append(mask)
-    return {"images": len(pairs), **saliency_scores(predicted, truth)}

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -132,7 +133,8 @@ def _weights(config: Config) -> Iterator[Finding]:
 
 
 def _cached(network: str) -> str:
-    known = timm.get_pretrained_cfg(network, allow_unregistered=False)
+    encoder = smp.encoders.encoders.get(network)
+    known = None if encoder else timm.get_pretrained_cfg(network.removeprefix("tu-"))
     repository = known.hf_hub_id if known else f"smp-hub/{network}.imagenet"
     path = try_to_load_from_cache(repository, "model.safetensors") if repository else None
     return "in the cache" if isinstance(path, str) else f"fetched at run time from huggingface.co/{repository}"

@@ -1,4 +1,4 @@
-"""Scores a folder of saliency maps beside a folder of masks, wherever they come from."""
+"""Scores saliency maps beside masks: a folder of maps, wherever they come from, or a network on image/mask pairs."""
 
 from __future__ import annotations
 
@@ -8,44 +8,77 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from getam.duts import files_by_id, read_mask
+from getam.duts import check_pairs, files_by_id, find_pairs, read_mask
 from getam.errors import InputError, listed
 from getam.files import read_gray, write_json
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.saliency_scores import saliency_scores
+from getam.saliency import load_saliency
+from getam.saliency_scores import predicted_pairs, saliency_scores
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
 class Arguments(MachineArguments):
-    """Print and write MAE, max F-measure, S-measure and max E-measure of saliency maps."""
+    """Print and write MAE, max F-measure, S-measure and max E-measure.
 
-    predictions: Path = Field(description="folder of saliency maps, .png or .jpg, 8-bit gray")
-    masks: Path = Field(description="folder of masks of the same names, salient from 128 on")
+    Of maps: --predictions and --masks. Of a network: --model and --pairs.
+    """
+
+    predictions: Path | None = Field(default=None, description="folder of saliency maps, .png or .jpg, 8-bit gray")
+    masks: Path | None = Field(default=None, description="folder of masks of the same names, salient from 128 on")
+    model: Path | None = Field(default=None, description="folder of a saliency network")
+    pairs: Path | None = Field(default=None, description="folder of image/mask pairs in DUTS layout")
+    stretch: bool = Field(
+        default=False, description="scale each map of the network to its own range first, as the authors do [false]"
+    )
     out: Path | None = Field(default=None, description="JSON file for the scores [none]")
 
 
 def run(arguments: Arguments) -> None:
-    for folder in (arguments.predictions, arguments.masks):
+    match arguments:
+        case Arguments(predictions=Path() as predictions, masks=Path() as masks, model=None, pairs=None):
+            files = _files(predictions, masks)
+            count, scored = len(files), _read(files)
+        case Arguments(predictions=None, masks=None, model=Path() as model, pairs=Path() as root):
+            device = arguments.prepare()
+            pairs = find_pairs(root)
+            check_pairs(pairs)
+            network, image_size = load_saliency(model)
+            count = len(pairs)
+            scored = predicted_pairs(
+                network.to(device),
+                pairs,
+                image_size=image_size,
+                stretch=arguments.stretch,
+                device=device,
+                threads=arguments.threads,
+            )
+        case _:
+            raise InputError("give --predictions and --masks, or --model and --pairs")
+    scores = saliency_scores(scored)
+    if arguments.out is not None:
+        write_json(arguments.out, {"images": count, **scores})
+    print(f"{count} images")
+    print("\n".join(f"{name:<10} {value:.4f}" for name, value in scores.items()))
+
+
+def _files(predictions: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """(map, mask) of each mask."""
+    for folder in (predictions, masks):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name one of .png or .jpg files")
-    maps, masks = files_by_id(arguments.predictions, SUFFIXES), files_by_id(arguments.masks, SUFFIXES)
-    if not masks:
-        raise InputError(f"{arguments.masks}: no .png or .jpg in it; name the folder of the masks")
-    if missing := [f"{arguments.predictions / name}.png: no such map" for name in masks if name not in maps]:
+    found, wanted = files_by_id(predictions, SUFFIXES), files_by_id(masks, SUFFIXES)
+    if not wanted:
+        raise InputError(f"{masks}: no .png or .jpg in it; name the folder of the masks")
+    if missing := [f"{predictions / name}.png: no such map" for name in wanted if name not in found]:
         raise InputError(f"{listed(missing)}; predict every image that has a mask")
-    truth = {name: read_mask(path) for name, path in masks.items()}
+    return [(found[name], mask) for name, mask in wanted.items()]
 
-    def predicted() -> Iterator[np.ndarray]:
-        for name in progress(list(masks), total=len(masks), unit="image", what="score_saliency"):
-            values = read_gray(maps[name])
-            if values.shape != truth[name].shape:
-                raise InputError(f"{maps[name]}: size {values.shape} is not its mask's {truth[name].shape} (H, W)")
-            yield values
 
-    scores = saliency_scores(predicted(), truth.values())
-    if arguments.out is not None:
-        write_json(arguments.out, {"images": len(masks), **scores})
-    print(f"{len(masks)} images")
-    print("\n".join(f"{name:<10} {value:.4f}" for name, value in scores.items()))
+def _read(files: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for file, mask in progress(files, total=len(files), unit="image", what="score_saliency"):
+        values, truth = read_gray(file), read_mask(mask)
+        if values.shape != truth.shape:
+            raise InputError(f"{file}: size {values.shape} is not its mask's {truth.shape} (H, W); bring maps of it")
+        yield values, truth
