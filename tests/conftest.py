@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+import runpy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
@@ -54,6 +57,24 @@ def reference(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
+
+
+Shapes = Callable[[str], dict[str, Sequence[int]]]
+Procedural = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
+
+
+@pytest.fixture(scope="session")
+def full_shapes(shared: Path) -> Shapes:
+    """Shapes of the tensors of one of the authors' full-size networks, by its name in shapes.json."""
+    shapes = json.loads((shared / "reference" / "shapes.json").read_text())
+    return lambda name: shapes[name]
+
+
+@pytest.fixture(scope="session")
+def procedural(shared: Path) -> Procedural:
+    """Fills shapes with the weights that the reference arrays of full-size networks were computed with."""
+    fill = runpy.run_path(str(shared / "reference" / "procedural_weights.py"))["fill"]
+    return lambda shapes: {key: torch.from_numpy(value) for key, value in fill(shapes).items()}
 
 
 CROP = {"long_side": [28, 36], "size": 32, "color_jitter": 0}

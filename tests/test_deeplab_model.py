@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Procedural, Shapes
 from huggingface_hub.errors import HTTPError
 from PIL import Image
 
 import getam.pretrained
 from deeplab import DeepLabV2
-from deeplab.model import import_reference_state
+from deeplab.cli import STAGES, TOOLS
+from deeplab.model import CAFFE_MEAN, import_reference_state, load_deeplab
 from deeplab.multi_scale import multi_scale_loss
+from getam.cli import command
 from getam.errors import InputError
+from getam.files import read_json
+from getam.images import MEAN, STD
 
 
 @pytest.fixture
@@ -222,13 +225,9 @@ def test_a_foreign_key_is_refused(key: str) -> None:
 
 
 def test_resnet101_equals_the_reference_program(
-    shared: Path, reference: Callable[[str], dict[str, np.ndarray]]
+    full_shapes: Shapes, procedural: Procedural, reference: Callable[[str], dict[str, np.ndarray]]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("procedural_weights", shared / "reference" / "procedural_weights.py")
-    procedural_weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(procedural_weights)
-    shapes = json.loads((shared / "reference" / "shapes.json").read_text())["deeplabv2"]
-    official = {key: torch.from_numpy(array) for key, array in procedural_weights.fill(shapes).items()}
+    official = procedural(full_shapes("deeplabv2"))
     expected = reference("deeplabv2.npz")
 
     model = DeepLabV2(encoder="resnet101", num_classes=21)
@@ -243,3 +242,76 @@ def test_resnet101_equals_the_reference_program(
         array = expected[f"ref/{name}"]
         np.testing.assert_allclose(output.numpy(), array, rtol=0, atol=1e-12 * np.abs(array).max())
     np.testing.assert_allclose(losses, expected["ref/losses_100_50_75_max"], rtol=1e-12)
+
+
+# The command import-deeplab
+
+
+def import_deeplab(file: Path, *words: str) -> int:
+    given = ["import-deeplab", str(file), "--out", str(file.parent / "model"), *words]
+    return command("deeplab", STAGES | TOOLS, given, TOOLS)
+
+
+def test_an_imported_checkpoint_computes_what_the_program_did(
+    full_shapes: Shapes, procedural: Procedural, reference: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    torch.save(procedural(full_shapes("deeplabv2")), tmp_path / "theirs.pth")
+    assert import_deeplab(tmp_path / "theirs.pth") == 0
+    model, classes = load_deeplab(tmp_path / "model")
+    assert (len(classes), classes[0]) == (20, "aeroplane")
+    expected = reference("deeplabv2.npz")
+    # Theirs takes BGR of 0..255 less its mean; ours what every network here takes.
+    bgr = torch.from_numpy(expected["x"]).double() + torch.tensor(CAFFE_MEAN).double()[:, None, None]
+    images = (bgr.flip(1) / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.no_grad():
+        found = model.double()(images).numpy()
+    array = expected["ref/eval_max"]
+    np.testing.assert_allclose(found, array, rtol=0, atol=1e-4 * np.abs(array).max())
+    description = read_json(tmp_path / "model" / "model.json")
+    assert description["source"]["file"] == "theirs.pth"
+    assert len(description["source"]["sha256"]) == 64
+    # Scores of it say that it has seen pixel labels.
+    assert description["supervision"] == "F"
+
+
+def without_a_key(state: dict[str, torch.Tensor]) -> None:
+    del state["base.layer3.block1.reduce.conv.weight"]
+
+
+def of_another_shape(state: dict[str, torch.Tensor]) -> None:
+    state["base.layer1.conv1.conv.weight"] = torch.zeros(64, 3, 3, 3)
+
+
+def of_21_classes(state: dict[str, torch.Tensor]) -> None:
+    for rate in range(4):
+        state[f"base.aspp.c{rate}.bias"] = torch.zeros(22)
+
+
+def with_a_key_more(state: dict[str, torch.Tensor]) -> None:
+    state["base.layer9.x"] = torch.zeros(1)
+
+
+UNFIT = {
+    without_a_key: "does not fit: encoder.layer2.0.conv1.weight is missing",
+    of_another_shape: "does not fit: encoder.conv1.weight is (64, 3, 3, 3), not (64, 3, 7, 7)",
+    of_21_classes: "has 21 classes, --classes names 20; name its own",
+    with_a_key_more: "'base.layer9.x' is no key of kazuto1011's",
+}
+
+
+@pytest.mark.parametrize("spoil", UNFIT)
+def test_a_checkpoint_that_does_not_fit_is_named(
+    full_shapes: Shapes,
+    tmp_path: Path,
+    spoil: Callable[[dict[str, torch.Tensor]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # No values: tensors of one number each, shown in their full shapes.
+    state = {key: torch.zeros(()).expand(shape) for key, shape in full_shapes("deeplabv2").items()}
+    spoil(state)
+    torch.save(state, tmp_path / "theirs.pth")
+    assert import_deeplab(tmp_path / "theirs.pth") == 1
+    error = capsys.readouterr().err
+    assert UNFIT[spoil] in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "model").exists()

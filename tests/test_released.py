@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from conftest import Procedural, Shapes
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from getam.files import read_json
 from getam.index import Index, IndexRow, write_index
 from getam.maps import AttentionMaps
 from getam.released import compute_as_released, from_released, to_released
-from getam.stages.import_checkpoint import VOC_CLASSES
+from getam.voc import VOC_CLASSES
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 
@@ -42,13 +42,6 @@ def run(*words: str | Path) -> int:
 
 def small_state(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {key[3:]: torch.from_numpy(value) for key, value in arrays.items() if key.startswith("sd/")}
-
-
-def full_state(shared: Path, name: str) -> dict[str, Tensor]:
-    """Procedural weights of a full-size network, as reference/README.md says."""
-    fill = runpy.run_path(str(shared / "reference" / "procedural_weights.py"))["fill"]
-    shapes = json.loads((shared / "reference" / "shapes.json").read_text())[name]
-    return {key: torch.from_numpy(value) for key, value in fill(shapes).items()}
 
 
 def import_small(state: dict[str, Tensor], out: Path, backbone: str = "vitb", **changes: str) -> int:
@@ -95,8 +88,10 @@ def test_round_trip_is_lossless(name: str, reference: Arrays, tmp_path: Path) ->
     assert_same(torch.load(tmp_path / "back.pth", weights_only=True), state)
 
 
-def test_full_size_network_computes_what_theirs_did(shared: Path, reference: Arrays, tmp_path: Path) -> None:
-    torch.save(full_state(shared, "vitb"), tmp_path / "vitb.pth")
+def test_full_size_network_computes_what_theirs_did(
+    full_shapes: Shapes, procedural: Procedural, reference: Arrays, tmp_path: Path
+) -> None:
+    torch.save(procedural(full_shapes("vitb")), tmp_path / "vitb.pth")
     out = tmp_path / "model"
     assert run("import-checkpoint", tmp_path / "vitb.pth", "--backbone", "vitb", "--out", out) == 0
     arrays = reference("getam_base_vitb.npz")
@@ -117,8 +112,10 @@ def test_full_size_network_computes_what_theirs_did(shared: Path, reference: Arr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vitb", "deit_distilled", "vitb_hybrid"])
-def test_full_size_round_trip_is_lossless(name: str, shared: Path, tmp_path: Path) -> None:
-    state = full_state(shared, name)
+def test_full_size_round_trip_is_lossless(
+    name: str, full_shapes: Shapes, procedural: Procedural, tmp_path: Path
+) -> None:
+    state = procedural(full_shapes(name))
     torch.save({f"module.{key}": value for key, value in state.items()}, tmp_path / "one.pth")
     assert run("import-checkpoint", tmp_path / "one.pth", "--backbone", name, "--out", tmp_path / "model") == 0
     assert run("export-checkpoint", "--model", tmp_path / "model", "--out", tmp_path / "back.pth") == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Procedural
 
+from getam.cli import STAGES, TOOLS, command
 from getam.errors import InputError
-from getam.saliency import SaliencyNetwork, import_reference_state, saliency_map, structure_loss
+from getam.files import read_json
+from getam.saliency import SaliencyNetwork, import_reference_state, load_saliency, saliency_map, structure_loss
 
 SMALL: dict[str, Any] = {
     "backbone": "swin_tiny_patch4_window7_224",
@@ -86,30 +88,34 @@ def reference_shapes(
     }
 
 
-@pytest.fixture(scope="module")
-def reference_state(shared: Path) -> Callable[..., dict[str, torch.Tensor]]:
-    spec = importlib.util.spec_from_file_location("procedural_weights", shared / "reference" / "procedural_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def import_saliency(file: Path) -> int:
+    return command("getam", STAGES | TOOLS, ["import-saliency", str(file), "--out", str(file.parent / "model")])
 
-    def build(**architecture: Any) -> dict[str, torch.Tensor]:
-        return {key: torch.from_numpy(value) for key, value in module.fill(reference_shapes(**architecture)).items()}
 
-    return build
+@pytest.mark.parametrize("state", [{"backbone.layers.0.blocks.0.norm1.bias": torch.zeros(3)}, {"conv": torch.ones(1)}])
+def test_a_checkpoint_of_another_network_is_refused(
+    state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(state, tmp_path / "theirs.pth")
+    assert import_saliency(tmp_path / "theirs.pth") == 1
+    error = capsys.readouterr().err
+    assert "getam import-saliency: " in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow
-def test_network_equals_authors_swin_b(
-    reference: Callable[[str], dict[str, np.ndarray]],
-    reference_state: Callable[..., dict[str, torch.Tensor]],
+def test_an_imported_checkpoint_computes_what_the_authors_swin_b_did(
+    reference: Callable[[str], dict[str, np.ndarray]], procedural: Procedural, tmp_path: Path
 ) -> None:
     arrays = reference("sod.npz")
-    state = reference_state(embed=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12, neck=32)
+    state = procedural(reference_shapes(embed=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12, neck=32))
     assert len(state) == 446
-    network = SaliencyNetwork(backbone="swin_base_patch4_window12_384", image_size=384).eval()
-    network.load_state_dict(import_reference_state(state), strict=True)
+    torch.save(state, tmp_path / "theirs.pth")
+    assert import_saliency(tmp_path / "theirs.pth") == 0
+    assert read_json(tmp_path / "model" / "model.json")["source"]["file"] == "theirs.pth"
+    network, image_size = load_saliency(tmp_path / "model")
+    assert image_size == 384
     images = F.interpolate(torch.from_numpy(arrays["x_lowres"]), size=(384, 384), mode="bicubic", align_corners=False)
     assert np.array_equal(images[..., ::16, ::16].numpy(), arrays["x"])
 
@@ -127,10 +133,10 @@ def test_network_equals_authors_swin_b(
 
 
 def test_reference_state_loads_strictly_into_a_small_network(
-    reference_state: Callable[..., dict[str, torch.Tensor]],
+    procedural: Procedural,
 ) -> None:
     # Windows of 3 fit the last grid (96 / 4 / 8 = 3), so that no relative position table shrinks.
-    state = reference_state(embed=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=3, neck=32)
+    state = procedural(reference_shapes(embed=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=3, neck=32))
     network = small_network(backbone_options={**SMALL["backbone_options"], "window_size": 3})
     network.load_state_dict(import_reference_state(state), strict=True)
 

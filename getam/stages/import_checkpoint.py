@@ -18,7 +18,7 @@ from getam.errors import InputError
 from getam.machine import MachineArguments
 from getam.released import from_released, to_released
 from getam.settings import BASE_CONFIG, POSITIONAL, EndToEndSettings, merge, read_yaml, validate_config
-from getam.voc import read_classes
+from getam.voc import VOC_CLASSES, read_classes
 
 RECIPE = BASE_CONFIG.parent / "configs" / "released.yaml"
 
@@ -32,28 +32,6 @@ TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
 """What the authors' decoder reads beside the last block; of all other backbones blocks 2, 5 and 8."""
 STAGE_CHANNELS: dict[int | str, int] = {"stage0": 256, "stage1": 512}
 DEPTH = 12
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 SHOWN = 3
 
 logger = logging.getLogger(__name__)
