@@ -190,8 +190,7 @@ def _dilated_resnet(
         raise InputError(f"encoder {name!r} is no ResNet that DeepLabV2 can dilate: use one of {', '.join(ENCODERS)}")
     if output_stride not in STAGE_GEOMETRY:
         raise InputError(f"output_stride {output_stride} is not offered: use one of {sorted(STAGE_GEOMETRY)}")
-    source = smp.encoders.encoders[name]["pretrained_settings"]["imagenet"]
-    weights = encoder_weights(name, pretrained, source=source, segmentation=segmentation)
+    weights = encoder_weights(name, pretrained, segmentation=segmentation)
     resnet = smp.encoders.get_encoder(name, in_channels=3, depth=stages + 1, weights=None)
     if weights is not None:
         load_encoder(resnet, weights)
@@ -223,6 +222,7 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
             encoder=settings.encoder,
             num_classes=num_classes,
             output_stride=settings.output_stride,
+            atrous_rates=settings.atrous_rates,
             scales=settings.scales,
             frozen_batch_norm=settings.frozen_batch_norm,
             pretrained=settings.pretrained,

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
+from getam.backbones import Normalization, create_timm_model
 from getam.errors import InputError
-from getam.pretrained import encoder_weights, load_encoder
+from getam.images import MEAN, STD
+from getam.pretrained import Weights, encoder_weights, load_encoder
 
 ARCHITECTURES = ("deeplabv3plus", "upernet", "segformer")
+
+TIMM = "tu-"
+"""Before the name of an encoder that is timm's."""
 
 MULTIPLE = 32
 """Sides that every encoder takes; images are padded to it on the right and at the bottom."""
@@ -23,12 +30,13 @@ MULTIPLE = 32
 class LibrarySegmenter(MultiScaleNetwork):
     """A network of segmentation-models-pytorch with any of its encoders: images to logits at the images' resolution.
 
-    `architecture` is one of `ARCHITECTURES`; `num_classes` counts the background; `output_stride` (8 or 16) is
-    deeplabv3plus's alone; for the rest see deeplab.model.DeepLabV2.
+    `architecture` is one of `ARCHITECTURES`; `num_classes` counts the background; `output_stride` (8 or 16) and the
+    three `atrous_rates` are deeplabv3plus's alone; for the rest see deeplab.model.DeepLabV2. Images come normalized by
+    ImageNet's mean and deviation, and are brought to those that the encoder's pretrained weights know.
 
-    Raises InputError for an architecture or an encoder that is not offered, an encoder that the architecture does not
-    take, weights that cannot be had or do not fit; and in training, for a batch of one image where the architecture
-    normalizes pooled features over the batch (deeplabv3plus, upernet).
+    Raises InputError for an architecture or an encoder that is not offered, an encoder or rates that the architecture
+    does not take, weights that cannot be had or do not fit; and in training, for a batch of one image where the
+    architecture normalizes pooled features over the batch (deeplabv3plus, upernet).
     """
 
     def __init__(
@@ -38,20 +46,18 @@ class LibrarySegmenter(MultiScaleNetwork):
         encoder: str,
         num_classes: int,
         output_stride: int = 16,
+        atrous_rates: Sequence[int] = (12, 24, 36),
         scales: Sequence[float] = (),
         frozen_batch_norm: bool = False,
         pretrained: bool | str = False,
         segmentation_pretrained: bool = False,
     ) -> None:
-        network = _create(architecture, encoder, num_classes, output_stride)
-        known = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {})
-        source = known.get("imagenet")
-        weights = encoder_weights(encoder, pretrained, source=source, segmentation=segmentation_pretrained)
-        if weights is not None:
-            load_encoder(network.encoder.model if encoder.startswith("tu-") else network.encoder, weights)
+        network = _create(architecture, encoder, num_classes, output_stride, atrous_rates)
+        _load(network.encoder, encoder, pretrained, segmentation=segmentation_pretrained)
         super().__init__(network.encoder, scales=scales, frozen_batch_norm=frozen_batch_norm)
         self.decoder: Any = network.decoder
         self.head: Any = network.segmentation_head
+        self.normalization = Normalization(*_statistics(encoder))
         self.pools = architecture in ("deeplabv3plus", "upernet")
         self.train()
 
@@ -63,7 +69,7 @@ class LibrarySegmenter(MultiScaleNetwork):
                 "batch_size, or set accumulation to 1"
             )
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+        padded = F.pad(self.normalization(images), (0, -width % MULTIPLE, 0, -height % MULTIPLE))
         logits = self.head(self.decoder(self.encoder(padded)))
         return logits[..., :height, :width]
 
@@ -78,14 +84,18 @@ class LibrarySegmenter(MultiScaleNetwork):
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 
-def _create(architecture: str, encoder: str, num_classes: int, output_stride: int) -> Any:
+def _create(architecture: str, encoder: str, num_classes: int, output_stride: int, atrous_rates: Sequence[int]) -> Any:
     if architecture not in ARCHITECTURES:
         raise InputError(f"architecture: {architecture!r} is not offered; use deeplabv2, {', '.join(ARCHITECTURES)}")
     names = smp.encoders.get_encoder_names()
-    if encoder not in names and not encoder.startswith("tu-"):
+    if encoder not in names and not encoder.startswith(TIMM):
         near = difflib.get_close_matches(encoder, names, n=3) or ["resnet101", "mit_b2"]
         raise InputError(f"encoder: {encoder!r} is none of segmentation-models-pytorch; near: {', '.join(near)}")
-    options = {"encoder_output_stride": output_stride} if architecture == "deeplabv3plus" else {}
+    options: dict[str, Any] = {}
+    if architecture == "deeplabv3plus":
+        if len(atrous_rates) != 3:
+            raise InputError(f"atrous_rates: {architecture} takes three, not {list(atrous_rates)}; write [12, 24, 36]")
+        options = {"encoder_output_stride": output_stride, "decoder_atrous_rates": tuple(atrous_rates)}
     try:
         return smp.create_model(
             architecture, encoder_name=encoder, encoder_weights=None, in_channels=3, classes=num_classes, **options
@@ -93,3 +103,29 @@ def _create(architecture: str, encoder: str, num_classes: int, output_stride: in
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"encoder: {architecture} does not take {encoder} ({reason}); choose another") from None
+
+
+def _load(module: Any, encoder: str, pretrained: bool | str, *, segmentation: bool) -> None:
+    """Loads an encoder's pretrained weights, if any."""
+    if not encoder.startswith(TIMM):
+        weights = encoder_weights(encoder, pretrained, segmentation=segmentation)
+    elif pretrained:
+        # By the whole network, for which timm brings files of every kind into its own form.
+        random_state = torch.get_rng_state()
+        name = encoder.removeprefix(TIMM)
+        whole = create_timm_model(name, pretrained=pretrained, key="encoder", segmentation=segmentation)
+        torch.set_rng_state(random_state)
+        module, weights = module.model, Weights(whole.state_dict(), whole.initialization)
+    else:
+        return
+    if weights is not None:
+        load_encoder(module, weights)
+
+
+def _statistics(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of the images that an encoder's pretrained weights know."""
+    if encoder.startswith(TIMM):
+        config = timm.get_pretrained_cfg(encoder.removeprefix(TIMM))
+        return (config.mean, config.std) if config else (MEAN, STD)
+    known = smp.encoders.encoders[encoder].get("pretrained_settings", {}).get("imagenet", {})
+    return known.get("mean") or MEAN, known.get("std") or STD

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
+from torch import Tensor, nn
 
 from getam.errors import InputError
+from getam.images import MEAN, STD
 from getam.pretrained import Weights, timm_weights
+
+PROBE = 0.7311
+"""No fresh weight, norm or bias has this value."""
 
 
 def create_timm_model(
@@ -28,14 +34,15 @@ def create_timm_model(
         InputError: the model doesn't take the options, or its weights cannot be had or are not its own.
     """
     weights = timm_weights(name, pretrained, segmentation=segmentation)
+    if weights is None:
+        return _create(name, key, **options)
     random_state = torch.get_rng_state()
-    model = _create(name, key, **options)
-    if weights is not None:
-        fresh = {parameter: value.detach().clone() for parameter, value in model.named_parameters()}
-        torch.set_rng_state(random_state)
-        model = _create_with(weights, name, **options)
-        _check_loaded(model, fresh, weights)
-        model.initialization = weights.origin
+    # First without: what is wrong with the options is not the weights' fault.
+    _create(name, key, **options)
+    _check_complete(weights, name, **options)
+    torch.set_rng_state(random_state)
+    model = _create_with(weights, name, **options)
+    model.initialization = weights.origin
     return model
 
 
@@ -62,15 +69,46 @@ def _create_with(weights: Weights, name: str, **options: Any) -> Any:
         ) from None
 
 
-def _check_loaded(model: Any, fresh: dict[str, torch.Tensor], weights: Weights) -> None:
-    """timm keeps silent about weights that a file lacks: what is as random as before has not been loaded."""
+def _check_complete(weights: Weights, name: str, **options: Any) -> None:
+    """Refuses a file that lacks some of the model's weights, of which timm keeps silent.
+
+    With every tensor of the file filled with one number, what has another in the model has not been loaded.
+    """
+    probe = {
+        key: torch.full_like(value, PROBE) if value.is_floating_point() else value
+        for key, value in weights.state.items()
+    }
+    state = _create_with(Weights(probe, weights.origin), name, **options).state_dict()
     left = [
-        name
-        for name, value in model.named_parameters()
-        if value.numel() > 1 and value.min() != value.max() and torch.equal(value, fresh[name])
+        key
+        for key, value in state.items()
+        # Near it: a table that timm resizes is interpolated.
+        if value.is_floating_point() and not torch.allclose(value.float(), torch.tensor(PROBE), rtol=0, atol=0.01)
     ]
     if left:
         raise InputError(
-            f"pretrained: {weights.origin['source']} lacks {len(left)} of the model's weights, first {left[0]}; name a "
+            f"pretrained: {weights.origin['source']} lacks {len(left)} of the model's tensors, first {left[0]}; name a "
             "file of that model (stem_channels, if any, have to be [])"
         )
+
+
+class Normalization(nn.Module):
+    """ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
+
+    Args:
+        mean, std: three numbers each, of RGB in [0, 1].
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        to, of = torch.tensor(std)[:, None, None], torch.tensor(STD)[:, None, None]
+        shift = torch.tensor(MEAN)[:, None, None] - torch.tensor(mean)[:, None, None]
+        self.register_buffer("scale", of / to, persistent=False)
+        self.register_buffer("shift", shift / to, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return images * self.scale + self.shift

@@ -76,11 +76,6 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     return built.model_copy(update={"pretrained": False}), classes
 
 
-def read_supervision(folder: Path) -> str:
-    """What model.json says that the network was trained on: I (image labels) or I+S (saliency too, or not said)."""
-    return str(read_json(folder / DESCRIPTION).get("supervision", "I+S"))
-
-
 def load_weights(folder: Path, model: nn.Module) -> None:
     """Loads model.safetensors strictly into a model that was built from model.json beside it.
 

@@ -21,14 +21,14 @@ from timm.layers import HybridEmbed
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
-from getam.backbones import create_timm_model
+from getam.backbones import Normalization, create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
-from getam.images import MEAN, STD
 from getam.maps import find_backbone
 from getam.released import compute_as_released
 from getam.settings import BackboneSettings, ClassifierSettings
+from getam.supervision import IMAGE_LABELS, KEY, of_network
 
 
 def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
@@ -192,28 +192,6 @@ def _activation(features: Tensor, head: nn.Linear) -> Tensor:
     return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
 
 
-class Normalization(nn.Module):
-    """ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
-
-    Args:
-        mean, std: three numbers each, of RGB in [0, 1].
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        to, of = torch.tensor(std)[:, None, None], torch.tensor(STD)[:, None, None]
-        shift = torch.tensor(MEAN)[:, None, None] - torch.tensor(mean)[:, None, None]
-        self.register_buffer("scale", of / to, persistent=False)
-        self.register_buffer("shift", shift / to, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Same shape out as in."""
-        return images * self.scale + self.shift
-
-
 class ViTClassifier(nn.Module):
     """Image scores from a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
 
@@ -331,7 +309,12 @@ def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of a classifier."""
-    return {"kind": "classifier", "settings": settings.model_dump(mode="json"), "classes": list(classes)}
+    return {
+        "kind": "classifier",
+        "settings": settings.model_dump(mode="json"),
+        "classes": list(classes),
+        KEY: of_network(IMAGE_LABELS, settings),
+    }
 
 
 def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:

@@ -12,8 +12,9 @@ from getam.checkpoints import load_weights, read_description
 from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
-from getam.labels import IMAGE_LABELS, SALIENCY_TOO, WITHOUT_SALIENCY
+from getam.labels import WITHOUT_SALIENCY
 from getam.settings import EndToEndSettings
+from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_network
 
 
 class EndToEndNetwork(nn.Module):
@@ -104,7 +105,7 @@ def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> d
         "kind": "end_to_end",
         "settings": settings.model_dump(mode="json"),
         "classes": list(classes),
-        "supervision": IMAGE_LABELS if alone else SALIENCY_TOO,
+        KEY: of_network(IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY), settings),
     }
 
 

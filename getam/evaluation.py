@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import binary_average_precision
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_labels, write_json
 from getam.index import Index, read_index, read_label_source
-from getam.labels import IMAGE_LABELS, SALIENCY_TOO, WITHOUT_SALIENCY
 from getam.machine import MachineArguments
 from getam.settings import PredictionSettings
 from getam.shards import MANIFEST, check_classes, read_manifest
+from getam.supervision import of_shards
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class ConfusionMatrix:
         columns = prediction[known].astype(np.int64)
         beyond = (rows >= self.num_classes) | ((columns >= self.num_classes) & (columns != UNKNOWN))
         if beyond.any():
-            raise InputError(f"label value beyond the {self.num_classes - 1} classes and background")
+            value = int(np.concatenate([rows[rows >= self.num_classes], columns[beyond]])[0])
+            raise InputError(f"label value {value} is beyond the {self.num_classes - 1} classes and background")
         columns[columns == UNKNOWN] = self.num_classes
         flat = rows * (self.num_classes + 1) + columns
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
@@ -83,7 +84,8 @@ class ConfusionMatrix:
     def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
         """{"miou", "iou": {name: ...}, "precision": ..., "recall": ...} as fractions.
 
-        mIoU is the mean over the classes that occur, in truth or prediction.
+        mIoU is the mean over the classes that occur, in truth or prediction. Under `excluded` a class whose pixels are
+        all predicted 255 occurs in neither, and is left out.
         """
         measures = {"iou": self.iou(protocol), "precision": self.precision(protocol), "recall": self.recall(protocol)}
         per_class = {
@@ -204,16 +206,10 @@ def evaluate_predictions(
             "squares": list(settings.squares),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
-            "supervision": manifest.get("supervision", SALIENCY_TOO),
+            "supervision": of_shards([predictions]),
             "image_labels": image_labels,
         },
     }
-
-
-def supervision_of(shards: Iterable[Path]) -> str:
-    """What the pseudo labels of shards are made from: I (image labels) or I+S (saliency too, or not known)."""
-    methods = {read_manifest(folder).get("settings", {}).get("method") for folder in shards}
-    return IMAGE_LABELS if methods and methods <= WITHOUT_SALIENCY else SALIENCY_TOO
 
 
 class EvaluationArguments(MachineArguments):

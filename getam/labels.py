@@ -17,9 +17,6 @@ from getam.settings import LabelSettings
 WITHOUT_SALIENCY = frozenset({"crf", "rrm"})
 """Methods that read the photograph; the others read the saliency map."""
 
-IMAGE_LABELS, SALIENCY_TOO = "I", "I+S"
-"""Supervision, as scores state it."""
-
 
 def make_labels(beside: np.ndarray, maps: np.ndarray, classes: Sequence[int], settings: LabelSettings) -> np.ndarray:
     """Pseudo label of one image by `settings.method`.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from huggingface_hub import hf_hub_download
@@ -25,17 +25,21 @@ from torch import Tensor, nn
 from getam.errors import InputError
 
 SEGMENTATION_NAMES = re.compile(
-    r"^sam(2|vit|_vit)|(^|[/_.-])(sa1b|ade|ade20k|(ref)?coco(stuff)?|cityscapes|pascal|voc(aug|\d*)|seg|segmentation)"
-    r"(?=$|[/_.-])",
+    r"^(tu-)?sam(2|vit|_vit)|pe_spatial|c_radio|pali_mix"
+    r"|(^|[/_.-])(sa1b|ade|ade20k|(ref)?coco(stuff)?|cityscapes|pascal|voc(aug|\d*)|seg|segmentation)(?=$|[/_.-])",
     re.IGNORECASE,
 )
-"""What the name of weights that know pixel labels holds."""
+"""What the name of weights that know pixel labels holds: their data sets, Segment Anything and what was distilled from
+it (PE spatial, C-RADIO), mixtures with referring segmentation (PaLI mix)."""
 
 SEGMENTATION_KEYS = re.compile(
     r"(^|\.)(decode_head|auxiliary_head|aux_classifier|segmentation_head|sem_seg_head|mask_decoder|mask_head|mask_embed"
     r"|pixel_decoder|roi_heads|aspp|scratch)(\.|$)"
 )
 """Parts that only networks for segmentation or detection have."""
+
+FEATURE_KEY = re.compile(r"^([a-z]+)_(\d+)\.")
+"""First part of a key in a timm network that gives features alone."""
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where the weights are in a checkpoint that holds more."""
@@ -71,17 +75,10 @@ def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> We
     return _given(name, pretrained, segmentation=segmentation) if pretrained else None
 
 
-def encoder_weights(
-    encoder: str, pretrained: bool | str, *, source: Mapping[str, Any] | None, segmentation: bool
-) -> Weights | None:
-    """The pretrained weights of an encoder of segmentation-models-pytorch; see timm_weights.
-
-    Args:
-        source: its repository of ImageNet weights, `repo_id` and `revision`; None for timm's own (`tu-...`).
-    """
-    if pretrained is True and encoder.startswith("tu-"):
-        return timm_weights(encoder.removeprefix("tu-"), True, segmentation=segmentation)
+def encoder_weights(encoder: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
+    """The pretrained weights of an encoder that segmentation-models-pytorch has of its own; see timm_weights."""
     if pretrained is True:
+        source = smp.encoders.encoders[encoder].get("pretrained_settings", {}).get("imagenet")
         if source is None:
             raise InputError(f"pretrained: there are no ImageNet weights of {encoder}; name a file, or set it to false")
         return _fetched(encoder, source["repo_id"], source.get("revision"), None, segmentation=segmentation)
@@ -123,8 +120,9 @@ def _given(name: str, pretrained: bool | str, *, segmentation: bool) -> Weights:
     path = Path(str(pretrained))
     if not path.is_file():
         raise InputError(f"pretrained: {path}: no such file; name a .safetensors or .pth file of {name}'s weights")
-    if not segmentation and SEGMENTATION_NAMES.search(path.stem):
-        raise InputError(_refusal(str(path)))
+    # The network's name too: a file of its weights may be called model.safetensors.
+    if not segmentation and any(SEGMENTATION_NAMES.search(text) for text in (name, path.stem)):
+        raise InputError(_refusal(f"{path}, of {name},"))
     return _checked(name, path, source=path.name, segmentation=segmentation)
 
 
@@ -178,17 +176,19 @@ def load_encoder(encoder: nn.Module, weights: Weights) -> None:
         InputError: a weight is missing or of another shape.
     """
     own = encoder.state_dict()
+    # timm joins the names of a sequence's parts where it gives features alone: stages.0 is stages_0 there.
+    theirs = {key: key if key in weights.state else FEATURE_KEY.sub(r"\1.\2.", key) for key in own}
     wrong = [
-        f"{key} is {'missing' if key not in weights.state else tuple(weights.state[key].shape)}"
+        f"{theirs[key]} is {'missing' if theirs[key] not in weights.state else tuple(weights.state[theirs[key]].shape)}"
         for key, value in own.items()
         # Counts of batches, which old files don't have.
         if not key.endswith("num_batches_tracked")
-        and (key not in weights.state or weights.state[key].shape != value.shape)
+        and (theirs[key] not in weights.state or weights.state[theirs[key]].shape != value.shape)
     ]
     if wrong:
         raise InputError(
             f"pretrained: {weights.origin['source']} does not fit {weights.origin['name']}: {'; '.join(wrong[:3])}; "
             "name a file of that network"
         )
-    encoder.load_state_dict(own | {key: value for key, value in weights.state.items() if key in own})
+    encoder.load_state_dict({key: weights.state.get(theirs[key], value) for key, value in own.items()})
     encoder.initialization = weights.origin  # type: ignore[assignment]

@@ -68,6 +68,7 @@ def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "split": split,
         "images": metrics["images"],
+        "supervision": metrics.get("supervision", "I"),
         "image_labels": metrics.get("image_labels"),
         f"{split}_map": metrics["mean_average_precision"],
         f"{split}_average_precision": metrics["average_precision"],
@@ -91,6 +92,7 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "split": split,
         "images": metrics["images"],
         "supervision": metrics["supervision"],
+        "maps_supervision": metrics.get("maps_supervision", "I"),
         "image_labels": metrics.get("image_labels"),
         f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOLS},
         f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOLS},
@@ -131,7 +133,7 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     rows = []
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
-        supervision = _supervision("I", classifier)
+        supervision = _supervision(classifier["supervision"], classifier)
         value = _number(classifier[f"{split}_map"])
         rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
     if saliency := summary.get("saliency"):
@@ -161,7 +163,8 @@ def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
         # bound of what a threshold on the maps can give.
         inference = f"threshold {best['threshold']:.2f}, the best on {split}"
         value = _number(best["miou"])
-        row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=_supervision("I", labels))
+        used = _supervision(labels["maps_supervision"], labels)
+        row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=used)
         rows.append(row)
     for protocol, meaning in PROTOCOLS.items():
         value = _number(labels[f"{split}_miou"][protocol])
@@ -211,7 +214,8 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     lines += [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all",
         "images at their original size, and the mIoU is the mean over the classes and the background.",
-        "Supervision: I image labels, S saliency; in brackets where the image labels come from.",
+        "Supervision: I image labels, S saliency, F pixel labels (of pretrained weights); in brackets where the image",
+        "labels come from.",
         "",
         *_markdown_table(HEADINGS, scores, right={1, 3}),
     ]

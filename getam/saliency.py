@@ -20,6 +20,7 @@ from getam.backbones import create_timm_model
 from getam.checkpoints import load_weights, read_description
 from getam.errors import InputError
 from getam.settings import SaliencySettings
+from getam.supervision import KEY, SALIENCY, of_network
 
 SMOOTHING = 0.001
 """Share of a mask's value that is spread evenly over the two classes before the cross entropy."""
@@ -291,7 +292,7 @@ def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
 
 def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
     """What model.json says of a saliency network."""
-    return {"kind": "saliency", "settings": settings.model_dump(mode="json")}
+    return {"kind": "saliency", "settings": settings.model_dump(mode="json"), KEY: of_network(SALIENCY, settings)}
 
 
 def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:

@@ -154,7 +154,7 @@ class ScheduleSettings(Section):
     batch_size: PositiveInt = Field(description="images an optimizer step")
     accumulation: PositiveInt = Field(
         description="parts of equal size that a batch is computed in, one after the other, to save memory; their "
-        "gradients are averaged"
+        "gradients are averaged, and means over pixels and batch norm's statistics are each part's own"
     )
     optimizer: Literal["adamw", "sgd"] = Field(description="adamw or sgd")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of sgd; first beta of adamw")
@@ -382,18 +382,24 @@ class DeepLabSettings(PretrainedSettings, ScheduleSettings):
         "the others any that they take (mit_b2, tu-convnext_tiny, ...)"
     )
     encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
-        description="stages of the encoder: 4, or fewer to leave the widest out (tiny images on a CPU)"
+        description="of deeplabv2, stages of the encoder: 4, or fewer to leave the widest out (tiny images on a CPU)"
     )
-    output_stride: Annotated[Literal[8, 16], Digits] = Field(description="image pixels a feature: 8 or 16")
+    output_stride: Annotated[Literal[8, 16], Digits] = Field(
+        description="of deeplabv2 and deeplabv3plus, image pixels a feature: 8 or 16"
+    )
     bottleneck_stride: Literal["1x1", "3x3"] = Field(
-        description="convolution of a bottleneck that has the stride: 1x1 (Caffe's ResNets, the paper's) or 3x3 "
-        "(torchvision's, and its pretrained weights)"
+        description="of deeplabv2, convolution of a bottleneck that has the stride: 1x1 (Caffe's ResNets, the paper's) "
+        "or 3x3 (torchvision's, and its pretrained weights)"
     )
     normalization: Literal["imagenet", "caffe"] = Field(
         description="input of deeplabv2: ImageNet's mean and deviation, or caffe (BGR of 0..255 less a mean), as "
         "imported weights need it"
     )
-    atrous_rates: tuple[PositiveInt, ...] = Field(description="dilations of the summed ASPP convolutions", min_length=1)
+    atrous_rates: tuple[PositiveInt, ...] = Field(
+        description="dilations of the ASPP's convolutions: any number of deeplabv2's summed ones, three of "
+        "deeplabv3plus's",
+        min_length=1,
+    )
     scales: tuple[PositiveFloat, ...] = Field(
         description="further input scales whose scores are fused by maximum; [] for none"
     )
@@ -402,6 +408,25 @@ class DeepLabSettings(PretrainedSettings, ScheduleSettings):
         description="loss at the crop's resolution (true) or at the scores' resolution, as DeepLabv2 does (false)"
     )
     crop: CropSettings
+
+    @model_validator(mode="after")
+    def _caffe_is_deeplabv2s(self) -> DeepLabSettings:
+        if self.normalization == "caffe" and self.architecture != "deeplabv2":
+            raise ValueError(f"normalization: caffe is deeplabv2's; write imagenet for {self.architecture}")
+        return self
+
+
+class DeepLabTrainingSettings(DeepLabSettings):
+    """What a training of DeepLabv2 takes, beside an imported network."""
+
+    @model_validator(mode="after")
+    def _frozen_is_pretrained(self) -> DeepLabTrainingSettings:
+        if self.frozen_batch_norm and not self.pretrained:
+            raise ValueError(
+                "frozen_batch_norm: true keeps the statistics of pretrained weights, but pretrained is false; write "
+                "false, or name weights"
+            )
+        return self
 
 
 class DecoderSettings(Section):
@@ -514,7 +539,7 @@ class Config(Section):
     refine: RefineSettings
     saliency: SaliencySourceSettings
     completion: LabelSettings
-    deeplab: DeepLabSettings
+    deeplab: DeepLabTrainingSettings
     deeplab_prediction: PredictionSettings
     end_to_end: EndToEndSettings
     checkpoint: CheckpointSettings

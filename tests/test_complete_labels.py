@@ -113,6 +113,7 @@ def test_files_hold_the_labels_of_the_method(data: Path, changes: dict[str, Any]
         "classes": list(CLASSES),
         "settings": settings.model_dump(mode="json"),
         "version": getam.version.VERSION,
+        "supervision": "I+S" if settings.method == "activation" else "I",
     }
 
 

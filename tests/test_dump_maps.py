@@ -153,6 +153,7 @@ def test_manifest_says_what_was_made_and_how(data: Path, tmp_path: Path) -> None
         "classes": list(CLASSES),
         "settings": MAPS.model_copy(update={"flip": True}).model_dump(mode="json"),
         "version": getam.version.VERSION,
+        "supervision": "I",
     }
     names = sorted(path.name for path in (tmp_path / "000").iterdir())
     assert names == [".getam", *(f"{id}.npy" for id in ids), "manifest.json"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,23 @@ def test_a_file_without_some_of_the_weights_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "vit.safetensors", state)
     with pytest.raises(InputError, match=r"pretrained: vit\.safetensors (lacks|does not fit).*blocks\.1"):
         vit(path)
+
+
+@pytest.mark.parametrize("part", [".bias", "norm1.weight"])
+def test_a_file_without_what_starts_as_a_constant_is_refused(tmp_path: Path, part: str) -> None:
+    # Norms and biases look the same loaded or not.
+    state = {name: value for name, value in vit_state().items() if not name.endswith(part)}
+    path = saved(tmp_path / "vit.safetensors", state)
+    with pytest.raises(InputError, match=r"vit\.safetensors lacks \d+ of the model's tensors"):
+        vit(path)
+
+
+def test_a_file_without_running_statistics_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    path = saved(tmp_path / "cnn.safetensors", {n: v for n, v in state.items() if "running_var" not in n})
+    with pytest.raises(InputError, match=r"cnn\.safetensors lacks \d+ of the model's tensors.*running_var"):
+        create_timm_model("resnet10t", pretrained=str(path), key="backbone")
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -184,6 +202,25 @@ def test_an_encoder_from_torchvisions_file_with_its_head(tmp_path: Path) -> None
         DeepLabV2(encoder="resnet18", num_classes=3, pretrained=str(path))
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "resnet10t"])
+def test_an_encoder_of_timm_takes_the_whole_networks_file(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(3)
+    state = timm.create_model(name, num_classes=10).state_dict()
+    path = saved(tmp_path / "whole.safetensors", state)
+    torch.manual_seed(0)
+    network = LibrarySegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3, pretrained=str(path))
+    drawn = torch.rand(3)
+    own = network.encoder.model.state_dict()
+    joined = {re.sub(r"^(stem|stages|layers)\.(\d+)\.", r"\1_\2.", key): value for key, value in state.items()}
+    assert own
+    assert all(torch.equal(value, joined[key]) for key, value in own.items())
+    assert initialization_of(network)["source"] == "whole.safetensors"  # type: ignore[index]
+    # What is built after it is as without the file.
+    torch.manual_seed(0)
+    LibrarySegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3)
+    assert torch.equal(torch.rand(3), drawn)
+
+
 def test_the_swin_of_the_saliency_network_takes_a_file(tmp_path: Path) -> None:
     options = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "window_size": 6}
     torch.manual_seed(5)
@@ -225,7 +262,16 @@ def test_a_model_without_weights_of_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["samvit_base_patch16.sa1b", "sam2_hiera_tiny.fb_r896", "mit_b5.ade20k", "deeplabv1_resnet101-coco"]
+    "name",
+    [
+        "samvit_base_patch16.sa1b",
+        "sam2_hiera_tiny.fb_r896",
+        "tu-sam2_hiera_tiny",
+        "vit_pe_spatial_base_patch16_512.fb",
+        "vit_base_patch16_siglip_224.c_radio",
+        "mit_b5.ade20k",
+        "deeplabv1_resnet101-coco",
+    ],
 )
 def test_names_of_weights_that_know_pixel_labels(name: str) -> None:
     assert SEGMENTATION_NAMES.search(name)
@@ -234,14 +280,23 @@ def test_names_of_weights_that_know_pixel_labels(name: str) -> None:
 def test_of_timms_names_only_those_that_know_pixel_labels_are_refused() -> None:
     refused = [name for name in timm.list_pretrained() if SEGMENTATION_NAMES.search(name)]
     assert refused
-    # Segment Anything, and what was tuned on referring segmentation; no Sharpness-Aware Minimization.
-    assert all(name.startswith(("sam2_", "samvit_")) or "refcoco_seg" in name for name in refused)
+    # Segment Anything and what was distilled from it, and what was tuned on referring segmentation; no
+    # Sharpness-Aware Minimization.
+    known = ("sam2_", "samvit_", "vit_pe_spatial_", "refcoco_seg", "c_radio", "pali_mix")
+    assert all(any(part in name for part in known) for name in refused)
+    assert all(any(part in name for name in refused) for part in known)
 
 
 def test_weights_by_a_refused_name_are_not_even_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getam.pretrained, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(InputError, match=r"was trained on pixel labels.*segmentation_pretrained to true"):
         timm_weights("samvit_base_patch16.sa1b", True, segmentation=False)
+
+
+def test_a_file_of_a_refused_network_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.safetensors", vit_state())
+    with pytest.raises(InputError, match=r"model\.safetensors, of sam2_hiera_tiny\.fb_r896, was trained on pixel"):
+        timm_weights("sam2_hiera_tiny.fb_r896", str(path), segmentation=False)
 
 
 @pytest.mark.parametrize(

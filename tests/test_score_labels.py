@@ -7,15 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from deeplab.stages import predict_deeplab, train_deeplab
-from getam.checkpoints import read_supervision
-from getam.end_to_end import describe_end_to_end
 from getam.errors import InputError
-from getam.evaluation import evaluate_predictions
-from getam.files import read_json, write_array, write_json, write_labels
-from getam.index import Index, IndexRow, read_index, write_index
+from getam.files import read_json, write_array, write_labels
+from getam.index import Index, IndexRow, write_index
 from getam.settings import BASE_CONFIG, read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
@@ -32,12 +27,17 @@ LABELS = {"one": ("a",), "two": ("a", "b")}
 
 
 def write_shard(
-    folder: Path, shard: str, ids: list[str], *, classes: tuple[str, ...] = CLASSES, method: str = "activation"
+    folder: Path,
+    shard: str,
+    ids: list[str],
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    supervision: str | None = None,
 ) -> None:
     how: dict[str, Any] = {"ids": ids, "classes": classes}
-    settings = CONFIG.completion.model_copy(update={"method": method})
+    how["facts"] = {"supervision": supervision} if supervision else {}
     with (
-        new_shard(folder / "labels" / shard, suffix=".png", settings=settings, **how) as labels,
+        new_shard(folder / "labels" / shard, suffix=".png", settings=CONFIG.completion, **how) as labels,
         new_shard(folder / "maps" / shard, suffix=".npy", settings=None, **how) as maps,
     ):
         for id in ids:
@@ -92,64 +92,12 @@ def test_coverage_and_protocols_by_hand(tmp_path: Path) -> None:
         assert result["protocols"][protocol]["miou"] == pytest.approx(sum(iou.values()) / 3)
 
 
-@pytest.mark.parametrize(
-    ("methods", "supervision"),
-    [
-        (("activation", "activation"), "I+S"),
-        (("crf", "crf"), "I"),
-        (("rrm", "rrm"), "I"),
-        (("crf", "activation"), "I+S"),
-        (("crf", "other"), "I+S"),
-    ],
-)
-def test_supervision_is_that_of_the_labels(tmp_path: Path, methods: tuple[str, str], supervision: str) -> None:
+def test_scores_state_what_labels_and_maps_have_learned_from(tmp_path: Path) -> None:
     write_data(tmp_path)
-    for shard, id, method in zip(("000", "001"), ("one", "two"), methods, strict=True):
-        write_shard(tmp_path, shard, [id], method=method)
-    assert scores(tmp_path)["supervision"] == supervision
-
-
-@pytest.mark.parametrize(("method", "supervision"), [("activation", "I+S"), ("rrm", "I")])
-def test_a_network_has_the_supervision_of_its_labels(tmp_path: Path, method: str, supervision: str) -> None:
-    rng = np.random.default_rng(0)
-    rows = []
-    for id, split in (("t", "train"), ("v", "val")):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / f"{id}.png")
-        write_labels(tmp_path / f"{id}_mask.png", np.eye(16, dtype=np.uint8))
-        rows.append(IndexRow(id, split, tmp_path / f"{id}.png", tmp_path / f"{id}_mask.png", 16, 16, ("a",)))
-    index = tmp_path / "index.csv"
-    write_index(index, Index(tuple(rows), CLASSES))
-    settings = CONFIG.completion.model_copy(update={"method": method})
-    folder = tmp_path / "labels" / "000"
-    with new_shard(folder, ids=["t"], suffix=".png", classes=CLASSES, settings=settings) as shard:
-        shard.submit("t", write_labels, np.eye(16, dtype=np.uint8))
-    machine: dict[str, Any] = {"index": index, "threads": 1, "device": "cpu"}
-    crop = CONFIG.deeplab.crop.model_copy(update={"long_side": (16, 16), "size": 16})
-    network = CONFIG.deeplab.model_copy(update={"epochs": 1, "crop": crop})
-    train_deeplab.run(
-        train_deeplab.Arguments(
-            **network.model_dump(), pseudo_labels=tmp_path / "labels", shards=1, out=tmp_path / "deeplab", **machine
-        )
-    )
-    assert read_json(tmp_path / "deeplab" / "model.json")["supervision"] == supervision
-    predict_deeplab.run(
-        predict_deeplab.Arguments(
-            **CONFIG.deeplab_prediction.model_dump(),
-            model=tmp_path / "deeplab",
-            split="val",
-            out=tmp_path / "predictions",
-            **machine,
-        )
-    )
-    result = evaluate_predictions(read_index(index), tmp_path / "predictions", split="val")
-    assert result["protocol"]["supervision"] == supervision
-
-
-def test_end_to_end_training_is_supervised_by_saliency_too(tmp_path: Path) -> None:
-    write_json(tmp_path / "model.json", describe_end_to_end(CONFIG.end_to_end, CLASSES))
-    assert read_supervision(tmp_path) == "I+S"
-    write_json(tmp_path / "model.json", {})
-    assert read_supervision(tmp_path) == "I+S"
+    assert (scores(tmp_path)["supervision"], scores(tmp_path)["maps_supervision"]) == ("I+S", "I")
+    write_shard(tmp_path, "000", ["one"], supervision="I")
+    write_shard(tmp_path, "001", ["two"], supervision="I+F")
+    assert (scores(tmp_path)["supervision"], scores(tmp_path)["maps_supervision"]) == ("I+F", "I+F")
 
 
 def test_threshold_curve_by_hand(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from deeplab.multi_scale import MultiScaleNetwork, multi_scale_loss
 from deeplab.segmenters import ARCHITECTURES, LibrarySegmenter
 from getam.checkpoints import save_model
 from getam.errors import InputError
+from getam.images import MEAN, STD
 from getam.settings import Config
 
 CASES = [("deeplabv3plus", "resnet18"), ("upernet", "mit_b0"), ("segformer", "mit_b0"), ("segformer", "tu-resnet10t")]
@@ -100,6 +101,23 @@ def test_a_batch_of_one_is_refused_in_training_alone(architecture: str) -> None:
 def test_what_is_not_offered(architecture: str, encoder: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         segmenter(architecture, encoder)
+
+
+def test_rates_are_those_of_deeplabv3plus() -> None:
+    network = segmenter("deeplabv3plus", "resnet18", atrous_rates=(2, 3, 5))
+    rates = {module.dilation for module in network.decoder.modules() if isinstance(module, nn.Conv2d)}
+    assert {(2, 2), (3, 3), (5, 5)} <= rates
+    with pytest.raises(InputError, match=r"atrous_rates: deeplabv3plus takes three, not \[6, 12, 18, 24\]"):
+        segmenter("deeplabv3plus", "resnet18", atrous_rates=(6, 12, 18, 24))
+
+
+def test_images_come_to_an_encoder_as_its_weights_know_them() -> None:
+    images = torch.randn(1, 3, 4, 4)
+    assert torch.equal(segmenter().normalization(images), images)
+    # Pretrained with mean and deviation 0.5: black is -1.
+    black = -torch.tensor(MEAN)[:, None, None] / torch.tensor(STD)[:, None, None]
+    found = segmenter("upernet", "tu-tf_efficientnet_lite0").normalization(black.expand(1, 3, 4, 4))
+    torch.testing.assert_close(found, torch.full((1, 3, 4, 4), -1.0))
 
 
 @pytest.mark.parametrize(("architecture", "kind"), [("deeplabv2", DeepLabV2), ("segformer", LibrarySegmenter)])

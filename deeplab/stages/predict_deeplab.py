@@ -7,12 +7,12 @@ from pathlib import Path
 from pydantic import Field
 
 from deeplab.model import load_deeplab
-from getam.checkpoints import read_supervision
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
 from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
+from getam.supervision import of_model
 
 SECTION = "deeplab_prediction"
 
@@ -42,5 +42,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_deeplab",
-        facts={"supervision": read_supervision(arguments.model)},
+        facts={"supervision": of_model(arguments.model)},
     )

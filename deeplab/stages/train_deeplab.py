@@ -15,20 +15,20 @@ from deeplab.multi_scale import multi_scale_loss
 from getam.checkpoints import save_model
 from getam.distributed import is_main
 from getam.errors import InputError
-from getam.evaluation import supervision_of
 from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
 from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
-from getam.settings import DeepLabSettings, only
+from getam.settings import DeepLabSettings, DeepLabTrainingSettings, only
 from getam.shards import rows_of, shard_folders
+from getam.supervision import of_network, of_shards
 from getam.training import STATE, fit, training_key
 
 SECTION = "deeplab"
 
 
-class Arguments(DeepLabSettings, TrainingArguments):
+class Arguments(DeepLabTrainingSettings, TrainingArguments):
     """Train DeepLabv2 on pseudo labels; ground truth is never read."""
 
     index: Path = Field(description="index.csv")
@@ -66,6 +66,7 @@ def run(arguments: Arguments) -> None:
         out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
+            initialization_of(model),
             index.classes,
             fingerprint(file for row, path in rows for file in (row.image, path)),
         ),
@@ -75,7 +76,7 @@ def run(arguments: Arguments) -> None:
     if not is_main():
         return
     facts = {
-        "supervision": supervision_of(folders),
+        "supervision": of_network(of_shards(folders), settings),
         "initialization": initialization_of(model),
         "history": history,
     }

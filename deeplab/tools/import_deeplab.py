@@ -13,7 +13,7 @@ from getam.checkpoints import DESCRIPTION, load_exactly, save_model
 from getam.errors import InputError
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
-from getam.settings import BASE_CONFIG, POSITIONAL, merge, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, merge, only, read_yaml, validate_config
 from getam.voc import VOC_CLASSES, read_classes
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
@@ -40,8 +40,7 @@ def run(arguments: Arguments) -> None:
         has = len(state[BIAS]) - 1 if BIAS in state else "no"
         raise InputError(f"{arguments.file}: has {has} classes, --classes names {len(classes)}; name its own")
     recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
-    recipe["deeplab"] |= REFERENCE
-    settings = validate_config(recipe, source=str(RECIPE)).deeplab
+    settings = only(DeepLabSettings, validate_config(recipe, source=str(RECIPE)).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_exactly(model, state, source=arguments.file)
     digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()

@@ -15,7 +15,8 @@ from getam.labels import WITHOUT_SALIENCY, make_labels
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.settings import LabelSettings, only
-from getam.shards import new_shard, rows_of
+from getam.shards import MANIFEST, new_shard, rows_of
+from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_shards
 
 # Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
 
@@ -54,6 +55,7 @@ def run(arguments: Arguments) -> None:
                 arguments.index,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
             ],
+            facts={KEY: _supervision(arguments)},
         ) as shard,
     ):
         todo = [row for [row] in shard.unfinished([[row] for row in rows])]
@@ -62,6 +64,15 @@ def run(arguments: Arguments) -> None:
         )
         for _ in progress(written, total=len(todo), unit="image", what="complete_labels", size=int):
             pass
+
+
+def _supervision(arguments: Arguments) -> str:
+    maps = of_shards([arguments.maps], unknown=IMAGE_LABELS)
+    if arguments.method in WITHOUT_SALIENCY:
+        return maps
+    # Maps brought by hand have no manifest.
+    described = [arguments.saliency] if (arguments.saliency / MANIFEST).is_file() else []
+    return joined(maps, SALIENCY, of_shards(described, unknown=SALIENCY))
 
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:

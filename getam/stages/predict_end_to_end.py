@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.checkpoints import read_supervision
 from getam.end_to_end import load_end_to_end
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
 from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
+from getam.supervision import of_model
 
 SECTION = "end_to_end_prediction"
 
@@ -43,5 +43,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_end_to_end",
-        facts={"supervision": read_supervision(arguments.model)},
+        facts={"supervision": of_model(arguments.model)},
     )

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from getam.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve, supervision_of
+from getam.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
 from getam.files import read_array, read_labels, write_json
 from getam.index import read_index, read_label_source
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.shards import rows_of, shard_folders
+from getam.supervision import IMAGE_LABELS, of_shards
 
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(100))
 """Thresholds of the maps' curve."""
@@ -63,7 +64,8 @@ def run(arguments: Arguments) -> None:
     result: dict[str, Any] = {
         "split": "train",
         "images": scored,
-        "supervision": supervision_of(shard_folders(arguments.pseudo_labels, arguments.shards)),
+        "supervision": of_shards(shard_folders(arguments.pseudo_labels, arguments.shards)),
+        "maps_supervision": of_shards(shard_folders(arguments.maps, arguments.shards), unknown=IMAGE_LABELS),
         "image_labels": read_label_source(arguments.index),
         "unknown_share": unknown / pixels if pixels else None,
         "coverage": 1 - unknown / pixels if pixels else None,

@@ -31,6 +31,7 @@ from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
+from getam.supervision import KEY
 from getam.training import STATE, decay_groups, fit, training_key
 
 SECTION = "classifier"
@@ -75,6 +76,7 @@ def run(arguments: Arguments) -> None:
         out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
+            initialization_of(model),
             classes,
             [row.labels for row in rows],
             fingerprint(r.image for r in rows),
@@ -85,12 +87,9 @@ def run(arguments: Arguments) -> None:
     if not is_main():
         return
     scores = _score(model, index, settings, device, arguments.threads)
-    metrics = {**scores, "image_labels": read_label_source(arguments.index)}
-    save_model(
-        arguments.out,
-        model,
-        describe_classifier(settings, classes) | {"initialization": initialization_of(model), "history": history},
-    )
+    description = describe_classifier(settings, classes)
+    metrics = {**scores, KEY: description[KEY], "image_labels": read_label_source(arguments.index)}
+    save_model(arguments.out, model, description | {"initialization": initialization_of(model), "history": history})
     write_json(arguments.out / "metrics.json", metrics)
     shutil.rmtree(arguments.out / STATE, ignore_errors=True)
     logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])

@@ -25,6 +25,7 @@ from getam.prediction import validation_miou
 from getam.pretrained import initialization_of
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
+from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_shards
 from getam.training import BEST, STATE, Watch, decay_groups, fit, training_key
 
 SECTION = "end_to_end"
@@ -60,6 +61,9 @@ def run(arguments: Arguments) -> None:
 
     seen: list[Seen] = []
     description = describe_end_to_end(settings, index.classes) | {"initialization": initialization_of(network)}
+    if arguments.saliency is not None and description[KEY] != IMAGE_LABELS:
+        saliency = of_shards(shard_folders(arguments.saliency, arguments.shards), unknown=SALIENCY)
+        description[KEY] = joined(description[KEY], saliency)
 
     def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         made = training_step(model, batch, epoch, settings)
@@ -100,6 +104,7 @@ def run(arguments: Arguments) -> None:
         out=arguments.out,
         key=training_key(
             settings.model_dump(mode="json"),
+            initialization_of(network),
             index.classes,
             [row.labels for row, _ in rows],
             fingerprint(file for row, path in rows for file in (row.image, path) if file),

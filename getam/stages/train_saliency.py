@@ -68,7 +68,9 @@ def run(arguments: Arguments) -> None:
         machine=arguments,
         out=arguments.out,
         key=training_key(
-            settings.model_dump(mode="json"), fingerprint(file for pair in pairs for file in (pair.image, pair.mask))
+            settings.model_dump(mode="json"),
+            initialization_of(model),
+            fingerprint(file for pair in pairs for file in (pair.image, pair.mask)),
         ),
         what="train_saliency",
         name_of=lambda number: pairs[number].id,
