@@ -54,6 +54,7 @@ STAGES = {
 
 TOOLS = {
     "doctor": "say what this machine and this configuration have",
+    "estimate": "say how many hours a recipe takes, from a rehearsal's logs",
     "evaluate": "score a folder of predictions beside ground truth",
     "score-saliency": "score a folder of saliency maps beside masks",
     "check-submission": "check an archive for VOC's evaluation server",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from getam.evaluation import ConfusionMatrix, mean_of_known
 from getam.files import read_labels, write_labels
 from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.index import IndexRow, read_photograph
-from getam.progress import image_progress
+from getam.progress import image_progress, progress
 from getam.settings import PredictionSettings
 from getam.shards import new_shard
 
@@ -72,16 +72,22 @@ def predict(
         ) as shard,
     ):
         todo = shard.unfinished(batches)
-        inputs = whole_images(todo, read=read_photograph, size=size, threads=threads)
-        for batch, images in image_progress(inputs, todo, what=what):
-            probabilities = _averaged(network, images.to(device), settings, multiple)
-            for row, values in zip(batch, probabilities, strict=True):
-                full = (row.height, row.width)
-                resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
-                if settings.crf.iterations:
-                    shard.submit(row.id, write_crf_labels, row.image, resized.cpu().numpy(), settings.crf)
-                else:
-                    shard.submit(row.id, _write, resized)
+
+        def written() -> Iterator[int]:
+            for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
+                probabilities = _averaged(network, images.to(device), settings, multiple)
+                for row, values in zip(batch, probabilities, strict=True):
+                    full = (row.height, row.width)
+                    resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                    if settings.crf.iterations:
+                        yield shard.submit(row.id, write_crf_labels, row.image, resized.cpu().numpy(), settings.crf)
+                    else:
+                        yield shard.submit(row.id, _write, resized)
+            yield from shard.wait()
+
+        # Files, not what the network is done with: the CRF may be the slower of the two.
+        for _ in progress(written(), total=sum(map(len, todo)), unit="image", what=what, size=int):
+            pass
 
 
 @torch.no_grad()

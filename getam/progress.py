@@ -72,12 +72,22 @@ def progress(
         done += size(item)
         bar.update(size(item))
         now = time.monotonic()
-        if now - last >= LINE_SECONDS or done == total:
+        # Nothing is done yet where the first item is still being written.
+        if done and (now - last >= LINE_SECONDS or done == total):
             last = now
             rate = done / max(now - started, 1e-9)
             remaining = (total - done) / rate
-            logger.info("%s: %d/%d %s, %.1f a second, %.0f s left", what, done, total, plural, rate, remaining)
+            logger.info(
+                "%s: %d/%d %s, %s a second, %.0f s left", what, done, total, plural, three_digits(rate), remaining
+            )
     bar.close()
+
+
+def three_digits(value: float) -> str:
+    """A number, not negative, with three significant digits and no exponent: 1230, 45.6, 0.0789."""
+    rounded = f"{value:.2e}"
+    decimals = max(0, 2 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):.{decimals}f}"
 
 
 def image_progress(batches: Iterable[Batch], rows: Sequence[Sequence[Any]], *, what: str) -> Iterator[Batch]:

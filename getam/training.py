@@ -28,7 +28,7 @@ from getam.distributed import is_main, mean_over_processes, rank, synchronized, 
 from getam.errors import InputError
 from getam.files import atomic_file
 from getam.machine import TrainingArguments
-from getam.progress import progress
+from getam.progress import progress, three_digits
 from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
 
@@ -126,6 +126,7 @@ def fit(
     saved = time.monotonic()
     for epoch in range(position.epoch, settings.epochs):
         model.train()
+        first = position.batch
         loader = DataLoader(
             images,
             batch_sampler=EpochBatches(
@@ -133,7 +134,7 @@ def fit(
                 epoch=epoch,
                 seed=settings.seed,
                 batch_size=batch_size,
-                start=position.batch,
+                start=first,
             ),
             # On CPU the network itself needs the cores.
             num_workers=min(machine.threads, 8) if device.type == "cuda" else 0,
@@ -144,11 +145,11 @@ def fit(
         started = time.monotonic()
         bar = progress(
             loader,
-            total=batches - position.batch,
+            total=batches - first,
             unit="batch",
             what=f"{what} epoch {epoch + 1}/{settings.epochs}",
         )
-        for number, batch in enumerate(bar, start=position.batch):
+        for number, batch in enumerate(bar, start=first):
             done_steps = epoch * batches + number
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * rate(epoch) * SCHEDULES[settings.schedule](done_steps / total)
@@ -184,13 +185,16 @@ def fit(
                 _save(state, model, optimizer, key, position)
                 saved = time.monotonic()
         means = position.means(batches)
+        seconds = time.monotonic() - started
         logger.info(
-            "%s: epoch %d/%d, %s, %.1f s",
+            "%s: epoch %d/%d, %s, %.1f s, %s images a second",
             what,
             epoch + 1,
             settings.epochs,
             ", ".join(f"{name} loss {value:.4f}" for name, value in means.items()),
-            time.monotonic() - started,
+            seconds,
+            # Of all processes together, as batches are.
+            three_digits((batches - first) * batch_size / max(seconds, 1e-9)),
         )
         position.history.append(means | _validated(model, machine, epoch, settings.epochs, position, watch, log))
         position.epoch, position.batch, position.sums = epoch + 1, 0, {}

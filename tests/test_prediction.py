@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import getam.prediction
 import getam.version
 from getam.checkpoints import DESCRIPTION, WEIGHTS
 from getam.files import read_json, read_labels
@@ -213,6 +216,34 @@ def test_crf_straightens_a_stray_pixel(tmp_path: Path) -> None:
     assert without[8, 8] == 0
     crf = SETTINGS.crf.model_copy(update={"iterations": 1})
     assert (run(stray, rows, tmp_path / "out", crf=crf)["a"] == 1).all()
+
+
+def test_an_image_counts_as_done_once_its_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_rows(tmp_path / "images", {id: noise(16, 16) for id in "abc"})
+    (tmp_path / "results").mkdir()
+    write = getam.prediction._write
+
+    def slow(path: Path, probabilities: Tensor) -> None:
+        time.sleep(0.1)
+        write(path, probabilities)
+
+    class Watching(logging.Handler):
+        """Notes each line with the number of files that are there when it is logged."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[tuple[str, int]] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            files = [path for path in (tmp_path / "results").rglob("*.png") if path.stem in "abc"]
+            self.lines.append((record.getMessage().partition(" images")[0], len(files)))
+
+    monkeypatch.setattr(getam.prediction, "_write", slow)
+    logger, watching = logging.getLogger("getam.progress"), Watching()
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "handlers", [watching])
+    run(constant, rows, tmp_path / "results" / "out")
+    assert watching.lines == [("predict_test: 3/3", 3)]
 
 
 def test_failure_leaves_the_earlier_predictions(tmp_path: Path) -> None:

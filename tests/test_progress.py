@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import getam.progress
-from getam.progress import progress, set_up_logging
+from getam.progress import progress, set_up_logging, three_digits
 
 
 class Clock:
@@ -51,7 +51,7 @@ def test_quick_work_gives_one_line_at_its_end(caplog: pytest.LogCaptureFixture, 
     with caplog.at_level(logging.INFO, logger="getam.progress"):
         for _ in progress(range(8), total=8, unit="image", what="dump_maps"):
             clock.now += 0.5
-    assert caplog.messages == ["dump_maps: 8/8 images, 2.0 a second, 0 s left"]
+    assert caplog.messages == ["dump_maps: 8/8 images, 2.00 a second, 0 s left"]
 
 
 def test_long_work_gives_a_line_now_and_then(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
@@ -60,9 +60,9 @@ def test_long_work_gives_a_line_now_and_then(caplog: pytest.LogCaptureFixture, c
             clock.now += 10
     # 20 s, 40 s and 60 s after the start: at most one in 15 s.
     assert caplog.messages == [
-        "stage: 2/6 images, 0.1 a second, 40 s left",
-        "stage: 4/6 images, 0.1 a second, 20 s left",
-        "stage: 6/6 images, 0.1 a second, 0 s left",
+        "stage: 2/6 images, 0.100 a second, 40 s left",
+        "stage: 4/6 images, 0.100 a second, 20 s left",
+        "stage: 6/6 images, 0.100 a second, 0 s left",
     ]
 
 
@@ -70,7 +70,34 @@ def test_a_batch_counts_for_its_length(caplog: pytest.LogCaptureFixture, clock: 
     with caplog.at_level(logging.INFO, logger="getam.progress"):
         for _ in progress([[1, 2, 3], [4, 5]], total=5, unit="image", what="stage", size=len):
             clock.now += 1
-    assert caplog.messages == ["stage: 5/5 images, 2.5 a second, 0 s left"]
+    assert caplog.messages == ["stage: 5/5 images, 2.50 a second, 0 s left"]
+
+
+def test_nothing_done_yet_is_not_divided_by(caplog: pytest.LogCaptureFixture, clock: Clock) -> None:
+    with caplog.at_level(logging.INFO, logger="getam.progress"):
+        # Files as a pool writes them: none for a while, then all of them.
+        for _ in progress([0, 0, 0, 4], total=4, unit="image", what="stage", size=int):
+            clock.now += 20
+    assert caplog.messages == ["stage: 4/4 images, 0.0500 a second, 0 s left"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0.00"),
+        (0.0001234, "0.000123"),
+        (0.0789, "0.0789"),
+        (0.9996, "1.00"),
+        (4.564, "4.56"),
+        (9.996, "10.0"),
+        (312.8, "313"),
+        (999.6, "1000"),
+        (1234, "1230"),
+        (5e9, "5000000000"),
+    ],
+)
+def test_three_significant_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
 
 
 def test_the_plural_of_the_unit(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,6 +182,33 @@ def test_history_is_the_mean_loss_of_each_epoch(tmp_path: Path) -> None:
     assert [set(epoch) for epoch in history] == [{"error", "size"}] * 4
     for epoch, entry in enumerate(history):
         assert entry["error"] == pytest.approx(sum(losses[3 * epoch : 3 * epoch + 3]) / 3, rel=1e-12)
+
+
+def test_the_log_says_how_many_images_a_second_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(getam.training, "time", SimpleNamespace(monotonic=lambda: now))
+
+    def lasting(seconds: float) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
+        def change(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+            nonlocal now
+            now += seconds
+            return loss
+
+        return change
+
+    settings = SETTINGS.model_copy(update={"epochs": 2})
+    with caplog.at_level(logging.INFO, logger="getam.training"):
+        with pytest.raises(Interrupted):
+            train(dropout_model(), tmp_path, minutes=0, settings=settings, interrupt=(1, 2), change=lasting(2))
+        train(dropout_model(), tmp_path, minutes=0, settings=settings, change=lasting(4))
+    ends = [re.sub(r"loss [\d.]+", "loss x", line) for line in caplog.messages if "images a second" in line]
+    # Three batches of three images in 6 s; of the second epoch the last batch alone, in 4 s.
+    assert ends == [
+        "test: epoch 1/2, error loss x, size loss x, 6.0 s, 1.50 images a second",
+        "test: epoch 2/2, error loss x, size loss x, 4.0 s, 0.750 images a second",
+    ]
 
 
 def test_batch_larger_than_the_data_takes_all_of_it(tmp_path: Path) -> None:

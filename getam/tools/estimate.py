@@ -1,0 +1,184 @@
+"""Says how many hours a recipe takes on a machine, from the logs of a rehearsal there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.errors import InputError
+from getam.files import write_json
+from getam.machine import MachineArguments
+from getam.progress import three_digits
+from getam.settings import BASE_CONFIG, Config, PositiveInt, merge, read_yaml, validate_config
+
+DUTS_TR = 10553
+"""Pairs of DUTS-TR, which saliency is trained on."""
+
+SLOWEST = 1e-9
+"""Images a second; what is at or below it is no measurement."""
+
+NOT_MEASURED = "not measured"
+HEADINGS = ("stage", "images a second", "images", "hours")
+
+
+class Arguments(MachineArguments):
+    """Print images a second of each stage of a rehearsal, the images of the full recipe, and the hours they take."""
+
+    run: Path = Field(description="folder of the rehearsal, results/<run>")
+    configs: tuple[Path, ...] = Field(
+        default=(), description="overlays of the full recipe as a JSON list, in their order [config.yaml]"
+    )
+    train: PositiveInt | None = Field(default=None, description="images of train [data.counts.train]")
+    val: PositiveInt | None = Field(default=None, description="images of val [data.counts.val]")
+    pairs: PositiveInt = Field(
+        default=DUTS_TR, description=f"image/mask pairs that saliency is trained on [{DUTS_TR}, DUTS-TR's]"
+    )
+    out: Path | None = Field(default=None, description="JSON file for the figures [none]")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stage, or a phase of a training."""
+
+    stage: str
+    rate: float | None
+    """Images a second in the rehearsal; None where its log doesn't say."""
+    images: int
+    """Images of the full run, epochs included."""
+
+    @property
+    def hours(self) -> float | None:
+        return None if self.rate is None else self.images / self.rate / 3600
+
+
+def run(arguments: Arguments) -> None:
+    values = read_yaml(BASE_CONFIG)
+    for overlay in arguments.configs:
+        values = merge(values, read_yaml(overlay))
+    config = validate_config(values, source=", ".join(map(str, arguments.configs)) or str(BASE_CONFIG))
+    logs = arguments.run / "logs"
+    if not logs.is_dir():
+        raise InputError(f"{logs}: no such folder; name the folder of a run, results/<run>, by --run")
+    counts = _counts(arguments, config)
+    estimates = list(_estimates(logs, config, **counts))
+    measured = [estimate.hours for estimate in estimates if estimate.hours is not None]
+    total = sum(measured) if measured else None
+    if arguments.out is not None:
+        figures = {
+            estimate.stage: {
+                "images_per_second": estimate.rate,
+                "images": estimate.images,
+                "hours": estimate.hours,
+            }
+            for estimate in estimates
+        }
+        missing = [estimate.stage for estimate in estimates if estimate.rate is None]
+        write_json(arguments.out, {**counts, "stages": figures, "hours": total, "not_measured": missing})
+    print(_table(estimates, total))
+
+
+def _counts(arguments: Arguments, config: Config) -> dict[str, int]:
+    """Images of train and val, and pairs, as many as the recipe takes of them."""
+    splits = {
+        "train": arguments.train or config.data.counts.train,
+        "val": arguments.val or config.data.counts.val,
+    }
+    if unknown := [split for split, count in splits.items() if not count]:
+        keys = ", ".join(f"data.counts.{split}" for split in unknown)
+        flags = " ".join(f"--{split} N" for split in unknown)
+        raise InputError(f"{keys}: 0, which leaves the number of images open; set it in an overlay or give {flags}")
+    most = {"train": config.data.images, "val": config.data.images, "pairs": config.saliency.pairs}
+    counts = splits | {"pairs": arguments.pairs}
+    return {name: min(count, most[name] or count) for name, count in counts.items()}
+
+
+def _estimates(logs: Path, config: Config, *, train: int, val: int, pairs: int) -> Iterator[Estimate]:
+    """The stages that the recipe runs, in the workflow's order."""
+
+    def images_of(stage: str, images: int) -> Estimate:
+        return Estimate(stage, _image_rate(logs, stage), images)
+
+    yield images_of("index_dataset", train + val)
+    yield Estimate("train_classifier", _epoch_rate(logs, "train_classifier"), train * config.classifier.epochs)
+    yield images_of("dump_maps", train)
+    yield images_of("refine_maps", train)
+    if config.saliency.source == "train":
+        yield Estimate("train_saliency", _epoch_rate(logs, "train_saliency"), pairs * config.saliency.epochs)
+        yield images_of("predict_saliency", train)
+    yield images_of("complete_labels", train)
+    yield images_of("score_labels", train)
+    yield Estimate("train_deeplab", _epoch_rate(logs, "train_deeplab"), train * config.deeplab.epochs)
+    yield images_of("predict_deeplab", val)
+    if not config.checkpoint.file:
+        first = config.end_to_end.classifier_epochs
+        phases = {False: first, True: config.end_to_end.epochs - first}
+        for segmentation, epochs in phases.items():
+            name = f"train_end_to_end, phase {1 + segmentation}"
+            rate = _epoch_rate(logs, "train_end_to_end", segmentation=segmentation)
+            if epochs:
+                yield Estimate(name, rate, train * epochs)
+    yield images_of("predict_end_to_end", val)
+
+
+def _image_rate(logs: Path, stage: str) -> float | None:
+    """Images a second of a per-image stage: of all shards, one after the other."""
+    final = re.compile(rf"\b{stage}: (\d{{1,12}})/\1 images, (\S+) a second")
+    images, seconds = 0, 0.0
+    for path in (logs / f"{stage}.log", *sorted((logs / stage).glob("*.log"))):
+        found = final.findall(_text(path))
+        if found and (rate := _rate(found[-1][1])):
+            images += int(found[-1][0])
+            seconds += int(found[-1][0]) / rate
+    return images / seconds if seconds else None
+
+
+def _epoch_rate(logs: Path, stage: str, *, segmentation: bool | None = None) -> float | None:
+    """Images a second of a training's last epoch; of the last in whose losses segmentation is, or is not, if given."""
+    line = re.compile(rf"\b{stage}: epoch \d+/\d+, (.*), \S+ s, (\S+) images a second")
+    found = [
+        rate
+        for losses, rate in line.findall(_text(logs / f"{stage}.log"))
+        if segmentation is None or ("segmentation loss" in losses) == segmentation
+    ]
+    return _rate(found[-1]) if found else None
+
+
+def _rate(text: str) -> float | None:
+    """None for what is no number or too little to divide by."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if SLOWEST < value < float("inf") else None
+
+
+def _text(log: Path) -> str:
+    """A log's text; empty where there is none."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise InputError(f"{log}: cannot be read ({error.strerror}); name another run by --run") from None
+
+
+def _table(estimates: Sequence[Estimate], total: float | None) -> str:
+    missing = sum(estimate.rate is None for estimate in estimates)
+    rows = [HEADINGS]
+    for estimate in estimates:
+        rate = NOT_MEASURED if estimate.rate is None else three_digits(estimate.rate)
+        rows.append((estimate.stage, rate, str(estimate.images), _hours(estimate.hours)))
+    rows.append(("sum", "", "", _hours(total)))
+    lines = [f"{stage:<28}{rate:>16}{images:>12}{hours:>11}" for stage, rate, images, hours in rows]
+    if missing:
+        lines.append(f"The sum leaves out {missing} of {len(estimates)} rows, which are not measured.")
+    lines.append("Stages run one after the other here; decoding, CRF and completion scale with cores.")
+    return "\n".join(lines)
+
+
+def _hours(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
