@@ -16,12 +16,9 @@ from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
 from getam.backbones import Normalization, create_timm_model
 from getam.errors import InputError
 from getam.images import MEAN, STD
-from getam.pretrained import Weights, encoder_weights, load_encoder
+from getam.pretrained import TIMM, Weights, encoder_weights, load_encoder
 
 ARCHITECTURES = ("deeplabv3plus", "upernet", "segformer")
-
-TIMM = "tu-"
-"""Before the name of an encoder that is timm's."""
 
 MULTIPLE = 32
 """Sides that every encoder takes; images are padded to it on the right and at the bottom."""

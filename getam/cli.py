@@ -35,6 +35,7 @@ from getam.settings import (
 STAGES = {
     "make-demo": "write the embedded demo data set",
     "index-dataset": "check a data set and write index.csv",
+    "fetch-weights": "fetch and check the pretrained weights of a network",
     "train-classifier": "train a ViT on image labels",
     "dump-maps": "write the class activation maps of a shard of images",
     "refine-maps": "refine maps to the images' resolution by PAMR",

@@ -41,6 +41,9 @@ SEGMENTATION_KEYS = re.compile(
 FEATURE_KEY = re.compile(r"^([a-z]+)_(\d+)\.")
 """First part of a key in a timm network that gives features alone."""
 
+TIMM = "tu-"
+"""Before the name of an encoder of segmentation-models-pytorch that is timm's."""
+
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where the weights are in a checkpoint that holds more."""
 
@@ -78,7 +81,7 @@ def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> We
 def encoder_weights(encoder: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
     """The pretrained weights of an encoder that segmentation-models-pytorch has of its own; see timm_weights."""
     if pretrained is True:
-        source = smp.encoders.encoders[encoder].get("pretrained_settings", {}).get("imagenet")
+        source = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet")
         if source is None:
             raise InputError(f"pretrained: there are no ImageNet weights of {encoder}; name a file, or set it to false")
         return _fetched(encoder, source["repo_id"], source.get("revision"), None, segmentation=segmentation)

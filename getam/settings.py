@@ -185,6 +185,12 @@ class PretrainedSettings(Section):
     )
 
 
+class NetworkWeights(PretrainedSettings):
+    """fetch_weights: what a section says of its network's weights."""
+
+    network: str = Field(description="name of the backbone or encoder", min_length=1)
+
+
 class BackboneSettings(PretrainedSettings):
     """A ViT backbone with the read-out that classifies."""
 
@@ -564,6 +570,26 @@ class Config(Section):
         if needing:
             raise ValueError(f"saliency.source: without saliency there is no completion; set {', '.join(needing)} too")
         return self
+
+    def pretrained_networks(self) -> dict[str, NetworkWeights]:
+        """{section: weights} of the networks that are trained and start with pretrained weights."""
+        trained: dict[str, tuple[str, PretrainedSettings]] = {
+            "classifier": (self.classifier.backbone, self.classifier),
+            "deeplab": (self.deeplab.encoder, self.deeplab),
+        }
+        if self.saliency.source == "train":
+            trained["saliency"] = (self.saliency.backbone, self.saliency)
+        if not self.checkpoint.file:
+            trained["end_to_end"] = (self.end_to_end.backbone, self.end_to_end)
+        return {
+            section: NetworkWeights(
+                network=network,
+                pretrained=settings.pretrained,
+                segmentation_pretrained=settings.segmentation_pretrained,
+            )
+            for section, (network, settings) in trained.items()
+            if settings.pretrained
+        }
 
     @model_validator(mode="after")
     def _method_suits_backbone(self) -> Config:

@@ -411,6 +411,7 @@ def test_the_recipe_of_coco_is_that_of_voc_but_for_what_it_says() -> None:
         "classifier.epochs",
         "completion.alpha",
         "deeplab.epochs",
+        "deeplab.crop.long_side",
         "end_to_end.epochs",
         "end_to_end.classifier_epochs",
         "end_to_end.completion.alpha",

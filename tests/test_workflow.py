@@ -29,7 +29,7 @@ import getam.cli
 from getam.cli import parse_flags
 from getam.errors import InputError
 from getam.machine import MachineArguments, TrainingArguments
-from getam.stages import import_checkpoint
+from getam.stages import fetch_weights, import_checkpoint
 
 TINY = PROJECT / "tests" / "tiny.yaml"
 
@@ -40,6 +40,7 @@ DIRECTIVES = (
     "benchmark",
     "conda",
     "threads",
+    "priority",
     "resources",
     "params",
     "message",
@@ -289,6 +290,38 @@ def test_masks_are_an_output_where_they_are_converted(tmp_path: Path) -> None:
     assert "results/demo/masks" not in workplace.snakemake("-n", "-p", "index_dataset").stdout
 
 
+PRETRAINED = {
+    "classifier": {"backbone": "vit_tiny_patch16_224", "pretrained": True},
+    "deeplab": {"pretrained": "mine.pth"},
+}
+
+
+def test_weights_are_fetched_first_and_only_for_who_uses_them(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    (workplace.folder / "mine.pth").write_bytes(b"")
+    overlay = str(workplace.overlay(PRETRAINED))
+    assert workplace.plan("--configfile", overlay) == ALL | {"fetch_weights"}
+    output = workplace.snakemake("-n", "-p", "--configfile", overlay).stdout
+    lines = re.findall(r"^Shell command: getam fetch-weights (.*)$", output, re.MULTILINE)
+    fetched = [
+        parse_flags(fetch_weights.Arguments, shlex.split(line), name="fetch-weights", section=None) for line in lines
+    ]
+    assert {(each.section, each.network, each.pretrained) for each in fetched} == {
+        ("classifier", "vit_tiny_patch16_224", True),
+        ("deeplab", "resnet18", "mine.pth"),
+    }
+    result = workplace.snakemake("--configfile", overlay, cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert workplace.plan("--configfile", overlay) == set()
+    # Other weights of one network train that one anew, and no other.
+    others = PRETRAINED | {"end_to_end": {"pretrained": True}}
+    assert workplace.plan("--configfile", str(workplace.overlay(others))) == {"fetch_weights"} | END_TO_END | SCORES
+    # So does a file that was replaced.
+    time.sleep(0.01)
+    (workplace.folder / "mine.pth").write_bytes(b"other")
+    assert workplace.plan("--configfile", str(workplace.overlay(PRETRAINED))) == {"fetch_weights"} | DEEPLAB | SCORES
+
+
 def _bring_data(folder: Path, *, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         (folder / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -323,6 +356,11 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         "saliency.folder: nowhere: no such folder",
     ),
     "completion without saliency": ({"saliency": {"source": "none"}}, "without saliency there is no completion; set"),
+    "no file of weights": (
+        {"deeplab": {"pretrained": "nowhere.pth"}},
+        "deeplab.pretrained: nowhere.pth: no such file; name a .safetensors or .pth file, true or false",
+    ),
+    "frozen batch norm from scratch": ({"deeplab": {"frozen_batch_norm": True}}, "deeplab: frozen_batch_norm: true"),
     "missing list": (
         {"data": {"root": "mine", "labels": "file"}},
         "data.root: mine/image_labels.txt: no such file",
@@ -399,7 +437,7 @@ def test_every_rule_reads_in_the_same_order() -> None:
     for name, body in rules.items():
         directives = re.findall(r"^ {4}(\w+):", body, re.MULTILINE)
         assert directives == [word for word in DIRECTIVES if word in directives], name
-        assert set(DIRECTIVES) - set(directives) <= {"input", "params"}, name
+        assert set(DIRECTIVES) - set(directives) <= {"input", "params", "priority"}, name
         assert re.search(rf'"(getam|deeplab) {name.replace("_", "-")} ', body), name
         assert re.search(rf"/logs/{name}[./]", body), name
         assert re.search(rf"/benchmarks/{name}[./]", body), name

@@ -5,6 +5,7 @@ rule train_classifier:
     input:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
+        pretrained=weights_of("classifier"),
     output:
         weights=f"{RESULTS}/classifier/model.safetensors",
         model=f"{RESULTS}/classifier/model.json",

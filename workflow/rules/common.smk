@@ -17,7 +17,6 @@ from getam.settings import (
     PredictionSettings,
     SaliencyMapSettings,
     SaliencySettings,
-    SaliencySourceSettings,
     flags,
     merge,
     only,
@@ -32,6 +31,29 @@ CONDA_ENV = "../../envs/getam.yaml"
 GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
 NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
+DECODING_THREADS = max(1, min(8, workflow.cores or 8))
+
+
+def prediction_memory(settings: PredictionSettings) -> int:
+    """MB of a prediction: each process of the dense CRF takes what it needs for COCO's 81 classes."""
+    return 8000 + (1200 * NETWORK_THREADS if settings.crf.iterations else 0)
+
+
+def weights_of(name: str) -> list[str]:
+    """What the training of a section waits for: that its pretrained weights are at hand, if it has some."""
+    return [f"{RESULTS}/weights/{name}.json"] if name in SETTINGS.pretrained_networks() else []
+
+
+def weights_file(wildcards: object) -> list[str]:
+    """The user's file of pretrained weights, where a section names one."""
+    pretrained = SETTINGS.pretrained_networks()[wildcards.section].pretrained
+    return [pretrained] if isinstance(pretrained, str) else []
+
+
+def weights_flags(wildcards: object) -> list[str]:
+    """The flags of fetch_weights."""
+    return flags(SETTINGS.pretrained_networks()[wildcards.section])
+
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
@@ -77,13 +99,14 @@ def checked_config() -> Config:
     # the options of a backbone are replaced whole: an overlay's {} has to leave none.
     overlay = workflow.config_settings.overwrite_config
     settings = validate_config(merge(config, overlay), source="configuration")
-    for problem in missing_data(settings.data, settings.saliency):
+    for problem in missing_data(settings):
         raise InputError(f"configuration: {problem}")
     return settings
 
 
-def missing_data(data: DataSettings, saliency: SaliencySourceSettings) -> Iterator[str]:
-    """What is not there of the data sets that the user brings, each with its key and the cure."""
+def missing_data(settings: Config) -> Iterator[str]:
+    """What is not there of the files that the user brings, each with its key and the cure."""
+    data, saliency = settings.data, settings.saliency
     pairs = ("saliency_train", "saliency_val") if saliency.source == "train" else ()
     for key in ("root", *pairs):
         folder = getattr(data, key)
@@ -96,6 +119,9 @@ def missing_data(data: DataSettings, saliency: SaliencySourceSettings) -> Iterat
     for path in index_inputs(data):
         if path != DEMO_DATA and not Path(path).exists():
             yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
+    for name, weights in settings.pretrained_networks().items():
+        if isinstance(weights.pretrained, str) and not Path(weights.pretrained).is_file():
+            yield f"{name}.pretrained: {weights.pretrained}: no such file; name a .safetensors or .pth file, true or false"
 
 
 def in_demo(folder: Path) -> bool:
@@ -158,3 +184,4 @@ RESULTS = f"results/{SETTINGS.run}"
 
 wildcard_constraints:
     shard=r"\d{3}",
+    section="classifier|saliency|deeplab|end_to_end",

@@ -1,4 +1,4 @@
-# The labelled images: the embedded demo, and the index of whatever data set the run is on.
+# What a run starts with: the embedded demo, the index of whatever data set it is on, pretrained weights.
 
 
 rule make_demo:
@@ -36,13 +36,44 @@ rule index_dataset:
         f"{RESULTS}/benchmarks/index_dataset.tsv"
     conda:
         CONDA_ENV
-    threads: IMAGE_THREADS
+    threads: DECODING_THREADS
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=5000,
+        runtime=240,
     params:
         flags=section(only(IndexSettings, SETTINGS.data)),
     message:
         f"index_dataset: {SETTINGS.data.format}, {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
     shell:
         "getam index-dataset --out {output.index:q} {params.flags:q} --threads {threads} --log {log:q}"
+
+
+# On the machine that starts the workflow: the nodes of a cluster may have no connection.
+localrules:
+    fetch_weights,
+
+
+rule fetch_weights:
+    input:
+        weights_file,
+    output:
+        f"{RESULTS}/weights/{{section}}.json",
+    log:
+        f"{RESULTS}/logs/fetch_weights/{{section}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fetch_weights/{{section}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    # Those of all networks before any training: what is missing is said at once, not after days.
+    priority: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        flags=weights_flags,
+    message:
+        "fetch_weights: {wildcards.section}"
+    shell:
+        "getam fetch-weights --section {wildcards.section:q} --out {output:q} {params.flags:q} --threads {threads}"
+        " --log {log:q}"

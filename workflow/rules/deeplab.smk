@@ -6,6 +6,7 @@ rule train_deeplab:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
         pseudo_labels=shards("pseudo_labels"),
+        pretrained=weights_of("deeplab"),
     output:
         weights=f"{RESULTS}/deeplab/model.safetensors",
         model=f"{RESULTS}/deeplab/model.json",
@@ -19,7 +20,7 @@ rule train_deeplab:
     resources:
         gpu=1,
         mem_mb=16000,
-        runtime=1440,
+        runtime=4320,
     params:
         flags=section(SETTINGS.deeplab),
         pseudo_labels=parent_of("pseudo_labels"),
@@ -49,8 +50,8 @@ rule predict_deeplab:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=prediction_memory(SETTINGS.deeplab_prediction),
+        runtime=1440,
     params:
         flags=section(SETTINGS.deeplab_prediction),
         model=subpath(input.weights, parent=True),

@@ -9,6 +9,7 @@ rule train_end_to_end:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
         saliency=saliency_shards(),
+        pretrained=weights_of("end_to_end"),
     output:
         weights=f"{RESULTS}/end_to_end/model.safetensors",
         model=f"{RESULTS}/end_to_end/model.json",
@@ -22,7 +23,7 @@ rule train_end_to_end:
     resources:
         gpu=1,
         mem_mb=16000,
-        runtime=1440,
+        runtime=4320,
     params:
         flags=section(SETTINGS.end_to_end),
         saliency=saliency_flags,
@@ -79,8 +80,8 @@ rule predict_end_to_end:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=prediction_memory(SETTINGS.end_to_end_prediction),
+        runtime=1440,
     params:
         flags=section(SETTINGS.end_to_end_prediction),
         model=subpath(input.weights, parent=True),

@@ -6,6 +6,7 @@ rule train_saliency:
         saliency_inputs(SETTINGS.data),
         # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
         ancient(f"{RESULTS}/index.csv"),
+        weights_of("saliency"),
     output:
         weights=f"{RESULTS}/saliency_model/model.safetensors",
         model=f"{RESULTS}/saliency_model/model.json",
@@ -70,7 +71,7 @@ rule collect_saliency:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
         # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
-        folder=lambda wildcards: ancient(SETTINGS.saliency.folder),
+        folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
     output:
         directory(f"{RESULTS}/saliency/{{shard}}"),
     log:
