@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from getam.errors import InputError, listed
-from getam.files import atomic_folder, read_image, write_labels
+from getam.files import atomic_folder, check_drawn_upright, read_image, write_labels
 from getam.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
 from getam.progress import progress
 from getam.voc import check_class_names
@@ -86,9 +87,13 @@ def index_coco(
             raise InputError(f"{source}: other categories than in the file of {SPLITS[0]}; take both of one release")
         categories = found
         lists[split] = sorted((p for p in photographs if p.annotations), key=lambda p: p.id)
+        if not lists[split]:
+            problems.append(f"{source}: no image has an annotation; unpack annotations_trainval2014.zip again")
     assert categories is not None
     first, second = ({p.id for p in lists[split]} for split in SPLITS)
-    problems += [f"image {id!r} is in train and in val; scores need images not trained on" for id in first & second]
+    problems += [
+        f"image {id!r} is in train and in val; scores need images not trained on" for id in sorted(first & second)
+    ]
     problems += list(count_problems(lists, counts or {}))
     if problems:
         raise InputError(listed(problems))
@@ -122,12 +127,12 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
         raise InputError(f"{source}: not valid JSON ({error}); {cure}") from None
     try:
         images, annotations, listed_categories = (content[key] for key in ("images", "annotations", "categories"))
-        categories = {_whole(entry["id"]): str(entry["name"]) for entry in listed_categories}
-        entries = [(_whole(e["id"]), str(e["file_name"]), _whole(e["height"]), _whole(e["width"])) for e in images]
+        categories = {_whole(entry["id"]): _text(entry["name"]) for entry in listed_categories}
+        entries = [(_whole(e["id"]), _text(e["file_name"]), _whole(e["height"]), _whole(e["width"])) for e in images]
         outlined = [
             (
                 _whole(e["image_id"]),
-                Annotation(_whole(e["id"]), _whole(e["category_id"]), bool(e.get("iscrowd", 0)), e["segmentation"]),
+                Annotation(_whole(e["id"]), _whole(e["category_id"]), _flag(e.get("iscrowd", 0)), e["segmentation"]),
             )
             for e in annotations
         ]
@@ -136,9 +141,18 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
     if len(categories) != len(listed_categories):
         raise InputError(f"{source}: two categories have one id; {cure}")
     check_class_names(tuple(categories[id] for id in sorted(categories)), source)
-    repeated = [f"image id {id}" for id, count in Counter(entry[0] for entry in entries).items() if count > 1]
-    repeated += [f"file_name {name!r}" for name, count in Counter(entry[1] for entry in entries).items() if count > 1]
-    problems += [f"{source}: {what} stands there twice; {cure}" for what in repeated]
+    # The stem is the image's id: a.jpg and a.png would have one mask.
+    counts: dict[str, Counter[Any]] = {
+        "image id": Counter(entry[0] for entry in entries),
+        "annotation id": Counter(annotation.id for _, annotation in outlined),
+        "stem of a file_name": Counter(Path(entry[1]).stem for entry in entries),
+    }
+    problems += [
+        f"{source}: {what} {value!r} stands there twice; {cure}"
+        for what, found in counts.items()
+        for value, count in found.items()
+        if count > 1
+    ]
     photographs = {}
     for id, name, height, width in entries:
         if not is_safe_id(Path(name).stem) or Path(name).name != name or Path(name).suffix.lower() not in SUFFIXES:
@@ -150,7 +164,9 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
     ids = {entry[0] for entry in entries}
     for image, annotation in outlined:
         if annotation.category not in categories:
-            problems.append(f"{source}: annotation {annotation.id} is of the unknown category {annotation.category}")
+            problems.append(
+                f"{source}: annotation {annotation.id} is of the unknown category {annotation.category}; {cure}"
+            )
         elif image in photographs:
             photographs[image].annotations.append(annotation)
         elif image not in ids:
@@ -160,8 +176,20 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
+        raise TypeError(f"{reprlib.repr(value)} is no whole number")
     return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{reprlib.repr(value)} is no text")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise TypeError(f"iscrowd {reprlib.repr(value)} is neither 0 nor 1")
+    return bool(value)
 
 
 def _check_image(
@@ -171,6 +199,7 @@ def _check_image(
     decoded = read_image(photograph.path).shape[:2]
     # Before any mask of that size is made.
     if decoded != size:
+        check_drawn_upright(photograph.path, decoded, size, what="the size in the annotations")
         raise InputError(f"{photograph.path}: its size is {decoded}, in the annotations {size} (H, W); replace it")
     write_labels(written / f"{photograph.id}.png", _semantic_mask(photograph, values))
     present = sorted({values[annotation.category] for annotation in photograph.annotations})
@@ -213,20 +242,24 @@ def _region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("neither polygons nor runs")
     height, width = size
     for polygon in segmentation:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon needs three points or more, x and y each")
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise ValueError("a polygon needs x and y of every point")
         for position, number in enumerate(polygon):
             side = height if position % 2 else width
             # Far outside, an edge alone would take the decoder's time and memory.
             if isinstance(number, bool) or not isinstance(number, int | float) or not -side <= number <= 2 * side:
-                raise ValueError(f"coordinate {number!r} is far outside the image")
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
+                raise ValueError(f"coordinate {reprlib.repr(number)} is far outside the image")
+    # Fewer than three points, which some sets hold, enclose nothing; pycocotools takes four numbers for a box.
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        return np.zeros(size, bool)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
 
 
 def _decoded_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """Runs of 0 and 1 in turn, down the columns. Not by pycocotools, which trusts their sum."""
     if list(runs["size"]) != list(size):
-        raise ValueError(f"runs are for {runs['size']}, the image is {list(size)} (H, W)")
+        raise ValueError(f"runs are for {reprlib.repr(runs['size'])}, the image is {list(size)} (H, W)")
     counts = runs["counts"]
     lengths = list(_unpacked(counts)) if isinstance(counts, str) else [_whole(count) for count in counts]
     if any(length < 0 for length in lengths) or sum(lengths) != math.prod(size):

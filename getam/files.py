@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps
+from PIL import Image
 
 from getam.errors import InputError
 
@@ -26,10 +28,28 @@ UNKNOWN = 255
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded; a bigger one is taken for a decompression bomb."""
 
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# The bound above decides; Pillow's own would print a warning beside the message.
+Image.MAX_IMAGE_PIXELS = None
 
 ORIENTATION = 0x0112
-"""EXIF tag that says how an image is turned; 5 to 8 swap its sides."""
+"""EXIF tag that says how an image is turned."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image of that orientation upright; from 5 on its sides are swapped."""
+
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error)
+"""What Pillow raises of a damaged file."""
+
+GRAY = 0
+"""Kind of colors of a gray PNG, in its header."""
 
 FORMATS = ("JPEG", "PNG")
 """What is decoded, whatever a file's name says: other decoders of Pillow start other programs."""
@@ -44,17 +64,38 @@ LOCK = ".lock"
 """File in an unfinished folder that the process which writes it holds locked."""
 
 
+class UnwritableError(InputError):
+    """A file cannot be written. No fault of what it is made from: an unfinished folder keeps the others that it has."""
+
+
+def _unwritable(path: Path, error: OSError) -> UnwritableError:
+    return UnwritableError(f"{path}: cannot be written ({error.strerror or error}); make room, or choose another place")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in `path`'s folder, with its suffix; renamed to `path` on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Gives a temporary path in `path`'s folder, with its suffix; renamed to `path` on success, removed on failure.
+
+    Raises:
+        UnwritableError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     # A fixed name, so that what a killed process leaves behind is written over by the next one.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        # A write names no file; another file's name is that of something that could not be read.
+        if error.filename is not None and str(error.filename) != str(temporary):
+            raise
+        raise _unwritable(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
@@ -66,7 +107,8 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
 
     Args:
         key: says what the files are made from. With a key, what a stopped process has written stays under the
-            temporary name, and the next call with the same key is given it; bad input (InputError) still removes it.
+            temporary name, and the next call with the same key is given it; bad input (InputError, but no
+            UnwritableError) still removes it.
 
     Raises:
         InputError: `path` is a file, a link, a folder of other things, or holds the working directory; another process
@@ -93,6 +135,8 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
                 shutil.rmtree(old, ignore_errors=True)
                 path.replace(old)
             temporary.replace(path)
+        except UnwritableError:
+            raise
         except InputError:
             keep = False
             raise
@@ -222,14 +266,44 @@ def read_array(path: Path) -> np.ndarray:
 def read_image(path: Path) -> np.ndarray:
     """Decodes a JPEG or PNG to RGB, upright: (H, W, 3), uint8. Gray, palette and CMYK images are converted."""
     with _open_image(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        turn = TURNS.get(_orientation(image))
+        return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) of the upright image from the file's header, without decoding the pixels."""
     with _open_image(path, decode=False) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+
+
+def orientation(path: Path) -> int:
+    """How EXIF says that an image is turned: 1 not at all, or a key of TURNS."""
+    with _open_image(path, decode=False) as image:
+        return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(ORIENTATION)
+    except DAMAGED:
+        # The pixels may be whole all the same.
+        return 1
+    return value if isinstance(value, int) and value in TURNS else 1
+
+
+def check_drawn_upright(path: Path, size: tuple[int, int], drawn: tuple[int, int], *, what: str) -> None:
+    """Refuses a photograph that EXIF turns away from what was drawn on its stored pixels.
+
+    Args:
+        size: (H, W) of the upright photograph.
+        drawn: (H, W) of what was drawn on it.
+        what: the latter, in words.
+    """
+    if drawn != size and drawn == size[::-1] and (turn := orientation(path)) >= 5:
+        raise InputError(
+            f"{path}: EXIF orientation {turn} turns the photograph, but {what} is of its stored pixels; save the "
+            "photograph without that tag"
+        )
 
 
 def read_gray(path: Path) -> np.ndarray:
@@ -238,15 +312,48 @@ def read_gray(path: Path) -> np.ndarray:
         return np.asarray(image.convert("L"))
 
 
+def read_saliency(path: Path) -> np.ndarray:
+    """As read_gray, of a map that somebody brings: InputError where it has colors, such as those of a heat map."""
+    with _open_image(path) as image:
+        if image.mode not in ("L", "1"):
+            colors = np.asarray(image.convert("RGB"))
+            if (colors != colors[..., :1]).any():
+                raise InputError(f"{path}: has colors; a saliency map is gray, 0 to 255: save it as such")
+        return np.asarray(image.convert("L"))
+
+
 def read_labels(path: Path) -> np.ndarray:
     """Decodes a label PNG (palette or gray): (H, W), uint8 of label values, 255 unknown."""
     with _open_image(path) as image:
+        if image.format != "PNG":
+            raise InputError(
+                f"{path}: a mask must be a PNG, this one is {image.format}, which changes label values; make it anew "
+                "as PNG"
+            )
+        # Pillow scales the values of fewer bits to 0..255.
+        depth, kind = _png_header(path)
+        if kind == GRAY and depth < 8:
+            raise InputError(f"{path}: a {depth}-bit gray PNG, whose values are read scaled; save it with 8 bits")
         if image.mode not in ("P", "L"):
             raise InputError(
                 f"{path}: a mask must be a palette or gray PNG whose pixels are label values, this one is "
                 f"{image.mode}; convert its colors to label values first"
             )
         return np.asarray(image)
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits a channel, and kind of colors."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    return header[24], header[25]
+
+
+def read_palette(path: Path) -> np.ndarray | None:
+    """The colors of a label PNG's values: (256 or fewer, 3), uint8; None where it has no palette."""
+    with _open_image(path, decode=False) as image:
+        palette = image.getpalette("RGB")
+    return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
 
 
 @contextmanager
@@ -262,7 +369,7 @@ def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; add the file or take its id off the list") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: cannot be decoded ({error}); replace the file or take its id off the list") from None
 
 

@@ -141,12 +141,16 @@ def read_index(path: Path) -> Index:
         raise InputError(f"{path}: not UTF-8 text ({error}); {cure}") from None
     classes = tuple(line for line in names.splitlines() if line)
     reader = csv.DictReader(io.StringIO(text))
-    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    try:
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        lines = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num + 1}: malformed row ({error}); {cure}") from None
     if missing:
         raise InputError(f"{path}: column {sorted(missing)[0]!r} is missing; {cure}")
     rows: list[IndexRow] = []
     seen: set[str] = set()
-    for number, line in enumerate(reader, start=2):
+    for number, line in enumerate(lines, start=2):
         try:
             if None in line.values() or None in line:
                 raise ValueError("not one field a column")

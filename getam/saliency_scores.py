@@ -28,7 +28,8 @@ def saliency_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str,
 
     Returns:
         mae: mean over images of mean |p - g|.
-        max_f: maximum over the 256 thresholds of F (beta^2 = 0.3), from precision and recall averaged over images.
+        max_f: maximum over the 256 thresholds of F (beta^2 = 0.3), from the precision and the recall averaged over
+            images; an image has precision 0 at a threshold that nothing reaches.
         s_measure: mean over images of the structure measure (Fan et al. 2017).
         max_e: maximum over the 256 thresholds of the enhanced-alignment measure (Fan et al. 2018), averaged over
             images; with its n / (n - 1), so that a perfect map has a little more than 1.
@@ -38,7 +39,7 @@ def saliency_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str,
         salient = mask > 0
         errors.append(np.abs(values / 255 - salient).mean())
         inside, everything = _above(values[salient]), _above(values)
-        precisions.append((inside + 1e-8) / (everything + 1e-8))
+        precisions.append(inside / np.maximum(everything, 1))
         recalls.append(inside / max(1, int(salient.sum())))
         structures.append(s_measure(values / 255, salient))
         alignments.append(e_measure(values, salient))
@@ -107,7 +108,10 @@ def _likeness(values: np.ndarray) -> float:
 
 
 def _regions(values: np.ndarray, salient: np.ndarray) -> float:
-    """Structural similarity of the four parts that the object's center cuts the image into, weighted by area."""
+    """Structural similarity of the four parts that the object's center cuts the image into, weighted by area.
+
+    A center of exactly .5 is rounded to the even number, as numpy does; Fan's MATLAB rounds it up.
+    """
     y, x = (int(center) + 1 for center in np.argwhere(salient).mean(0).round())
     total = 0.0
     for rows in (slice(0, y), slice(y, None)):

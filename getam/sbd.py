@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from getam.duts import files_by_id
 from getam.errors import InputError
 
 FOLDER, SUFFIX = "cls", ".mat"
@@ -39,10 +40,10 @@ def is_sbd(folder: Path) -> bool:
 
 def sbd_masks(folder: Path) -> dict[str, Path]:
     """{id: .mat file} of SBD's folder `dataset`, sorted."""
-    files = sorted((folder / FOLDER).glob(f"*{SUFFIX}"))
+    files = files_by_id(folder / FOLDER, frozenset({SUFFIX}))
     if not files:
         raise InputError(f"{folder / FOLDER}: no {SUFFIX} files; name the folder `dataset` of SBD's archive")
-    return {path.stem: path for path in files}
+    return files
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:

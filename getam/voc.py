@@ -24,8 +24,18 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
+from getam.duts import files_by_id
 from getam.errors import InputError, listed
-from getam.files import UNKNOWN, atomic_folder, read_image, read_labels, write_labels
+from getam.files import (
+    UNKNOWN,
+    atomic_folder,
+    check_drawn_upright,
+    read_image,
+    read_labels,
+    read_palette,
+    voc_palette,
+    write_labels,
+)
 from getam.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, is_safe_id
 from getam.progress import progress
 from getam.sbd import is_sbd, read_sbd_mask, sbd_masks
@@ -56,6 +66,7 @@ VOC_CLASSES = (
 )
 UNSAFE_ID = "its id is not a plain file name; rename the file"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+MASK_SUFFIXES = (".png", ".PNG")
 
 
 class Masks(NamedTuple):
@@ -140,7 +151,7 @@ def _checked(
 def _further_masks(folder: Path) -> Masks:
     if is_sbd(folder):
         return Masks(sbd_masks(folder), read_sbd_mask, converted=True)
-    files = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    files = files_by_id(folder, frozenset({".png"})) if folder.is_dir() else {}
     if not files:
         raise InputError(
             f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
@@ -163,20 +174,17 @@ def _check_row(
 ) -> IndexRow:
     path = _find_image(root / "JPEGImages", id)
     height, width = read_image(path).shape[:2]
-    mask: Path | None = root / "SegmentationClass" / f"{id}.png"
-    assert mask is not None
+    source = mask = _find_mask(root / "SegmentationClass", id)
     values = None
-    if mask.is_file():
-        values = _checked_mask(mask, read_labels, (height, width), classes)
+    if mask is not None:
+        values = _checked_mask(mask, read_labels, path, (height, width), classes)
     elif split == "train" and further is not None and id in further.files:
-        mask = further.files[id]
-        values = _checked_mask(mask, further.read, (height, width), classes)
+        source = mask = further.files[id]
+        values = _checked_mask(mask, further.read, path, (height, width), classes)
         if written is not None:
             assert masks is not None
             write_labels(written / f"{id}.png", values)
             mask = masks / f"{id}.png"
-    else:
-        mask = None
     names: Iterable[str] = ()
     if split != "test":
         if labels == "masks":
@@ -200,8 +208,12 @@ def _check_row(
         raise InputError(f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it")
     present = tuple(name for name in classes if name in set(names))
     if not present and split == "train":
-        where = {"annotations": f"Annotations/{id}.xml", "file": "image_labels.txt", "masks": "its mask"}[labels]
-        raise InputError(f"{id}: no image label in {root / where}; label the image or take its id off train.txt")
+        where = {
+            "annotations": root / "Annotations" / f"{id}.xml",
+            "file": root / "image_labels.txt",
+            "masks": source,
+        }[labels]
+        raise InputError(f"{id}: no image label in {where}; label the image or take its id off train.txt")
     return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present)
 
 
@@ -211,10 +223,11 @@ def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def _checked_mask(
-    path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int], classes: Sequence[str]
+    path: Path, read: Callable[[Path], np.ndarray], image: Path, size: tuple[int, int], classes: Sequence[str]
 ) -> np.ndarray:
     values = read(path)
     if values.shape != size:
+        check_drawn_upright(image, size, values.shape, what=f"its mask {path}")
         raise InputError(
             f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
@@ -225,7 +238,35 @@ def _checked_mask(
             f"{path}: mask value {values[~known][0]} is beyond the {len(classes)} classes of classes.txt; "
             f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
+    if classes == VOC_CLASSES and read is read_labels:
+        _check_colors(path, values)
     return values
+
+
+def _check_colors(path: Path, values: np.ndarray) -> None:
+    """Refuses a mask that shows one of VOC's classes in the color of another: its values are not VOC's."""
+    palette = read_palette(path)
+    if palette is None:
+        return
+    names = ("background", *VOC_CLASSES)
+    numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
+    for value in np.unique(values[values < len(palette)]).tolist():
+        shown = numbers.get(tuple(palette[value].tolist()), value)
+        if value != UNKNOWN and shown != value:
+            raise InputError(
+                f"{path}: its palette gives value {value} the color of {names[shown]} ({shown}): the values were "
+                "renumbered; save it with VOC's palette"
+            )
+
+
+def _find_mask(folder: Path, id: str) -> Path | None:
+    for suffix in MASK_SUFFIXES:
+        path = folder / f"{id}{suffix}"
+        if path.is_file():
+            return path
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link to no file; correct it or remove it")
+    return None
 
 
 def _find_image(folder: Path, id: str) -> Path:
@@ -259,6 +300,8 @@ def check_class_names(names: Sequence[str], path: Path) -> None:
     if "background" in names:
         raise InputError(f"{path}: 'background' is no class but label value 0; take it off the list")
     for name in names:
+        if not name or name != name.strip():
+            raise InputError(f"{path}: class name {name!r} is empty or has blanks around it; rename the class")
         if ";" in name or not name.isprintable():
             raise InputError(f"{path}: class name {name!r} holds ';' or a control character; rename the class")
 
@@ -272,9 +315,11 @@ def read_ids(path: Path) -> list[str]:
 
 
 def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
-    table = {}
+    table: dict[str, tuple[str, ...]] = {}
     for line in _lines(path):
         words = line.split()
+        if words and words[0] in table:
+            raise InputError(f"{path}: {_twice(words[0])}")
         if words:
             table[words[0]] = tuple(words[1:])
     return table
@@ -282,11 +327,12 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Some editors begin a file with a mark of UTF-8.
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a data set in VOC layout needs it") from None
     except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None
 
 
 def _read_annotation(path: Path) -> set[str]:
@@ -295,6 +341,8 @@ def _read_annotation(path: Path) -> set[str]:
         tree = ElementTree.fromstring(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; add it, or set data.labels to file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
     except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); replace it") from None
     return {(element.findtext("name") or "").strip() for element in tree.findall("object")} - {""}
@@ -308,17 +356,23 @@ def _has_test(root: Path) -> bool:
     return _list_of(root, "test").is_file()
 
 
+def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
+    """What is wrong with the ids of a list: no plain file names, or twice there."""
+    unsafe = [
+        f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
+        "rename the image"
+        for id in ids
+        if not is_safe_id(id)
+    ]
+    return unsafe + [f"{path}: {_twice(id)}" for id, count in Counter(ids).items() if count > 1]
+
+
+def _twice(id: str) -> str:
+    return f"id {id!r} stands there twice; leave one"
+
+
 def _id_problems(root: Path, lists: Mapping[str, list[str]]) -> list[str]:
-    problems = []
-    for split, ids in lists.items():
-        path = _list_of(root, split)
-        problems += [
-            f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
-            "rename the image"
-            for id in ids
-            if not is_safe_id(id)
-        ]
-        problems += [f"{path}: id {id!r} stands there twice" for id, count in Counter(ids).items() if count > 1]
+    problems = [problem for split, ids in lists.items() for problem in id_problems(_list_of(root, split), ids)]
     for first, second in itertools.combinations(lists, 2):
         problems += [
             f"id {id!r} is in {first}.txt and in {second}.txt; scores need images that were not trained on"

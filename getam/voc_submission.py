@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from getam.errors import InputError, listed
-from getam.files import MAX_PIXELS, UNKNOWN, atomic_file, voc_palette
+from getam.files import DAMAGED, MAX_PIXELS, UNKNOWN, atomic_file, voc_palette
 from getam.index import IndexRow
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
@@ -51,7 +52,7 @@ def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: in
     problems: list[str] = []
     seen: set[str] = set()
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
             for member in tar:
                 name = member.name.removeprefix("./")
                 if member.isdir():
@@ -64,7 +65,12 @@ def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: in
                 assert content is not None
                 if problem := _picture_problem(content.read(MAX_PIXELS), wanted[name], num_classes):
                     problems.append(f"{name}: {problem}")
-    except (OSError, EOFError, tarfile.TarError) as error:
+            # The checksum of all comes last.
+            while packed.read(2**20):
+                pass
+    except FileNotFoundError:
+        raise InputError(f"{archive}: no such file; name the archive that voc-submission has written") from None
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise InputError(f"{archive}: is no .tgz archive ({error}); pack it again") from None
     problems += [f"{name} is missing" for name in wanted if name not in seen]
     if problems:
@@ -74,15 +80,22 @@ def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: in
 def _picture_problem(content: bytes, row: IndexRow, num_classes: int) -> str | None:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"is of {image.width}x{image.height} pixels"
             image.load()
             mode, palette, values = image.mode, image.getpalette("RGB"), np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         return f"cannot be decoded ({error})"
     if mode != "P":
         return f"is {mode}, not a palette PNG"
     used = 3 * (num_classes + 1)
     if (palette or [])[:used] != voc_palette().ravel()[:used].tolist():
         return "has another palette than VOC's"
+    return label_problem(values, row, num_classes)
+
+
+def label_problem(values: np.ndarray, row: IndexRow, num_classes: int) -> str | None:
+    """What the server would refuse of a prediction (H, W), or score wrongly."""
     if values.shape != (row.height, row.width):
         return f"is {values.shape}, its image {(row.height, row.width)} (H, W)"
     if values.max() > num_classes:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from test_voc import turn
 
 from getam.cli import STAGES, command
 from getam.coco import _decoded_runs, index_coco
@@ -151,6 +152,54 @@ def test_of_instances_of_equal_area_the_later_annotation_is_seen(root: Path) -> 
     assert set(np.unique(mask(root, 1))) == {0, 1}
 
 
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_polygon_of_fewer_than_three_points_has_no_pixels(root: Path, count: int) -> None:
+    points = [2, 3, 6, 4][:count]
+    edit(root, lambda v: first(v, "segmentation", [points]))
+    made = index(root)
+    assert made.by_id[Path(name_of(1, "train")).stem].labels == ("airplane",)
+    assert not mask(root, 1).any()
+    # Beside one with pixels.
+    edit(root, lambda v: first(v, "segmentation", [points, *box(2, 3, 6, 4)]))
+    index(root)
+    assert mask(root, 1).sum() == 24
+
+
+@pytest.mark.parametrize(("number", "crowd"), [(0, False), (1, True)])
+def test_crowds_may_be_numbers_or_truth_values(root: Path, number: int, crowd: bool) -> None:
+    edit(root, lambda v: first(v, "iscrowd", number))
+    before = index(root)
+    edit(root, lambda v: first(v, "iscrowd", crowd))
+    assert index(root) == before
+
+
+def test_turned_photographs_of_the_annotations_size_are_reported(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn(root / "train2014" / name_of(2, "train"), 3)
+    out = tmp_path / "run" / "index.csv"
+    words = ["index-dataset", "--root", str(root), "--format", "coco", "--out", str(out)]
+    assert command("getam", STAGES, words) == 0
+    assert json.loads((out.parent / "index.json").read_text())["turned"] == [
+        str(root / "train2014" / name_of(2, "train"))
+    ]
+    assert "1 photographs with a mask are turned by EXIF" in capsys.readouterr().err
+
+
+def test_images_in_both_splits_are_listed_in_order(root: Path) -> None:
+    def rename(values: Any) -> None:
+        for entry, number in zip(values["images"], (3, 2, 1), strict=True):
+            entry["file_name"] = name_of(number, "train")
+
+    # The second has no annotation in val.
+    edit(root, rename, split="val")
+    with pytest.raises(InputError) as caught:
+        index(root)
+    assert [line.split("'")[1] for line in str(caught.value).splitlines()[1:]] == [
+        Path(name_of(number, "train")).stem for number in (1, 3)
+    ]
+
+
 def test_packed_runs_are_those_of_pycocotools() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -210,7 +259,39 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "file name twice": (
         lambda root: edit(root, lambda v: v["images"].append({**v["images"][0], "id": 77})),
-        (f"file_name {name_of(1, 'train')!r} stands there twice",),
+        (f"stem of a file_name {Path(name_of(1, 'train')).stem!r} stands there twice",),
+    ),
+    "two images of one stem": (
+        lambda root: edit(
+            root,
+            lambda v: v["images"].append(
+                {**v["images"][0], "id": 77, "file_name": f"{Path(name_of(1, 'train')).stem}.png"}
+            ),
+        ),
+        (f"stem of a file_name {Path(name_of(1, 'train')).stem!r} stands there twice", "unpack"),
+    ),
+    "annotation id twice": (
+        lambda root: edit(root, lambda v: v["annotations"].append({**v["annotations"][1], "id": 1000})),
+        ("annotation id 1000 stands there twice", "unpack"),
+    ),
+    "crowd is 2": (lambda root: edit(root, lambda v: first(v, "iscrowd", 2)), ("iscrowd 2 is neither 0 nor 1",)),
+    "crowd is text": (lambda root: edit(root, lambda v: first(v, "iscrowd", "0")), ("iscrowd '0' is neither 0 nor 1",)),
+    "crowd is nothing": (lambda root: edit(root, lambda v: first(v, "iscrowd", None)), ("iscrowd None is neither",)),
+    "no annotation in val": (
+        lambda root: edit(root, lambda v: v["annotations"].clear(), split="val"),
+        ("instances_val2014.json: no image has an annotation", "unpack"),
+    ),
+    "category name is a number": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name=7)),
+        ("not of COCO's layout", "7 is no text", "unpack"),
+    ),
+    "category name is empty": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="")),
+        ("class name '' is empty or has blanks around it; rename the class",),
+    ),
+    "category name with blanks around": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="dog ")),
+        ("class name 'dog ' is empty or has blanks around it; rename the class",),
     ),
     "in train and val": (
         lambda root: edit(root, lambda v: v["images"][0].update(file_name=name_of(1, "train")), split="val"),
@@ -228,7 +309,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "odd polygon": (
         lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 6, 7]])),
-        ("annotation 1000 has a malformed segmentation", "three points"),
+        ("annotation 1000 has a malformed segmentation", "x and y of every point"),
+    ),
+    "one number": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1]])),
+        ("annotation 1000 has a malformed segmentation", "x and y of every point"),
+    ),
+    "coordinate of thousands of digits": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 10**4000]])),
+        ("coordinate 100000000000000000...0000000000000000000 is far outside", "unpack"),
     ),
     "polygon far outside": (
         lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 1e9]])),
@@ -252,6 +341,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "truncated JPEG": (cut, (name_of(2, "train"), "cannot be decoded")),
     "missing image": (lambda root: (root / "train2014" / name_of(1, "train")).unlink(), ("no such image",)),
+    "photograph that EXIF turns": (
+        lambda root: turn(root / "train2014" / name_of(2, "train"), 6),
+        (
+            "EXIF orientation 6 turns the photograph, but the size in the annotations is of its stored",
+            "without that tag",
+        ),
+    ),
     "wrong size": (of_other_size, ("its size is (12, 21), in the annotations (12, 20)",)),
 }
 

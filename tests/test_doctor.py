@@ -60,6 +60,19 @@ def test_data_in_vocs_layout_is_counted(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["data.saliency_train"].startswith(f"{tmp_path / 'none'}: no such folder")
 
 
+def test_what_cannot_be_read_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, sbd = tmp_path / "VOC2012", tmp_path / "dataset"
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes(b"caf\xe9\n")
+    (lists / "val.txt").touch()
+    (sbd / "cls").mkdir(parents=True)
+    found = doctor(capsys, overlay(tmp_path, run="mine", data={"root": str(root), "augmented": str(sbd)}))
+    assert found["train.txt"].startswith("cannot be read as UTF-8 text")
+    assert found["val.txt"] == "no ids; write one image id a line"
+    assert "cls: no .mat files; name the folder" in found["data.augmented"]
+
+
 def test_data_of_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "coco"
     (root / "train2014").mkdir(parents=True)

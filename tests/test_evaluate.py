@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_a_list_chooses_the_images(folders: Path) -> None:
     assert read_json(folders / "scores.json")["images"] == 1
 
 
+def test_hidden_files_are_left_out_and_capitals_taken(folders: Path) -> None:
+    (folders / "truth" / "._a.png").write_bytes(b"x")
+    for folder in ("truth", "predictions"):
+        (folders / folder / "b.png").rename(folders / folder / "b.PNG")
+    assert evaluate(folders, "--out", folders / "scores.json") == 0
+    assert read_json(folders / "scores.json")["images"] == 2
+
+
 def test_without_classes_they_are_vocs(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(folders, classes=False) == 0
     assert "tvmonitor" in capsys.readouterr().out
@@ -94,11 +103,17 @@ def no_truth(folders: Path) -> None:
         path.unlink()
 
 
-BAD = {
+def list_of(text: str) -> Callable[[Path], object]:
+    return lambda folders: (folders / "ids.txt").write_text(text)
+
+
+BAD: dict[Callable[[Path], object], str] = {
+    list_of("a\n../truth/b\n"): "ids.txt: id '../truth/b' is not a plain file name",
+    list_of("a\nb\na\n"): "ids.txt: id 'a' stands there twice; leave one",
     remove_prediction: "predictions/b.png: no such file; name the ids that both folders hold by --ids",
-    resize_prediction: "ground truth (1, 2) and prediction (2, 1) differ in size",
+    resize_prediction: "prediction (2, 1) differ in size (H, W); predict at the ground truth's size",
     color_prediction: "predictions/b.png: a mask must be a palette or gray PNG",
-    class_beyond: "label value beyond the 2 classes",
+    class_beyond: "label value beyond the 2 classes and background; name the classes of both by --classes",
     no_predictions: "predictions: no such folder; name one of label PNGs",
     no_truth: "truth: no .png in it; name the folder of the ground truth",
 }
@@ -107,7 +122,8 @@ BAD = {
 @pytest.mark.parametrize("spoil", BAD)
 def test_bad_folders_end_with_one_message(folders: Path, spoil: Any, capsys: pytest.CaptureFixture[str]) -> None:
     spoil(folders)
-    assert evaluate(folders, "--out", folders / "scores.json") == 1
+    ids = ("--ids", folders / "ids.txt") if (folders / "ids.txt").exists() else ()
+    assert evaluate(folders, "--out", folders / "scores.json", *ids) == 1
     error = capsys.readouterr().err
     assert BAD[spoil] in error
     assert error.count("getam evaluate: ") == 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import getam.files
 from getam.errors import InputError
@@ -23,11 +26,13 @@ from getam.files import (
     atomic_folder,
     fingerprint,
     image_size,
+    orientation,
     read_array,
     read_gray,
     read_image,
     read_json,
     read_labels,
+    read_saliency,
     voc_palette,
     write_array,
     write_gray,
@@ -130,6 +135,56 @@ def test_a_folder_starts_empty_after_a_killed_process(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "shard") as temporary:
         assert names(temporary) == sorted([MARKER, LOCK])
     assert names(tmp_path) == ["shard"]
+
+
+def write_with(error: OSError) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with atomic_file(path):
+            raise error
+
+    return write
+
+
+UNWRITABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a folder": (lambda folder: write_text(folder, "x"), "Is a directory"),
+    "below a file": (lambda folder: write_text(folder / "file" / "a.txt", "x"), "File exists|Not a directory"),
+    "far below a file": (lambda folder: write_text(folder / "file" / "b" / "a.txt", "x"), "Not a directory"),
+    "name too long": (lambda folder: write_text(folder / ("a" * 300), "x"), "File name too long"),
+    "no room": (lambda folder: write_with(OSError(errno.ENOSPC, "No space left on device"))(folder / "a"), "No space"),
+    "cut short by numpy": (
+        lambda folder: write_with(OSError("8 requested and 3 written"))(folder / "a"),
+        "8 requested",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, case: str) -> None:
+    write, reason = UNWRITABLE[case]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("precious")
+    with pytest.raises(InputError, match=rf"{re.escape(str(tmp_path / 'out'))}.*: cannot be written \(({reason})"):
+        write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["file"]
+
+
+def test_another_file_that_fails_within_a_write_keeps_its_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="source"), atomic_file(tmp_path / "a.txt"):
+        (tmp_path / "source").read_bytes()
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_does_not_cost_what_an_unfinished_folder_has(tmp_path: Path) -> None:
+    def stop() -> None:
+        with atomic_folder(tmp_path / "shard", key="k") as folder:
+            write_text(folder / "a.txt", "hours of work")
+            write_with(OSError(errno.ENOSPC, "No space left on device"))(folder / "b.txt")
+
+    with pytest.raises(InputError, match="No space left"):
+        stop()
+    with atomic_folder(tmp_path / "shard", key="k") as folder:
+        assert (folder / "a.txt").read_text() == "hours of work"
 
 
 # JSON
@@ -319,8 +374,16 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
     Image.new("1", (12000, 12000)).save(path)
     assert path.stat().st_size < 100_000
     assert 2 * getam.files.MAX_PIXELS < 12000 * 12000
-    with pytest.raises(InputError, match=re.escape(str(path))):
+    with pytest.raises(InputError, match=re.escape(f"{path}: 12000x12000 pixels, more than")):
         read_image(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pillow_does_not_warn_beside_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (10000, 10000)).save(path)
+    with pytest.raises(InputError, match="10000x10000 pixels"):
+        image_size(path)
 
 
 # Labels
@@ -376,7 +439,58 @@ def test_a_gray_mask_is_read_by_its_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_gray(tmp_path / "a.png"), values)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "1", "LA"])
+def save_gray(path: Path, bits: int) -> None:
+    """A gray PNG of one row of the values 0, 1 at less than 8 bits, which Pillow writes for palettes alone."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
+    row = zlib.compress(bytes([0, 1 << (8 - 2 * bits)]))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_gray_mask_of_few_bits_is_refused_and_a_picture_read(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "a.png"
+    save_gray(path, bits)
+    # What a picture means: white is the largest value.
+    assert read_gray(path).tolist() == [[0, 255 // (2**bits - 1)]]
+    with pytest.raises(InputError, match=re.escape(f"{path}: a {bits}-bit gray PNG") + ".*; save it with 8 bits"):
+        read_labels(path)
+
+
+def test_a_palette_mask_of_few_bits_is_read_by_its_values(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1, 3]], np.uint8), mode="P")
+    image.putpalette(voc_palette()[:4].tobytes())
+    image.save(tmp_path / "a.png", bits=2)
+    assert read_labels(tmp_path / "a.png").tolist() == [[0, 1, 3]]
+
+
+def test_a_jpeg_is_no_mask_whatever_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("L", (8, 8), 3).save(path, format="JPEG")
+    with pytest.raises(InputError, match=re.escape(f"{path}: a mask must be a PNG, this one is JPEG")):
+        read_labels(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA"])
+def test_a_saliency_map_without_colors_is_read_in_any_mode(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.png"
+    values = np.array([[0, 255], [255, 0]], np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    assert read_saliency(path).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "RGBA", "CMYK"])
+def test_a_saliency_map_of_colors_is_refused(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a"
+    Image.new("RGB", (4, 4), (255, 0, 0)).convert(mode).save(path, format="JPEG" if mode == "CMYK" else "PNG")
+    with pytest.raises(InputError, match=re.escape(f"{path}: has colors; a saliency map is gray")):
+        read_saliency(path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_a_mask_of_colors_is_refused(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.png"
     Image.new(mode, (4, 3)).save(path)
@@ -423,14 +537,64 @@ def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path: Path) -> None:
             read(path)
 
 
-def test_turned_photographs_are_read_upright(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    image = Image.new("RGB", (30, 20))
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_turned_photographs_are_read_upright(tmp_path: Path, number: int, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 255
+    image = Image.fromarray(pixels)
     exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(path, exif=exif)
+    exif[0x0112] = number
+    image.save(path, exif=exif, quality=100)
+    turned = ImageOps.exif_transpose(image_of(path)).convert("L")
+    assert ((read_image(path)[..., 0] > 127) == (np.asarray(turned) > 127)).all()
+    assert image_size(path) == (turned.height, turned.width) == ((32, 16) if number > 4 else (16, 32))
+    assert orientation(path) == number
+
+
+def image_of(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+    return image
+
+
+def tiff(tag: int, kind: int, count: int, value: bytes) -> bytes:
+    """EXIF of one tag."""
+    return b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 1, tag, kind, count) + value.ljust(4, b"\0") + bytes(4)
+
+
+ODD_EXIF = {
+    "orientation 0": tiff(0x0112, 3, 1, b"\0"),
+    "orientation 9": tiff(0x0112, 3, 1, b"\x09"),
+    "orientation 6.0": tiff(0x0112, 11, 1, struct.pack("<f", 6)),
+    "orientation of text": tiff(0x0112, 2, 2, b"6\0"),
+    "no EXIF": b"Exif\0\0rubbish, and more of it",
+    "cut short": tiff(0x0112, 3, 1, b"\x06")[:20],
+}
+
+
+@pytest.mark.parametrize("name", ODD_EXIF)
+def test_a_photograph_whose_orientation_is_odd_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (30, 20)).save(path, exif=ODD_EXIF[name])
+    assert read_image(path).shape == (20, 30, 3)
+    assert image_size(path) == (20, 30)
+    assert orientation(path) == 1
+
+
+# Tags that Pillow reads and cannot write again: an artist as a fraction, a model as a number, a pointer to before the
+# file, a resolution as text.
+MALFORMED = [(0x013B, 5, 1, 8), (0x0110, 12, 1, 8), (0x8825, 9, 1, 0x80000000), (0x011A, 2, 1, 8)]
+
+
+@pytest.mark.parametrize("entry", MALFORMED)
+def test_a_malformed_tag_beside_the_orientation_does_no_harm(tmp_path: Path, entry: tuple[int, int, int, int]) -> None:
+    path = tmp_path / "a.jpg"
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", *entry)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(64)
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
     assert read_image(path).shape == (30, 20, 3)
-    assert image_size(path) == (30, 20)
 
 
 # A folder beside the one that is written

@@ -80,6 +80,12 @@ def test_a_malformed_row_is_named_by_its_line(path: Path, line: str) -> None:
         read_index(path)
 
 
+def test_a_row_that_no_csv_has_is_named(path: Path) -> None:
+    path.write_text(path.read_text().replace("b,train,JPEGImages/b.jpg", f"b,train,{'b' * 200_000}"))
+    with pytest.raises(InputError, match=re.escape(f"{path}, line 3: malformed row (field larger than")):
+        read_index(path)
+
+
 def test_a_row_that_ends_before_its_labels_is_refused(path: Path) -> None:
     path.write_text(path.read_text().replace("b,train,JPEGImages/b.jpg,,3,4,cat", "b,train,JPEGImages/b.jpg,,3,4"))
     with pytest.raises(InputError, match="line 3: malformed row"):

@@ -37,6 +37,14 @@ def test_an_object_at_the_corner_leaves_empty_regions_out() -> None:
     assert s_measure(mask.astype(float), mask) == pytest.approx(1, abs=1e-9)
 
 
+def test_a_threshold_that_nothing_reaches_has_no_precision() -> None:
+    mask = np.array([[1, 0]])
+    exact, blank = np.array([[255, 0]], np.uint8), np.zeros((1, 2), np.uint8)
+    # At 0 all is taken: precisions 1/2 and 1/2, recalls 1 and 1. Above, precisions and recalls are 1 and 0.
+    at_zero, above = 1.3 * 0.5 / (0.3 * 0.5 + 1), 0.5
+    assert saliency_scores([(exact, mask), (blank, mask)])["max_f"] == pytest.approx(max(at_zero, above))
+
+
 def test_scores_are_averaged_over_images() -> None:
     maps, masks = [SOFT, NOISE], [BLOB, BLOB]
     both = saliency_scores(zip(maps, masks, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from PIL import Image
 
 from getam.cli import STAGES, command
 from getam.errors import InputError
-from getam.files import read_labels, write_labels
+from getam.files import read_labels, voc_palette, write_gray, write_labels
 from getam.index import Index, read_index
 from getam.sbd import MAX_BYTES, read_sbd_mask
 from getam.voc import VOC_CLASSES, index_voc
@@ -162,6 +163,48 @@ def test_one_image_in_two_splits_under_two_names_is_reported(
         [str(path), str(root / "JPEGImages" / "v2.jpg")]
     ]
     assert "are the same file, byte for byte" in capsys.readouterr().err
+
+
+def write_values(path: Path, values: np.ndarray, colors: np.ndarray) -> None:
+    image = Image.fromarray(values, mode="P")
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    image.save(path)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(1, "person (15)"), (5, "background (0)"), (0, "bird (3)")])
+def test_a_mask_in_the_color_of_another_class_was_renumbered(root: Path, value: int, shown: str) -> None:
+    path = root / "SegmentationClass" / "t1.png"
+    colors = voc_palette()
+    colors[value] = colors[int(shown.split("(")[1][:-1])]
+    write_values(path, np.full(SIZE, value, np.uint8), colors)
+    with pytest.raises(InputError, match=re.escape(f"{path}: its palette gives value {value} the color of {shown}:")):
+        index(root, None)
+
+
+def test_colors_that_are_no_class_and_values_that_are_not_used_do_no_harm(root: Path) -> None:
+    colors = voc_palette()
+    # Used are 2 and void, which some write in white.
+    colors[1], colors[2], colors[255] = colors[15], (1, 2, 3), (255, 255, 255)
+    values = np.full(SIZE, 2, np.uint8)
+    values[0, 0] = 255
+    for palette in (colors, np.repeat(np.arange(256)[:, None], 3, 1), voc_palette()[:21]):
+        write_values(root / "SegmentationClass" / "t1.png", values, palette)
+        index(root, None)
+    write_gray(root / "SegmentationClass" / "t1.png", values)
+    index(root, None)
+
+
+def test_hidden_files_are_no_masks(root: Path, sbd: Path, tmp_path: Path) -> None:
+    # As some systems leave them beside every file on a foreign disk.
+    (sbd / "cls" / "._s1.mat").write_bytes(b"x")
+    assert [row.id for row in index(root, sbd).split("train")] == ["s1", "s2", "s3", "t1", "t2"]
+    folder = tmp_path / "SegmentationClassAug"
+    write_labels(folder / "s2.png", mask_of((20,)))
+    (folder / "s2.png").rename(folder / "s2.PNG")
+    (folder / "._s2.png").write_bytes(b"x")
+    made = index(root, folder)
+    assert [row.id for row in made.split("train")] == ["s2", "t1", "t2"]
+    assert made.by_id["s2"].mask == folder / "s2.PNG"
 
 
 # Damage

@@ -80,7 +80,18 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folders: (folders / "maps" / "b.png").unlink(),
         "maps/b.png: no such map; predict every image that has a mask",
     ),
-    "a map of another size": (of_another_size, "maps/b.png: size (56, 40) is not its mask's (40, 56) (H, W)"),
+    "a map of another size": (
+        of_another_size,
+        "maps/b.png: size (56, 40) is not its mask's (40, 56) (H, W); bring maps of the masks' sizes",
+    ),
+    "a map of colors": (
+        lambda folders: Image.new("RGB", SIZE[::-1], (255, 0, 0)).save(folders / "maps" / "b.png"),
+        "maps/b.png: has colors; a saliency map is gray",
+    ),
+    "maps of ones": (
+        lambda folders: [write_gray(folders / "maps" / f"{id}.png", np.ones(SIZE, np.uint8)) for id in MAPS],
+        "maps: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255",
+    ),
     "a mask of ones": (
         lambda folders: write_gray(folders / "DUTS-TE" / "DUTS-TE-Mask" / "b.png", np.ones(SIZE, np.uint8)),
         "b.png: its brightest value is 1; masks hold 0 and 255",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_files import save_gray
 
 from getam.cli import STAGES, command
 from getam.errors import MAX_OFFENDERS, InputError
@@ -190,11 +193,140 @@ def test_windows_line_ends_and_blank_lines_are_read(root: Path) -> None:
     assert index(root).classes == CLASSES
 
 
+def test_masks_may_end_with_capitals(root: Path) -> None:
+    path = root / "SegmentationClass" / "t1.png"
+    path.rename(path.with_suffix(".PNG"))
+    assert index(root).by_id["t1"].mask == path.with_suffix(".PNG")
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "image_labels.txt", "ImageSets/Segmentation/train.txt"])
+def test_a_mark_of_utf8_at_the_start_is_no_part_of_a_name(root: Path, name: str) -> None:
+    before = index(root, labels="file")
+    (root / name).write_bytes(b"\xef\xbb\xbf" + (root / name).read_bytes())
+    assert index(root, labels="file") == before
+
+
+def test_turned_photographs_of_the_masks_size_are_reported(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn(root / "JPEGImages" / "t1.jpg", 3)
+    # Without a mask nothing is drawn on it.
+    turn(root / "JPEGImages" / "t2.jpg", 6)
+    # Drawn on the upright photograph.
+    turn(root / "JPEGImages" / "v1.jpg", 8)
+    write_mask(root, "v1", np.array([1], np.uint8), size=(16, 12))
+    out = tmp_path / "out" / "index.csv"
+    assert run_index(root, out) == 0
+    turned = [str(root / "JPEGImages" / f"{id}.jpg") for id in ("t1", "v1")]
+    assert json.loads((out.parent / "index.json").read_text())["turned"] == turned
+    error = capsys.readouterr().err
+    for path in turned:
+        assert f"{path} is turned by EXIF" in error
+    assert "2 photographs with a mask are turned by EXIF" in error
+
+
+def test_masks_that_lack_in_val_are_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "SegmentationClass" / "v2.png").unlink()
+    assert run_index(root, tmp_path / "out" / "index.csv") == 0
+    assert "val: 1 of 2 images have no mask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("copies", "across"), [({"t2": "t1"}, 0), ({"t2": "t1", "v1": "t1"}, 1), ({"v1": "t1"}, 1)])
+def test_files_that_are_there_twice_are_reported(
+    root: Path, tmp_path: Path, copies: dict[str, str], across: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = root / "JPEGImages"
+    for copy, id in copies.items():
+        (images / f"{copy}.jpg").write_bytes((images / f"{id}.jpg").read_bytes())
+    out = tmp_path / "out" / "index.csv"
+    assert run_index(root, out) == 0
+    # Those across splits come first.
+    expected = [[str(images / f"{id}.jpg"), str(images / f"{copy}.jpg")] for copy, id in sorted(copies.items())[::-1]]
+    assert json.loads((out.parent / "index.json").read_text())["repeated"] == expected
+    assert f"{len(copies)} images are there twice, {across} of them in two splits" in capsys.readouterr().err
+
+
 # What is refused
+
+
+def test_a_repeated_id_in_a_label_file(root: Path) -> None:
+    append(root / "image_labels.txt", "t1 cat")
+    assert refusal(root, labels="file") == f"{root / 'image_labels.txt'}: id 't1' stands there twice; leave one"
+
+
+def test_a_mask_without_a_class_is_named_where_labels_are_masks(root: Path) -> None:
+    for id in TRAIN:
+        write_mask(root, id, np.array([1], np.uint8))
+    write_mask(root, "t2", np.array([0, 255], np.uint8))
+    path = root / "SegmentationClass" / "t2.png"
+    assert refusal(root, labels="masks").startswith(f"t2: no image label in {path}; label the image")
+
+
+def a_folder(out: Path) -> Path:
+    out.mkdir(parents=True)
+    return out
+
+
+def classes_a_folder(out: Path) -> Path:
+    (out.parent / "classes.txt").mkdir(parents=True)
+    return out
+
+
+def below_a_file(out: Path) -> Path:
+    out.parent.mkdir()
+    out.write_text("precious")
+    return out / "deep" / "index.csv"
+
+
+def no_utf8(out: Path) -> Path:
+    return out.parent / os.fsdecode(b"caf\xe9") / "index.csv"
+
+
+OUTS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a folder": (a_folder, "--out {}: is a folder; name a file"),
+    "classes.txt a folder": (classes_a_folder, "classes.txt: is a folder"),
+    "below a file": (below_a_file, "out/index.csv: is a file; name a path below a folder"),
+    "not UTF-8": (no_utf8, "caf\\udce9/index.csv': is no UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", OUTS)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(
+    root: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, message = OUTS[name]
+    out = make(tmp_path / "out" / "index.csv")
+    (root / "JPEGImages" / "t1.jpg").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    assert run_index(root, out) == 1
+    error = capsys.readouterr().err
+    assert message.format(out) in error
+    assert error.count("getam index-dataset: ") == 1
+    assert "Traceback" not in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_root_whose_name_is_not_utf8_is_refused(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = root.rename(tmp_path / os.fsdecode(b"voc\xff"))
+    assert run_index(odd, tmp_path / "out" / "index.csv") == 1
+    error = capsys.readouterr().err
+    assert "voc\\udcff': is no UTF-8, in which index.csv is written; rename the folder" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def turn(path: Path, number: int) -> None:
+    """Has EXIF say so of a photograph."""
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = number
+        image.save(path, exif=exif, quality=100)
 
 
 def write_xml(root: Path, text: str) -> None:
@@ -248,6 +380,22 @@ DAMAGES: dict[str, Damage] = {
         lambda root: Image.new("RGB", (16, 12)).save(root / "SegmentationClass" / "t1.png"),
         ("SegmentationClass/t1.png: a mask must be a palette or gray PNG", "convert its colors"),
     ),
+    "mask of four bits": (
+        lambda root: save_gray(root / "SegmentationClass" / "t1.png", 4),
+        ("SegmentationClass/t1.png: a 4-bit gray PNG", "save it with 8 bits"),
+    ),
+    "mask that is a JPEG": (
+        lambda root: Image.new("L", (16, 12)).save(root / "SegmentationClass" / "t1.png", format="JPEG"),
+        ("SegmentationClass/t1.png: a mask must be a PNG, this one is JPEG", "make it anew as PNG"),
+    ),
+    "mask that is a broken link": (
+        lambda root: (root / "SegmentationClass" / "t2.png").symlink_to(root / "nowhere"),
+        ("SegmentationClass/t2.png: is a link to no file", "correct it or remove it"),
+    ),
+    "mask of a photograph that EXIF turns": (
+        lambda root: turn(root / "JPEGImages" / "t1.jpg", 6),
+        ("JPEGImages/t1.jpg: EXIF orientation 6 turns the photograph, but its mask", "save the photograph without"),
+    ),
     "mask truncated": (
         lambda root: cut(root / "SegmentationClass" / "t1.png"),
         ("SegmentationClass/t1.png: cannot be decoded", "replace the file"),
@@ -264,7 +412,10 @@ DAMAGES: dict[str, Damage] = {
         lambda root: append(_lists(root, "train"), "/etc/passwd"),
         ("train.txt: id '/etc/passwd' is not a plain file name", "rename the image"),
     ),
-    "id twice": (lambda root: append(_lists(root, "train"), "t1"), ("train.txt: id 't1' stands there twice",)),
+    "id twice": (
+        lambda root: append(_lists(root, "train"), "t1"),
+        ("train.txt: id 't1' stands there twice; leave one",),
+    ),
     "id in both splits": (
         lambda root: append(_lists(root, "val"), "t1"),
         ("id 't1' is in train.txt and in val.txt", "not trained on"),
@@ -309,11 +460,15 @@ DAMAGES: dict[str, Damage] = {
     "empty list": (lambda root: _lists(root, "train").write_text(""), ("train.txt: no ids; write one",)),
     "binary list": (
         lambda root: _lists(root, "train").write_bytes(b"\xff\xfe\x00"),
-        ("train.txt: cannot be read as UTF-8 text",),
+        ("train.txt: cannot be read as UTF-8 text", "save it as such"),
     ),
     "no annotation": (
         lambda root: (root / "Annotations" / "t3.xml").unlink(),
         ("Annotations/t3.xml: no such file; add it, or set data.labels to file",),
+    ),
+    "annotation that is a folder": (
+        lambda root: ((root / "Annotations" / "t3.xml").unlink(), (root / "Annotations" / "t3.xml").mkdir()),
+        ("Annotations/t3.xml: cannot be read (Is a directory); replace it",),
     ),
     "broken annotation": (
         lambda root: cut(root / "Annotations" / "t3.xml"),

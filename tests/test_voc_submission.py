@@ -105,8 +105,18 @@ def test_unknown_pixels_are_refused_and_nothing_is_written(data: Path, capsys: p
     predict(data, {id: np.full(size, 255, np.uint8) for id, size in SIZES.items()})
     assert submit(data) == 1
     error = capsys.readouterr().err
-    assert "2008_000006.png: holds the value 255, beyond 20: unknown pixels, which the server does not know" in error
+    path = data / "predictions" / "2008_000006.png"
+    assert f"{path}: holds the value 255, beyond 20: unknown pixels, which the server does not know" in error
+    assert ".partial" not in error
     assert "Traceback" not in error
+    assert not (data / "out").exists()
+
+
+def test_a_prediction_of_another_size_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(data / "predictions" / "2008_000011.png", np.zeros((3, 3), np.uint8))
+    assert submit(data) == 1
+    path = data / "predictions" / "2008_000011.png"
+    assert f"{path}: is (3, 3), its image (8, 6) (H, W); predict again" in capsys.readouterr().err
     assert not (data / "out").exists()
 
 
@@ -211,6 +221,41 @@ def test_what_the_server_would_refuse_fails_the_check(
 def test_unspoiled_pictures_pass(data: Path) -> None:
     repack(data, lambda contents, further: None)
     assert check(data) == 0
+
+
+@pytest.mark.parametrize("place", [-1, -6, -8, -12])
+@pytest.mark.parametrize("damage", ["changed", "cut"])
+def test_an_archive_with_a_damaged_end_is_refused(
+    data: Path, place: int, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit(data)
+    path = data / "out" / ARCHIVE
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content if damage == "changed" else content[:place])
+    assert check(data) == 1
+    error = capsys.readouterr().err
+    assert "results.tgz: is no .tgz archive" in error
+    assert "pack it again" in error
+    assert "Traceback" not in error
+
+
+def test_any_byte_of_an_archive_may_be_wrong(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submit(data)
+    path = data / "out" / ARCHIVE
+    whole = path.read_bytes()
+    # Up to here gzip's header holds a time, flags and a system, which change nothing.
+    for place in range(10, len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 0x55
+        path.write_bytes(content)
+        assert check(data) == 1, place
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_archive_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(data) == 1
+    assert "results.tgz: no such file; name the archive" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"])

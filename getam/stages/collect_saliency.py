@@ -10,7 +10,7 @@ from pydantic import Field
 
 from getam.duts import files_by_id
 from getam.errors import InputError, listed
-from getam.files import read_gray, write_gray
+from getam.files import read_gray, read_saliency, write_gray
 from getam.index import IndexRow, read_index, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
@@ -53,10 +53,22 @@ def run(arguments: Arguments) -> None:
         written = shard.write_all(todo, _write, lambda row: (row, files[row.id]))
         for _ in progress(written, total=len(todo), unit="image", what="collect_saliency", size=int):
             pass
+        _check_range(arguments.folder, [shard.path(row.id) for row in rows])
+
+
+def _check_range(folder: Path, maps: Iterable[Path]) -> None:
+    """Refuses maps of 0 and 1. Of a whole shard: one image alone may be that dark."""
+    brightest = 0
+    for path in maps:
+        brightest = max(brightest, int(read_gray(path).max()))
+        if brightest > 1:
+            return
+    if brightest == 1:
+        raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
 
 
 def _write(path: Path, row: IndexRow, file: Path) -> None:
-    values = read_gray(file)
+    values = read_saliency(file)
     if values.shape != (row.height, row.width):
         raise InputError(
             f"{file}: size {values.shape} is not the image's {(row.height, row.width)} (H, W); bring a map of that size"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from getam.coco import index_coco
-from getam.errors import MAX_OFFENDERS
-from getam.files import write_json
-from getam.index import REPORT, Index, write_index
+from getam.errors import MAX_OFFENDERS, InputError
+from getam.files import orientation, write_json
+from getam.index import CLASSES, REPORT, Index, IndexRow, write_index
 from getam.machine import MachineArguments
 from getam.settings import IndexSettings
 from getam.voc import index_voc
@@ -35,17 +36,54 @@ class Arguments(IndexSettings, MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
+    _check_paths(arguments)
     index = _index(arguments)
     repeated = repeated_files(index)
-    write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated))
+    turned = turned_files(index, threads=arguments.threads)
+    write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated, turned))
     write_index(arguments.out, index)
     for split, ids in split_ids(index).items():
         masks = sum(row.mask is not None for row in index.split(split))
         logger.info("index_dataset: %s: %d images, %d with a mask", split, len(ids), masks)
+        if split == "val" and masks < len(ids):
+            logger.warning(
+                "index_dataset: val: %d of %d images have no mask and are not scored", len(ids) - masks, len(ids)
+            )
+    for path in turned[:MAX_OFFENDERS]:
+        logger.warning("index_dataset: %s is turned by EXIF", path)
+    if turned:
+        logger.warning(
+            "index_dataset: %d photographs with a mask are turned by EXIF; look whether the masks are of the upright "
+            "ones, as they are read",
+            len(turned),
+        )
     for first, second in repeated[:MAX_OFFENDERS]:
-        logger.warning("index_dataset: %s and %s are the same file, byte for byte", first, second)
+        logger.warning("index_dataset: %s and %s are the same file, byte for byte", first.image, second.image)
     if repeated:
-        logger.warning("index_dataset: %d images are there twice; a score is better than it should be", len(repeated))
+        logger.warning(
+            "index_dataset: %d images are there twice, %d of them in two splits, by which a score is better than it "
+            "should be",
+            len(repeated),
+            sum(first.split != second.split for first, second in repeated),
+        )
+
+
+def _check_paths(arguments: Arguments) -> None:
+    """Refuses what could not be written, before the hour that reading takes."""
+    out = arguments.out
+    for path in (str(arguments.root), arguments.augmented, str(out)):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{path!r}: is no UTF-8, in which index.csv is written; rename the folder") from None
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; name a file, such as {out / 'index.csv'}")
+    for beside in (out.parent / CLASSES, out.parent / REPORT):
+        if beside.is_dir():
+            raise InputError(f"{beside}: is a folder; remove it, or choose another --out")
+    above = next(folder for folder in out.parents if folder.exists())
+    if not above.is_dir():
+        raise InputError(f"{above}: is a file; name a path below a folder by --out")
 
 
 def _index(arguments: Arguments) -> Index:
@@ -74,26 +112,33 @@ def split_ids(index: Index) -> dict[str, list[str]]:
     return dict(splits)
 
 
-def repeated_files(index: Index) -> list[tuple[Path, Path]]:
-    """Pairs of images of different splits that are one file, byte for byte."""
+def repeated_files(index: Index) -> list[tuple[IndexRow, IndexRow]]:
+    """Pairs of images that are one file, byte for byte; those of different splits, which matter for scores, first."""
     # Files of another length are other files, so that few are read.
-    by_length: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    by_length: dict[int, list[IndexRow]] = defaultdict(list)
     for row in index.rows:
-        by_length[row.image.stat().st_size].append((row.split, row.image))
+        by_length[row.image.stat().st_size].append(row)
     pairs = []
-    for files in by_length.values():
-        if len({split for split, _ in files}) < 2:
-            continue
-        seen: dict[str, tuple[str, Path]] = {}
-        for split, path in files:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            first = seen.setdefault(digest, (split, path))
-            if first[0] != split:
-                pairs.append((first[1], path))
-    return pairs
+    for rows in by_length.values():
+        seen: dict[str, IndexRow] = {}
+        for row in rows if len(rows) > 1 else ():
+            digest = hashlib.sha256(row.image.read_bytes()).hexdigest()
+            first = seen.setdefault(digest, row)
+            if first is not row:
+                pairs.append((first, row))
+    return sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)
 
 
-def _report(arguments: Arguments, index: Index, repeated: list[tuple[Path, Path]]) -> dict[str, Any]:
+def turned_files(index: Index, *, threads: int) -> list[Path]:
+    """Photographs that EXIF turns although there is a mask of that size: nobody can tell of which side up it is."""
+    images = [row.image for row in index.rows if row.mask is not None]
+    with ThreadPoolExecutor(threads) as pool:
+        return [image for image, turn in zip(images, pool.map(orientation, images), strict=True) if turn != 1]
+
+
+def _report(
+    arguments: Arguments, index: Index, repeated: list[tuple[IndexRow, IndexRow]], turned: list[Path]
+) -> dict[str, Any]:
     splits: dict[str, Any] = {}
     for split, ids in split_ids(index).items():
         rows = index.split(split)
@@ -109,5 +154,6 @@ def _report(arguments: Arguments, index: Index, repeated: list[tuple[Path, Path]
         "augmented": arguments.augmented,
         "labels": arguments.labels,
         "splits": splits,
-        "repeated": [[str(first), str(second)] for first, second in repeated],
+        "repeated": [[str(first.image), str(second.image)] for first, second in repeated],
+        "turned": [str(path) for path in turned],
     }

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.errors import InputError
+from getam.errors import InputError, listed
 from getam.files import atomic_folder, read_labels, write_labels
 from getam.images import require_rows
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.shards import MANIFEST, check_classes, read_manifest
-from getam.voc_submission import ARCHIVE, FOLDER, check_submission, pack_submission
+from getam.voc_submission import ARCHIVE, FOLDER, check_submission, label_problem, pack_submission
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,16 @@ def run(arguments: Arguments) -> None:
     if list(manifest["ids"]) != ids:
         raise InputError(f"{arguments.predictions}: holds other images than the split {arguments.split!r}; predict it")
     with atomic_folder(arguments.out) as folder:
-        for id in ids:
+        problems = []
+        for row in rows:
+            path = arguments.predictions / f"{row.id}.png"
+            values = read_labels(path)
+            if problem := label_problem(values, row, len(index.classes)):
+                problems.append(f"{path}: {problem}")
             # Written anew: in VOC's palette, whatever the predictions have.
-            write_labels(folder / FOLDER / f"{id}.png", read_labels(arguments.predictions / f"{id}.png"))
+            write_labels(folder / FOLDER / f"{row.id}.png", values)
+        if problems:
+            raise InputError(f"{listed(problems)}; predict again")
         pack_submission(folder, folder / ARCHIVE, ids)
         check_submission(folder / ARCHIVE, rows, num_classes=len(index.classes))
     logger.info("voc_submission: %d images -> %s", len(ids), arguments.out / ARCHIVE)

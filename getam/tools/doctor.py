@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -20,6 +20,7 @@ from getam.errors import InputError
 from getam.machine import MachineArguments
 from getam.sbd import is_sbd, sbd_masks
 from getam.settings import BASE_CONFIG, Config, PretrainedSettings, merge, read_yaml, validate_config
+from getam.voc import read_ids
 
 PACKAGES = (
     "torch",
@@ -95,21 +96,25 @@ def _data(config: Config) -> Iterator[Finding]:
         yield "SegmentationClass", _files(data.root / "SegmentationClass", "*.png")
         for split in ("train", "val", "test"):
             path = data.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-            count = len(path.read_text(encoding="utf-8").split()) if path.is_file() else None
-            yield f"{split}.txt", "missing" if count is None else f"{count} ids"
+            yield f"{split}.txt", _counted(read_ids, path, "ids") if path.is_file() else "missing"
     if data.augmented:
         folder = Path(data.augmented)
-        found = f"{len(sbd_masks(folder))} masks of SBD" if is_sbd(folder) else _files(folder, "*.png")
+        found = _counted(sbd_masks, folder, "masks of SBD") if is_sbd(folder) else _files(folder, "*.png")
         yield "data.augmented", f"{folder}: {found}"
     if config.saliency.source == "folder":
         yield "saliency.folder", f"{config.saliency.folder}: {_files(Path(config.saliency.folder), '*')}"
     if config.saliency.source == "train":
         for key in ("saliency_train", "saliency_val"):
             folder = getattr(data, key)
-            try:
-                yield f"data.{key}", f"{folder}: {len(find_pairs(folder))} pairs"
-            except InputError as error:
-                yield f"data.{key}", str(error)
+            yield f"data.{key}", f"{folder}: {_counted(find_pairs, folder, 'pairs')}"
+
+
+def _counted(read: Callable[[Path], Sized], path: Path, unit: str) -> str:
+    """How many there are, or why they cannot be read."""
+    try:
+        return f"{len(read(path))} {unit}"
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
 
 
 def _files(folder: Path, pattern: str) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import Field
 
+from getam.duts import files_by_id
 from getam.errors import InputError, listed
 from getam.evaluation import PROTOCOLS, ConfusionMatrix
 from getam.files import read_labels, write_json
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.voc import VOC_CLASSES, read_classes, read_ids
+from getam.voc import VOC_CLASSES, id_problems, read_classes, read_ids
 
 MEASURES = ("iou", "precision", "recall")
 
@@ -35,21 +36,28 @@ def run(arguments: Arguments) -> None:
     for folder in (arguments.truth, arguments.predictions):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name one of label PNGs")
-    ids = read_ids(arguments.ids) if arguments.ids else sorted(path.stem for path in arguments.truth.glob("*.png"))
+    truths, predictions = (
+        files_by_id(folder, frozenset({".png"})) for folder in (arguments.truth, arguments.predictions)
+    )
+    ids = _listed_ids(arguments.ids) if arguments.ids else list(truths)
     if not ids:
         raise InputError(f"{arguments.truth}: no .png in it; name the folder of the ground truth")
-    files = [(arguments.truth / f"{id}.png", arguments.predictions / f"{id}.png") for id in ids]
-    if missing := [f"{path}: no such file" for pair in files for path in pair if not path.is_file()]:
+    found = ((arguments.truth, truths), (arguments.predictions, predictions))
+    if missing := [f"{folder / id}.png: no such file" for id in ids for folder, files in found if id not in files]:
         raise InputError(f"{listed(missing)}; name the ids that both folders hold by --ids")
+    pairs = [(truths[id], predictions[id]) for id in ids]
     matrix = ConfusionMatrix(len(classes) + 1)
-    for truth, prediction in progress(files, total=len(files), unit="image", what="evaluate"):
+    for truth, prediction in progress(pairs, total=len(pairs), unit="image", what="evaluate"):
+        labels, predicted = read_labels(truth), read_labels(prediction)
         try:
-            matrix.add(read_labels(truth), read_labels(prediction))
+            matrix.add(labels, predicted)
         except InputError as error:
-            raise InputError(f"{prediction} beside {truth}: {error}") from None
+            same = labels.shape == predicted.shape
+            cure = "name the classes of both by --classes" if same else "predict at the ground truth's size"
+            raise InputError(f"{prediction} beside {truth}: {error}; {cure}") from None
     names = ("background", *classes)
     scores = {
-        "images": len(files),
+        "images": len(pairs),
         "protocols": {protocol: matrix.scores(names, protocol) for protocol in PROTOCOLS},
         "pixel_accuracy": matrix.pixel_accuracy(),
         "unknown_share": matrix.unknown_share(),
@@ -58,6 +66,13 @@ def run(arguments: Arguments) -> None:
     if arguments.out is not None:
         write_json(arguments.out, scores)
     print(_table(scores, names))
+
+
+def _listed_ids(path: Path) -> list[str]:
+    ids = read_ids(path)
+    if problems := id_problems(path, ids):
+        raise InputError(listed(problems))
+    return ids
 
 
 def _table(scores: dict[str, Any], names: tuple[str, ...]) -> str:

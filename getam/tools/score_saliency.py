@@ -10,7 +10,7 @@ from pydantic import Field
 
 from getam.duts import check_pairs, files_by_id, find_pairs, read_mask
 from getam.errors import InputError, listed
-from getam.files import read_gray, write_json
+from getam.files import read_saliency, write_json
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.saliency import load_saliency
@@ -77,8 +77,15 @@ def _files(predictions: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 
 def _read(files: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    brightest = 0
     for file, mask in progress(files, total=len(files), unit="image", what="score_saliency"):
-        values, truth = read_gray(file), read_mask(mask)
+        values, truth = read_saliency(file), read_mask(mask)
         if values.shape != truth.shape:
-            raise InputError(f"{file}: size {values.shape} is not its mask's {truth.shape} (H, W); bring maps of it")
+            raise InputError(
+                f"{file}: size {values.shape} is not its mask's {truth.shape} (H, W); bring maps of the masks' sizes"
+            )
+        brightest = max(brightest, int(values.max()))
         yield values, truth
+    if brightest == 1:
+        folder = files[0][0].parent
+        raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
