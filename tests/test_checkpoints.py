@@ -180,7 +180,7 @@ def test_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("disk is full")
 
     monkeypatch.setattr(getam.checkpoints, "save_file", fail)
-    with pytest.raises(OSError, match="disk is full"):
+    with pytest.raises(InputError, match="disk is full"):
         save_model(tmp_path, small_model(seed=1), {"kind": "other"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [DESCRIPTION, WEIGHTS]
     assert read_json(tmp_path / DESCRIPTION)["kind"] == "toy"

@@ -15,6 +15,7 @@ from getam.index import IndexRow, read_index, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.shards import new_shard
+from getam.supervision import KEY, SALIENCY
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
@@ -47,6 +48,7 @@ def run(arguments: Arguments) -> None:
             settings=None,
             threads=arguments.threads,
             inputs=[arguments.index, *(files[row.id] for row in rows)],
+            facts={KEY: SALIENCY},
         ) as shard,
     ):
         todo = [row for [row] in shard.unfinished([[row] for row in rows])]

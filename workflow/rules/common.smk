@@ -55,7 +55,6 @@ def weights_flags(wildcards: object) -> list[str]:
     return flags(SETTINGS.pretrained_networks()[wildcards.section])
 
 
-
 def saliency_of_labels(wildcards: object) -> list[str]:
     """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
     return [f"{RESULTS}/saliency/{wildcards.shard}"] if SETTINGS.completion.method == "activation" else []

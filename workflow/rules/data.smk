@@ -62,11 +62,11 @@ rule fetch_weights:
         f"{RESULTS}/logs/fetch_weights/{{section}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/fetch_weights/{{section}}.tsv"
+    # Those of all networks before any training: what is missing is said at once, not after days.
+    priority: 1
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
-    # Those of all networks before any training: what is missing is said at once, not after days.
-    priority: 1
     resources:
         mem_mb=4000,
         runtime=120,
