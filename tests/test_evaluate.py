@@ -113,7 +113,7 @@ BAD: dict[Callable[[Path], object], str] = {
     remove_prediction: "predictions/b.png: no such file; name the ids that both folders hold by --ids",
     resize_prediction: "prediction (2, 1) differ in size (H, W); predict at the ground truth's size",
     color_prediction: "predictions/b.png: a mask must be a palette or gray PNG",
-    class_beyond: "label value beyond the 2 classes and background; name the classes of both by --classes",
+    class_beyond: "label value 3 is beyond the 2 classes and background; name the classes of both by --classes",
     no_predictions: "predictions: no such folder; name one of label PNGs",
     no_truth: "truth: no .png in it; name the folder of the ground truth",
 }
