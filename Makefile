@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo venv test test-fast test-slow bench lint
+.PHONY: demo venv test test-fast test-slow rehearsal bench lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -32,6 +32,13 @@ test-fast: venv
 
 test-slow: venv
 	$(BIN)/pytest -m slow
+
+# Every full-size network of configs/voc12.yaml for two steps, on the demo's images: minutes on two cores.
+rehearsal: venv
+	$(BIN)/snakemake --cores $(CORES) --configfile configs/voc12.yaml configs/rehearsal.yaml \
+		--config data='{root: data/demo}'
+	@echo
+	@cat results/rehearsal/summary.md
 
 # What the project promises about time and memory, each beside a literal version; exit code 1 where it falls short.
 bench: venv
