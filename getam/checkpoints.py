@@ -22,6 +22,8 @@ from getam.settings import SomeSection
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+SHOWN = 3
+"""Tensors that do not fit which a message names."""
 UNUSED = "unused.safetensors"
 """Beside an imported model: tensors of the file it comes from that no forward pass reads."""
 
@@ -98,17 +100,22 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path)
     Raises:
         InputError: a name or a shape is not the model's; the first are named.
     """
-    own = model.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in own]
-    wrong += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if wrong:
-        raise InputError(f"{source}: does not fit: {'; '.join(wrong[:3])}; give the file of that network, unchanged")
+    if misfit := misfits(model.state_dict(), state):
+        raise InputError(f"{source}: does not fit: {misfit}; give the file of that network, unchanged")
     model.load_state_dict(dict(state))
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In words, the first tensors whose names or shapes differ and how many more there are; empty where none does."""
+    wrong = [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [f"{name} is unknown" for name in given if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return "; ".join(wrong[:SHOWN]) + more
 
 
 def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, progress: Mapping[str, Any]) -> None:

@@ -206,6 +206,12 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
 
 
+def sha256_of(path: Path) -> str:
+    """The hash of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(paths: Iterable[Path]) -> str:
     """Hash of files' names, sizes and times of change: whether a stage reads what it read before."""
     digest = hashlib.sha256()

@@ -6,7 +6,6 @@ longer be that of image labels.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from getam.errors import InputError
+from getam.files import sha256_of
 
 SEGMENTATION_NAMES = re.compile(
     r"^(tu-)?sam(2|vit|_vit)|pe_spatial|c_radio|pali_mix"
@@ -133,9 +133,7 @@ def _checked(name: str, path: Path, *, source: str, segmentation: bool) -> Weigh
     state = read_state(path)
     if not segmentation and (found := [key for key in state if SEGMENTATION_KEYS.search(key)]):
         raise InputError(_refusal(f"{path} (it holds {found[0]})"))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Weights(state, {"name": name, "source": source, "sha256": digest})
+    return Weights(state, {"name": name, "source": source, "sha256": sha256_of(path)})
 
 
 def _refusal(what: str) -> str:

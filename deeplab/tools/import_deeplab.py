@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import Field
 from deeplab.model import build_deeplab, describe_deeplab, import_reference_state
 from getam.checkpoints import DESCRIPTION, load_exactly, save_model
 from getam.errors import InputError
+from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
 from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, merge, only, read_yaml, validate_config
@@ -43,7 +43,9 @@ def run(arguments: Arguments) -> None:
     settings = only(DeepLabSettings, validate_config(recipe, source=str(RECIPE)).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_exactly(model, state, source=arguments.file)
-    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
-    facts = {"source": {"file": arguments.file.name, "sha256": digest}, "supervision": arguments.supervision}
+    facts = {
+        "source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)},
+        "supervision": arguments.supervision,
+    }
     save_model(arguments.out, model, describe_deeplab(settings, classes) | facts)
     logger.info("import_deeplab: %d classes -> %s", len(classes), arguments.out / DESCRIPTION)

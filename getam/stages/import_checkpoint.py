@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from getam.checkpoints import DESCRIPTION, UNUSED, save_model, write_tensors
+from getam.checkpoints import DESCRIPTION, UNUSED, misfits, save_model, write_tensors
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.errors import InputError
+from getam.files import sha256_of
 from getam.machine import MachineArguments
+from getam.pretrained import read_state
 from getam.released import from_released, to_released
 from getam.settings import BASE_CONFIG, POSITIONAL, EndToEndSettings, merge, read_yaml, validate_config
 from getam.voc import VOC_CLASSES, read_classes
@@ -32,7 +31,6 @@ TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
 """What the authors' decoder reads beside the last block; of all other backbones blocks 2, 5 and 8."""
 STAGE_CHANNELS: dict[int | str, int] = {"stage0": 256, "stage1": 512}
 DEPTH = 12
-SHOWN = 3
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +54,13 @@ class Arguments(MachineArguments):
 
 def run(arguments: Arguments) -> None:
     arguments.prepare()
-    state = _read(arguments.file)
+    state = read_state(arguments.file)
     ours, unused = from_released(state)
     settings = _settings(arguments, ours)
     classes = _classes(arguments, len(ours["classifier.readout.head.bias"]))
     network = EndToEndNetwork(settings, num_classes=len(classes))
     _load(network, ours, arguments)
-    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
-    source = {"source": {"file": arguments.file.name, "sha256": digest}}
+    source = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}
     write_tensors(arguments.out / UNUSED, unused)
     save_model(arguments.out, network, describe_end_to_end(settings, classes) | source)
     logger.info(
@@ -73,21 +70,6 @@ def run(arguments: Arguments) -> None:
         len(state),
         arguments.out / DESCRIPTION,
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file; torch's restricted reader runs no code of it."""
-    refusal = f"{path}: is no checkpoint of the authors'"
-    cure = "give the .pth file that they released"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name the .pth file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{refusal} ({str(error).splitlines()[0][:150]}); {cure}") from None
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{refusal}: it holds no bare dict of tensors; {cure}")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings:
@@ -144,17 +126,9 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
 def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
     # Under the names that they have in the file.
     own, given = to_released(network.state_dict()), to_released(ours)
-    differing = [f"{name} is missing" for name in own if name not in given]
-    differing += [f"{name} is unknown" for name in given if name not in own]
-    differing += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in given and given[name].shape != own[name].shape
-    ]
-    if differing:
-        more = f" and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    if misfit := misfits(own, given):
         raise InputError(
-            f"{arguments.file}: does not fit the backbone {arguments.backbone}: {'; '.join(differing[:SHOWN])}{more}; "
-            "name the checkpoint's own backbone"
+            f"{arguments.file}: does not fit the backbone {arguments.backbone}: {misfit}; name the checkpoint's own "
+            "backbone"
         )
     network.load_state_dict(ours)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
 from pydantic import Field
 
 from getam.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
 from getam.saliency import build_saliency, describe_saliency, import_reference_state
@@ -34,7 +34,6 @@ def run(arguments: Arguments) -> None:
     settings = only(SaliencySettings, validate_config(recipe, source=str(RECIPE)).saliency)
     model = build_saliency(settings)
     load_exactly(model, state, source=arguments.file)
-    digest = hashlib.sha256(arguments.file.read_bytes()).hexdigest()
-    facts = {"source": {"file": arguments.file.name, "sha256": digest}}
+    facts = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}
     save_model(arguments.out, model, describe_saliency(settings) | facts)
     logger.info("import_saliency: %d tensors -> %s", len(state), arguments.out / DESCRIPTION)
