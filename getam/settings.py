@@ -416,6 +416,14 @@ class DeepLabSettings(PretrainedSettings, ScheduleSettings):
     crop: CropSettings
 
     @model_validator(mode="after")
+    def _rates_are_the_architectures(self) -> DeepLabSettings:
+        if self.architecture == "deeplabv3plus" and len(self.atrous_rates) != 3:
+            raise ValueError(
+                f"atrous_rates: deeplabv3plus takes three, not {list(self.atrous_rates)}; write [6, 12, 18]"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _caffe_is_deeplabv2s(self) -> DeepLabSettings:
         if self.normalization == "caffe" and self.architecture != "deeplabv2":
             raise ValueError(f"normalization: caffe is deeplabv2's; write imagenet for {self.architecture}")

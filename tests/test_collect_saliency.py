@@ -92,6 +92,18 @@ def test_bad_maps_end_with_one_message_and_nothing_written(
     assert not (data / "out").exists()
 
 
+@pytest.mark.parametrize("missing", [0, 2])
+def test_the_map_that_is_missing_of_a_naming_is_named(tmp_path: Path, missing: int) -> None:
+    ids = [f"2007_{number:06}" for number in range(5)]
+    for id in ids:
+        write_gray(tmp_path / f"sal_{id}_map.png", MAPS["a"])
+    (tmp_path / f"sal_{ids[missing]}_map.png").unlink()
+    message = f"sal_{ids[missing]}_map.png: no such saliency map, nor a .jpg; add it"
+    with pytest.raises(InputError, match=message) as raised:
+        find_maps(tmp_path, ids)
+    assert "problems" not in str(raised.value)
+
+
 def test_names_may_hold_the_id_between_other_text(tmp_path: Path) -> None:
     for id in ("1", "11"):
         write_gray(tmp_path / f"map_{id}_sal.png", MAPS["a"])

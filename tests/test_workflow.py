@@ -360,6 +360,10 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"deeplab": {"pretrained": "nowhere.pth"}},
         "deeplab.pretrained: nowhere.pth: no such file; name a .safetensors or .pth file, true or false",
     ),
+    "rates of another architecture": (
+        {"deeplab": {"architecture": "deeplabv3plus"}},
+        "deeplab: atrous_rates: deeplabv3plus takes three, not [1, 2, 3, 4]",
+    ),
     "frozen batch norm from scratch": ({"deeplab": {"frozen_batch_norm": True}}, "deeplab: frozen_batch_norm: true"),
     "missing list": (
         {"data": {"root": "mine", "labels": "file"}},

@@ -19,6 +19,9 @@ from getam.supervision import KEY, SALIENCY
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
+TRIED = 20
+"""Ids from whose maps a naming is guessed."""
+
 
 class Arguments(MachineArguments):
     """Write saliency/<shard>/<id>.png, 8-bit gray (H, W), from maps of any naming that holds the id."""
@@ -89,16 +92,21 @@ def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     files = files_by_id(folder, SUFFIXES)
     if not ids or all(id in files for id in ids):
         return {id: files[id] for id in ids}
-    namings = sorted(
-        {naming for naming in _namings(files, ids[0]) if all(f"{naming[0]}{id}{naming[1]}" in files for id in ids)}
-    )
-    if len(namings) > 1:
-        shown = ", ".join(f"{before}<id>{after}" for before, after in namings)
+    # Of the first ids, since the map of one may be the one that is missing.
+    namings = {("", "")}.union(*(_namings(files, id) for id in ids[:TRIED]))
+    lacking = {
+        (before, after): [name for id in ids if (name := f"{before}{id}{after}") not in files]
+        for before, after in sorted(namings)
+    }
+    fitting = [naming for naming, missing in lacking.items() if not missing]
+    if len(fitting) > 1:
+        shown = ", ".join(f"{before}<id>{after}" for before, after in fitting)
         raise InputError(f"{folder}: holds maps of several namings ({shown}); keep those of one")
-    if not namings:
-        missing = [f"{folder / id}.png: no such saliency map, nor a .jpg" for id in ids if id not in files]
-        raise InputError(f"{listed(missing)}; add it, or set saliency.source to train")
-    [(before, after)] = namings
+    if not fitting:
+        fewest = min(lacking.values(), key=len)
+        problems = [f"{folder / name}.png: no such saliency map, nor a .jpg" for name in fewest]
+        raise InputError(f"{listed(problems)}; add it, or set saliency.source to train")
+    [(before, after)] = fitting
     return {id: files[f"{before}{id}{after}"] for id in ids}
 
 
