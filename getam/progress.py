@@ -35,6 +35,8 @@ def set_up_logging(log: Path | None) -> None:
         force=True,
     )
     logging.captureWarnings(True)
+    # It has a handler of its own, which would say everything twice.
+    logging.getLogger("huggingface_hub").handlers.clear()
 
 
 def _is_first() -> bool:

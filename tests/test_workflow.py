@@ -338,6 +338,37 @@ LISTS = (
 )
 
 
+RECIPES = [str(PROJECT / "configs" / f"{name}.yaml") for name in ("voc12", "rehearsal", "rehearsal_gpu")]
+
+
+def test_a_rehearsal_is_the_recipe_with_fresh_weights_and_few_steps(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    _bring_data(workplace.folder, names=LISTS)
+    data = "data={root: mine, labels: file, saliency_train: pairs, saliency_val: pairs, augmented: ''}"
+    of_recipe, of_rehearsal, of_gpu = (
+        _stage_commands(workplace.snakemake("-n", "-p", "--configfile", *RECIPES[:last], "--config", data).stdout)
+        for last in (1, 2, 3)
+    )
+    assert of_recipe.keys() == (ALL | {"fetch_weights"}) - {"make_demo"}
+    assert of_rehearsal.keys() == of_gpu.keys() == ALL - {"make_demo"}
+    # What makes a network, its input and its output as large as they are is the recipe's.
+    for rule, flags in {
+        "train_classifier": ("--backbone", "--backbone-options", "--stem-channels", "--readout", "--crop.size"),
+        "train_saliency": ("--backbone", "--backbone-options", "--image-size", "--neck-width"),
+        "train_deeplab": ("--encoder", "--encoder-stages", "--scales", "--crop.size", "--output-stride"),
+        "train_end_to_end": ("--backbone", "--crop.size", "--decoder.width", "--decoder.taps", "--batch-size"),
+        "dump_maps": ("--image-size", "--flip", "--method"),
+        "predict_deeplab": ("--scales", "--flip", "--crf.iterations"),
+    }.items():
+        for flag in flags:
+            values = {words[words.index(flag) + 1] for words in (of_recipe[rule], of_rehearsal[rule], of_gpu[rule])}
+            assert len(values) == 1, (rule, flag)
+    for rule in ("train_classifier", "train_saliency", "train_deeplab"):
+        words = {name: of[rule] for name, of in {"recipe": of_recipe, "gpu": of_gpu}.items()}
+        sizes = {name: each[each.index("--batch-size") + 1] for name, each in words.items()}
+        assert sizes["recipe"] == sizes["gpu"], rule
+
+
 def test_the_demo_is_made_only_where_it_is_used(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)
     data = _bring_data(workplace.folder, names=LISTS)
