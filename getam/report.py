@@ -112,7 +112,7 @@ def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
         f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
         "protocol": {
             **{key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
-            "image_labels": protocol.get("image_labels"),
+            **{key: protocol.get(key) for key in ("architecture", "image_labels")},
         },
     }
 
@@ -126,6 +126,8 @@ _SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] 
 }
 
 _SEGMENTERS = {"deeplab": "DeepLab", "end_to_end": "End to end"}
+_ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segformer": "SegFormer"}
+"""Networks in the place of DeepLabv2, as they are shown."""
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
@@ -146,6 +148,7 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     for section, title in _SEGMENTERS.items():
         if scores := summary.get(section):
             split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
+            title = _ARCHITECTURES.get(protocol["architecture"], title)
             inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
             for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
                 value = _number(scores[f"{split}_{key}"])
@@ -237,7 +240,8 @@ def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | N
             columns[heading] = labels[f"{labels['split']}_iou"][protocol]
     for section, title in _SEGMENTERS.items():
         if scores := summary.get(section):
-            columns[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
+            shown = _ARCHITECTURES.get(scores["protocol"]["architecture"], title)
+            columns[f"{shown} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
     return columns
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from getam.errors import InputError
 from getam.files import write_json
-from getam.report import scores_table, summarize, summary_markdown
+from getam.report import score_rows, scores_table, summarize, summary_markdown
 
 PSEUDO_LABELS = {
     "split": "train",
@@ -131,3 +131,15 @@ def test_terminal_table_is_aligned(run: Path) -> None:
     values = [line[column - 7 : column - 2] for line in lines]
     assert values[:7] == ["0.980", "0.050", "0.900", "0.800", "0.850", "0.400", "0.710"]
     assert len(lines) == 15
+
+
+def test_another_network_than_deeplabv2_is_named(run: Path) -> None:
+    scores = segmentation(0.6, crf=True)
+    scores["protocol"]["architecture"] = "segformer"
+    write_json(run / "deeplab" / "metrics.json", scores)
+    summary = summarize(run)
+    assert summary["deeplab"]["protocol"]["architecture"] == "segformer"
+    titles = [row.score for row in score_rows(summary)]
+    assert "SegFormer mIoU" in titles
+    assert "DeepLab mIoU" not in titles
+    assert "SegFormer (val)" in summary_markdown(summary, "demo")

@@ -141,3 +141,4 @@ def test_a_network_has_that_of_its_labels_and_of_its_first_weights(
     )
     result = evaluate_predictions(read_index(index), folder / "predictions", split="val")
     assert result["protocol"]["supervision"] == expected
+    assert result["protocol"]["architecture"] == "deeplabv2"

@@ -12,7 +12,7 @@ from getam.machine import MachineArguments
 from getam.prediction import predict
 from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
-from getam.supervision import of_model
+from getam.supervision import KEY, of_model
 
 SECTION = "end_to_end_prediction"
 
@@ -43,5 +43,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_end_to_end",
-        facts={"supervision": of_model(arguments.model)},
+        facts={KEY: of_model(arguments.model)},
     )
