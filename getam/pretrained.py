@@ -38,11 +38,17 @@ SEGMENTATION_KEYS = re.compile(
 )
 """Parts that only networks for segmentation or detection have."""
 
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""Names of files with weights, the first that is there."""
+
 FEATURE_KEY = re.compile(r"^([a-z]+)_(\d+)\.")
 """First part of a key in a timm network that gives features alone."""
 
 TIMM = "tu-"
 """Before the name of an encoder of segmentation-models-pytorch that is timm's."""
+
+ENCODERS = "deeplab"
+"""The section whose network is an encoder of segmentation-models-pytorch; the others are timm's."""
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Where the weights are in a checkpoint that holds more."""
@@ -54,6 +60,17 @@ class Weights:
 
     state: dict[str, Tensor]
     origin: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where weights are published on huggingface.co; FILES are what they may be called there."""
+
+    repository: str
+    revision: str | None
+
+    def address(self, file: str) -> str:
+        return f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{file}"
 
 
 def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
@@ -68,24 +85,38 @@ def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> We
         InputError: there are none, they cannot be fetched or read, or they know pixel labels.
     """
     if pretrained is True:
-        try:
-            config = timm.get_pretrained_cfg(name)
-        except RuntimeError as error:
-            raise InputError(f"pretrained: {error}; choose another tag of {name}, or name a file") from None
-        if config is None or not config.hf_hub_id:
-            raise InputError(f"pretrained: timm has no weights of {name}; name a file, or set pretrained to false")
-        return _fetched(name, config.hf_hub_id, None, config.hf_hub_filename, segmentation=segmentation)
+        return _fetched(name, timm_location(name, segmentation=segmentation), segmentation=segmentation)
     return _given(name, pretrained, segmentation=segmentation) if pretrained else None
 
 
 def encoder_weights(encoder: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
     """The pretrained weights of an encoder that segmentation-models-pytorch has of its own; see timm_weights."""
     if pretrained is True:
-        source = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet")
-        if source is None:
-            raise InputError(f"pretrained: there are no ImageNet weights of {encoder}; name a file, or set it to false")
-        return _fetched(encoder, source["repo_id"], source.get("revision"), None, segmentation=segmentation)
+        return _fetched(encoder, encoder_location(encoder), segmentation=segmentation)
     return _given(encoder, pretrained, segmentation=segmentation) if pretrained else None
+
+
+def timm_location(name: str, *, segmentation: bool) -> Location:
+    """Where the weights of a timm model are; InputError where there are none, or where they know pixel labels."""
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise InputError(f"pretrained: {error}; choose another tag of {name}, or name a file") from None
+    if config is None or not config.hf_hub_id:
+        raise InputError(f"pretrained: timm has no weights of {name}; name a file, or set pretrained to false")
+    # With the tag, which a name may leave to timm: it says what they were trained on.
+    full = f"{name.partition('.')[0]}.{config.tag}"
+    if not segmentation and SEGMENTATION_NAMES.search(full):
+        raise InputError(_refusal(full))
+    return Location(config.hf_hub_id, None)
+
+
+def encoder_location(encoder: str) -> Location:
+    """Where the ImageNet weights of an encoder of segmentation-models-pytorch are; InputError where there are none."""
+    source = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet")
+    if source is None:
+        raise InputError(f"pretrained: there are no ImageNet weights of {encoder}; name a file, or set it to false")
+    return Location(source["repo_id"], source.get("revision"))
 
 
 def initialization_of(network: nn.Module) -> dict[str, str] | None:
@@ -96,20 +127,18 @@ def initialization_of(network: nn.Module) -> dict[str, str] | None:
     return None
 
 
-def _fetched(name: str, repository: str, revision: str | None, file: str | None, *, segmentation: bool) -> Weights:
-    if not segmentation and SEGMENTATION_NAMES.search(name):
-        raise InputError(_refusal(name))
-    for candidate in (file,) if file else ("model.safetensors", "pytorch_model.bin"):
-        address = f"https://huggingface.co/{repository}/resolve/{revision or 'main'}/{candidate}"
+def _fetched(name: str, location: Location, *, segmentation: bool) -> Weights:
+    for file in FILES:
+        address = location.address(file)
         try:
-            path = Path(hf_hub_download(repository, candidate, revision=revision))
+            path = Path(hf_hub_download(location.repository, file, revision=location.revision))
         except RemoteEntryNotFoundError:
             continue
         # The hub's own errors are OSErrors (no connection, offline mode, HTTP status); a dead proxy's is not.
         except (OSError, HTTPError) as error:
             raise InputError(_unreachable(name, address, error)) from None
         return _checked(name, path, source=address, segmentation=segmentation)
-    raise InputError(f"pretrained: {repository} on huggingface.co holds no weights of {name}; name a file")
+    raise InputError(f"pretrained: {location.repository} on huggingface.co holds no weights of {name}; name a file")
 
 
 def _unreachable(name: str, address: str, error: Exception) -> str:
@@ -123,8 +152,9 @@ def _given(name: str, pretrained: bool | str, *, segmentation: bool) -> Weights:
     path = Path(str(pretrained))
     if not path.is_file():
         raise InputError(f"pretrained: {path}: no such file; name a .safetensors or .pth file of {name}'s weights")
-    # The network's name too: a file of its weights may be called model.safetensors.
-    if not segmentation and any(SEGMENTATION_NAMES.search(text) for text in (name, path.stem)):
+    # The network's name too, with whichever tag: a file of its weights may be called model.safetensors.
+    names = [name] if "." in name else timm.list_pretrained(f"{name}.*") or [name]
+    if not segmentation and (SEGMENTATION_NAMES.search(path.stem) or all(map(SEGMENTATION_NAMES.search, names))):
         raise InputError(_refusal(f"{path}, of {name},"))
     return _checked(name, path, source=path.name, segmentation=segmentation)
 

@@ -189,6 +189,7 @@ class NetworkWeights(PretrainedSettings):
     """fetch_weights: what a section says of its network's weights."""
 
     network: str = Field(description="name of the backbone or encoder", min_length=1)
+    options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
 
 
 class BackboneSettings(PretrainedSettings):
@@ -581,21 +582,22 @@ class Config(Section):
 
     def pretrained_networks(self) -> dict[str, NetworkWeights]:
         """{section: weights} of the networks that are trained and start with pretrained weights."""
-        trained: dict[str, tuple[str, PretrainedSettings]] = {
-            "classifier": (self.classifier.backbone, self.classifier),
-            "deeplab": (self.deeplab.encoder, self.deeplab),
+        trained: dict[str, ClassifierSettings | SaliencySettings | EndToEndSettings | DeepLabSettings] = {
+            "classifier": self.classifier,
+            "deeplab": self.deeplab,
         }
         if self.saliency.source == "train":
-            trained["saliency"] = (self.saliency.backbone, self.saliency)
+            trained["saliency"] = self.saliency
         if not self.checkpoint.file:
-            trained["end_to_end"] = (self.end_to_end.backbone, self.end_to_end)
+            trained["end_to_end"] = self.end_to_end
         return {
             section: NetworkWeights(
-                network=network,
+                network=settings.encoder if isinstance(settings, DeepLabSettings) else settings.backbone,
+                options={} if isinstance(settings, DeepLabSettings) else settings.backbone_options,
                 pretrained=settings.pretrained,
                 segmentation_pretrained=settings.segmentation_pretrained,
             )
-            for section, (network, settings) in trained.items()
+            for section, settings in trained.items()
             if settings.pretrained
         }
 

@@ -104,8 +104,9 @@ def fit(
     batch_size = min(settings.batch_size, len(images))  # type: ignore[arg-type]
     parts = settings.accumulation
     if batch_size % (world_size() * parts):
-        shared = f"{world_size()} processes" + (f" in {parts} parts each (accumulation)" if parts > 1 else "")
-        raise InputError(f"batch_size: {batch_size} images cannot be shared evenly by {shared}; use another number")
+        shared = f"{world_size()} processes" + (f" in {parts} parts each" if parts > 1 else "")
+        cure = "change one of batch_size and accumulation" if parts > 1 else "use another number"
+        raise InputError(f"batch_size: {batch_size} images cannot be shared evenly by {shared}; {cure}")
     optimizer = _optimizer(settings, groups)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     batches = len(images) // batch_size  # type: ignore[arg-type]
@@ -134,6 +135,7 @@ def fit(
                 epoch=epoch,
                 seed=settings.seed,
                 batch_size=batch_size,
+                parts=parts,
                 start=first,
             ),
             # On CPU the network itself needs the cores.
@@ -340,14 +342,16 @@ class EpochBatches(Sampler[list[int]]):
     Args:
         length: number of images.
         batch_size: of the whole batch, over all processes; what is left over at an epoch's end is not used.
+        parts: that a batch is computed in; each holds the same images for any number of processes.
         start: batches to leave out, since they are done.
     """
 
-    def __init__(self, length: int, *, epoch: int, seed: int, batch_size: int, start: int = 0) -> None:
+    def __init__(self, length: int, *, epoch: int, seed: int, batch_size: int, parts: int = 1, start: int = 0) -> None:
         self.length = length
         self.epoch = epoch
         self.seed = seed
         self.batch_size = batch_size
+        self.parts = parts
         self.start = start
 
     def __len__(self) -> int:
@@ -356,10 +360,11 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = (torch.randperm(self.length, generator=generator) + self.epoch * self.length).tolist()
-        share = self.batch_size // world_size()
+        part = self.batch_size // self.parts
+        share = part // world_size()
         for number in range(self.start, self.length // self.batch_size):
-            first = number * self.batch_size + rank() * share
-            yield order[first : first + share]
+            starts = (number * self.batch_size + i * part + rank() * share for i in range(self.parts))
+            yield [image for first in starts for image in order[first : first + share]]
 
 
 def decay_groups(model: nn.Module, *, learning_rate: float) -> list[dict[str, Any]]:

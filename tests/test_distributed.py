@@ -63,8 +63,8 @@ def toy() -> nn.Sequential:
     )
 
 
-def train_toy(out: Path) -> dict[str, Any]:
-    """20 steps of a network with batch norm, dropout and clipping; gives losses of each step and final weights."""
+def train_toy(out: Path, accumulation: int = 1) -> dict[str, Any]:
+    """20 steps of a network with batch norm, dropout and clipping; gives losses of each part and final weights."""
     TrainingArguments(threads=1, device="cpu").prepare(seed=1)
     model, losses = toy(), []
 
@@ -80,7 +80,7 @@ def train_toy(out: Path) -> dict[str, Any]:
         model,
         step,
         Pictures(),
-        SETTINGS,
+        SETTINGS.model_copy(update={"accumulation": accumulation}),
         groups=decay_groups(model, learning_rate=SETTINGS.learning_rate),
         device=torch.device("cpu"),
         machine=TrainingArguments(threads=1, scalars_every=0),
@@ -93,7 +93,7 @@ def train_toy(out: Path) -> dict[str, Any]:
     return {"losses": losses, "history": history, "weights": weights}
 
 
-def in_two_processes(path: Path) -> None:
+def in_two_processes(path: Path, accumulation: int) -> None:
     """Runs this file as torchrun's two processes would be run; the first writes to `path`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -101,7 +101,7 @@ def in_two_processes(path: Path) -> None:
     environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(path)],
+            [sys.executable, __file__, str(path), str(accumulation)],
             env=environment | {"RANK": str(number), "LOCAL_RANK": str(number)},
             stderr=subprocess.PIPE,
             text=True,
@@ -113,12 +113,13 @@ def in_two_processes(path: Path) -> None:
         assert process.returncode == 0, errors
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    alone = train_toy(tmp_path / "alone")
-    in_two_processes(tmp_path / "two.json")
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_train_as_one(tmp_path: Path, accumulation: int) -> None:
+    alone = train_toy(tmp_path / "alone", accumulation)
+    in_two_processes(tmp_path / "two.json", accumulation)
     together = json.loads((tmp_path / "two.json").read_text())
     assert together["world_size"] == 2
-    assert len(alone["losses"]) == len(together["losses"]) == 20
+    assert len(alone["losses"]) == len(together["losses"]) == 20 * accumulation
     assert together["losses"] == pytest.approx(alone["losses"], rel=1e-5, abs=1e-6)
     assert [e["error"] for e in together["history"]] == pytest.approx([e["error"] for e in alone["history"]], rel=1e-5)
     assert together["weights"].keys() == alone["weights"].keys()
@@ -168,11 +169,14 @@ def test_dropout_goes_by_the_place_in_the_whole_batch(monkeypatch: pytest.Monkey
 
 def test_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getam.training.world_size", lambda: 3)
-    with pytest.raises(InputError, match=r"batch_size: 4 images .* 3 processes"):
+    with pytest.raises(InputError, match=r"batch_size: 4 images .* 3 processes; use another number"):
         train_toy(tmp_path)
+    monkeypatch.setattr("getam.training.world_size", lambda: 2)
+    with pytest.raises(InputError, match=r"2 processes in 4 parts each; change one of batch_size and accumulation"):
+        train_toy(tmp_path, 4)
 
 
 if __name__ == "__main__":
-    found = train_toy(Path(sys.argv[1]).parent / "together")
+    found = train_toy(Path(sys.argv[1]).parent / "together", int(sys.argv[2]))
     if rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found | {"world_size": world_size()}))

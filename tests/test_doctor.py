@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from huggingface_hub import try_to_load_from_cache
 
 import getam.tools.doctor
 from getam.cli import STAGES, TOOLS, command
+from getam.pretrained import encoder_location
 
 
 def doctor(capsys: pytest.CaptureFixture[str], *overlays: Path) -> dict[str, str]:
@@ -87,7 +90,7 @@ def test_data_of_coco(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_weights_and_where_they_come_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(getam.tools.doctor, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(getam.tools.doctor, "try_to_load_from_cache", lambda *_, **__: None)
     path = overlay(
         tmp_path,
         classifier={"pretrained": True, "backbone": "vit_base_patch16_384"},
@@ -98,9 +101,30 @@ def test_weights_and_where_they_come_from(
     assert found["classifier"].startswith("vit_base_patch16_384: fetched at run time from huggingface.co/timm/vit_base")
     assert found["deeplab"] == "resnet101: fetched at run time from huggingface.co/smp-hub/resnet101.imagenet"
     assert found["saliency"].endswith("swin.pth, missing")
-    assert found["end_to_end"] == "vit_tiny_patch16_224: from scratch"
-    monkeypatch.setattr(getam.tools.doctor, "try_to_load_from_cache", lambda *_: "/somewhere")
-    assert doctor(capsys, path)["classifier"] == "vit_base_patch16_384: in the cache"
+    assert "end_to_end" not in found
+    assert doctor(capsys)["none"] == "all networks start from scratch"
+
+
+def test_weights_in_the_cache_are_found_by_the_revision_that_is_fetched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        getam.tools.doctor, "try_to_load_from_cache", partial(try_to_load_from_cache, cache_dir=tmp_path / "hub")
+    )
+    path = overlay(tmp_path, deeplab={"pretrained": True, "encoder": "resnet101"})
+    assert doctor(capsys, path)["deeplab"].startswith("resnet101: fetched at run time")
+    revision = encoder_location("resnet101").revision
+    snapshot = tmp_path / "hub" / "models--smp-hub--resnet101.imagenet" / "snapshots" / str(revision)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert doctor(capsys, path)["deeplab"] == "resnet101: in the cache"
+
+
+def test_weights_that_the_run_does_not_use_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = {"file": str(tmp_path / "vitb.pth"), "backbone": "vitb"}
+    found = doctor(capsys, overlay(tmp_path, checkpoint=checkpoint, end_to_end={"pretrained": True}))
+    assert "end_to_end" not in found
+    assert found["checkpoint.file"].endswith("vitb.pth, missing")
 
 
 def test_a_bad_overlay_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -287,6 +287,21 @@ def test_of_timms_names_only_those_that_know_pixel_labels_are_refused() -> None:
     assert all(any(part in name for name in refused) for part in known)
 
 
+def test_the_tag_that_timm_takes_for_a_name_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getam.pretrained, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
+    path = saved(tmp_path / "model.safetensors", vit_state())
+    found = 0
+    for name in timm.list_models(pretrained=True):
+        tagged = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        if not all(SEGMENTATION_NAMES.search(each) for each in tagged):
+            continue
+        found += 1
+        for pretrained in (True, str(path)):
+            with pytest.raises(InputError, match="was trained on pixel labels"):
+                timm_weights(name.partition(".")[0], pretrained, segmentation=False)
+    assert found > 10
+
+
 def test_weights_by_a_refused_name_are_not_even_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getam.pretrained, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(InputError, match=r"was trained on pixel labels.*segmentation_pretrained to true"):

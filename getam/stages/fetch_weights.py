@@ -1,20 +1,20 @@
-"""Fetches and checks the pretrained weights of a network before any network is trained."""
+"""Fetches the pretrained weights of a network, and checks that they are its own, before any network is trained."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import segmentation_models_pytorch as smp
 from pydantic import Field
 
+from getam.backbones import create_timm_model
 from getam.errors import InputError
 from getam.files import write_json
 from getam.machine import MachineArguments
-from getam.pretrained import TIMM, encoder_weights, timm_weights
+from getam.pretrained import ENCODERS, TIMM, encoder_weights, initialization_of, load_encoder
 from getam.settings import NetworkWeights
-
-ENCODERS = "deeplab"
-"""The section whose network is an encoder of segmentation-models-pytorch; the others are timm's."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +27,31 @@ class Arguments(NetworkWeights, MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    of_timm = arguments.section != ENCODERS or arguments.network.startswith(TIMM)
-    find = timm_weights if of_timm else encoder_weights
-    name = arguments.network.removeprefix(TIMM)
+    section = arguments.section
+    if not arguments.pretrained:
+        raise InputError(f"--pretrained: false: {section} has nothing to fetch; write true or a file")
     try:
-        weights = find(name, arguments.pretrained, segmentation=arguments.segmentation_pretrained)
+        origin = initialization_of(_loaded(arguments))
     except InputError as error:
-        raise InputError(f"{arguments.section}.{error}") from None
-    if weights is None:
-        raise InputError(f"--pretrained: false: {arguments.section} has nothing to fetch; write true or a file")
-    write_json(arguments.out, weights.origin)
-    logger.info("fetch_weights: %s: %s", arguments.section, weights.origin["source"])
+        raise InputError(f"{section}.{error}") from None
+    assert origin is not None
+    write_json(arguments.out, origin)
+    logger.info("fetch_weights: %s: %s", section, origin["source"])
+
+
+def _loaded(arguments: Arguments) -> Any:
+    """The network with its weights; it is not kept."""
+    name, allowed = arguments.network, arguments.segmentation_pretrained
+    if arguments.section != ENCODERS or name.startswith(TIMM):
+        return create_timm_model(
+            name.removeprefix(TIMM),
+            pretrained=arguments.pretrained,
+            segmentation=allowed,
+            key="backbone",
+            **arguments.options,
+        )
+    weights = encoder_weights(name, arguments.pretrained, segmentation=allowed)
+    assert weights is not None
+    encoder = smp.encoders.get_encoder(name, weights=None)
+    load_encoder(encoder, weights)
+    return encoder

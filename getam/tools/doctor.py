@@ -9,8 +9,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from pydantic import Field
@@ -18,8 +16,9 @@ from pydantic import Field
 from getam.duts import find_pairs
 from getam.errors import InputError
 from getam.machine import MachineArguments
+from getam.pretrained import ENCODERS, FILES, TIMM, encoder_location, timm_location
 from getam.sbd import is_sbd, sbd_masks
-from getam.settings import BASE_CONFIG, Config, PretrainedSettings, merge, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, Config, NetworkWeights, merge, read_yaml, validate_config
 from getam.voc import read_ids
 
 PACKAGES = (
@@ -94,6 +93,10 @@ def _data(config: Config) -> Iterator[Finding]:
     else:
         yield "JPEGImages", _files(data.root / "JPEGImages", "*")
         yield "SegmentationClass", _files(data.root / "SegmentationClass", "*.png")
+        if data.labels == "annotations":
+            yield "Annotations", _files(data.root / "Annotations", "*.xml")
+        if data.labels == "file":
+            yield "image_labels.txt", _there(data.root / "image_labels.txt")
         for split in ("train", "val", "test"):
             path = data.root / "ImageSets" / "Segmentation" / f"{split}.txt"
             yield f"{split}.txt", _counted(read_ids, path, "ids") if path.is_file() else "missing"
@@ -126,20 +129,27 @@ def _there(path: Path) -> str:
 
 
 def _weights(config: Config) -> Iterator[Finding]:
-    for name in ("classifier", "saliency", "deeplab", "end_to_end"):
-        settings: PretrainedSettings = getattr(config, name)
-        network = str(getattr(settings, "backbone", None) or getattr(settings, "encoder", None))
-        if settings.pretrained is True:
-            yield name, f"{network}: {_cached(network)}"
-        elif settings.pretrained:
-            yield name, f"{network}: {settings.pretrained}, {_there(Path(str(settings.pretrained)))}"
+    networks = config.pretrained_networks()
+    if not networks:
+        yield "none", "all networks start from scratch"
+    for section, wanted in networks.items():
+        yield section, f"{wanted.network}: {_found(section, wanted)}"
+    if config.checkpoint.file:
+        yield "checkpoint.file", f"{config.checkpoint.file}, {_there(Path(config.checkpoint.file))}"
+
+
+def _found(section: str, wanted: NetworkWeights) -> str:
+    if wanted.pretrained is not True:
+        return f"{wanted.pretrained}, {_there(Path(str(wanted.pretrained)))}"
+    try:
+        if section == ENCODERS and not wanted.network.startswith(TIMM):
+            location = encoder_location(wanted.network)
         else:
-            yield name, f"{network}: from scratch"
-
-
-def _cached(network: str) -> str:
-    encoder = smp.encoders.encoders.get(network)
-    known = None if encoder else timm.get_pretrained_cfg(network.removeprefix("tu-"))
-    repository = known.hf_hub_id if known else f"smp-hub/{network}.imagenet"
-    path = try_to_load_from_cache(repository, "model.safetensors") if repository else None
-    return "in the cache" if isinstance(path, str) else f"fetched at run time from huggingface.co/{repository}"
+            name = wanted.network.removeprefix(TIMM)
+            location = timm_location(name, segmentation=wanted.segmentation_pretrained)
+    except InputError as error:
+        return str(error)
+    for file in FILES:
+        if isinstance(try_to_load_from_cache(location.repository, file, revision=location.revision), str):
+            return "in the cache"
+    return f"fetched at run time from huggingface.co/{location.repository}"
