@@ -7,7 +7,7 @@ import sys
 from getam.cli import command
 
 STAGES = {
-    "train-deeplab": "train DeepLabv2 on pseudo labels",
+    "train-deeplab": "train DeepLabv2, or a segmenter in its place, on pseudo labels",
     "predict-deeplab": "segment images with DeepLabv2",
     "evaluate-deeplab": "score DeepLabv2's predictions",
 }

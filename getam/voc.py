@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -87,12 +87,13 @@ def index_voc(
     masks: Path | None = None,
     images: int = 0,
     counts: Mapping[str, int] | None = None,
+    splits: Collection[str] = SPLITS,
 ) -> Index:
     """Checks a data set in VOC layout and lists its images.
 
     Every image and mask is decoded, so that nothing in the data can stop a training hours later. Masks serve
-    scores alone and may be missing; labels may not be missing in train. The split test is there if its list is; it
-    needs neither.
+    scores alone and may be missing; an image of train has a label, and with `annotations` each of train and val its
+    file. The split test is there if its list is; it needs neither.
 
     Args:
         labels: `annotations`, `file`, or `masks` (the classes that a mask shows).
@@ -102,6 +103,7 @@ def index_voc(
         masks: folder for the masks that are converted from SBD's; with SBD only.
         images: most images of a split, evenly spaced over its list; 0: all.
         counts: {split: images that it has to have before `images` thins it out}; 0: any.
+        splits: those whose images are listed; the lists of all are compared.
 
     Raises:
         InputError: one message with the first offenders and the number of all problems.
@@ -109,13 +111,15 @@ def index_voc(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
     classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
-    lists = {split: read_ids(_list_of(root, split)) for split in SPLITS if split != "test" or _has_test(root)}
+    there = [split for split in SPLITS if split != "test" or _has_test(root) or set(splits) == {split}]
+    lists = {split: read_ids(_list_of(root, split)) for split in there}
     further = _further_masks(augmented) if augmented is not None else None
     problems = _id_problems(root, lists)
     if further is not None:
         others = {id for split, ids in lists.items() if split != "train" for id in ids}
         lists["train"] = sorted({*lists["train"], *further.files} - others)
         problems += [f"{further.files[id]}: {UNSAFE_ID}" for id in further.files if not is_safe_id(id)]
+    lists = {split: ids for split, ids in lists.items() if split in splits}
     problems += list(count_problems(lists, counts or {}))
     if problems:
         raise InputError(listed(problems))
@@ -131,7 +135,7 @@ def index_voc(
         except InputError as error:
             return str(error)
 
-    if further is not None and further.converted:
+    if further is not None and further.converted and "train" in lists:
         assert masks is not None
         with atomic_folder(masks) as written:
             return Index(rows=_checked(lambda job: check(job, written), jobs, threads), classes=classes)

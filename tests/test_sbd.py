@@ -110,6 +110,19 @@ def test_train_aug_is_train_and_all_of_sbd_without_val(root: Path, sbd: Path) ->
         assert (read_labels(masks / f"{id}.png") == mask_of(VALUES[id])).all()
 
 
+def test_the_test_split_may_have_an_index_of_its_own(root: Path, sbd: Path, tmp_path: Path) -> None:
+    without = index(root, sbd, splits=("train", "val"))
+    assert without.rows == tuple(row for row in index(root, sbd).rows if row.split != "test")
+    out = tmp_path / "test" / "index.csv"
+    words = ["index-dataset", "--root", str(root), "--augmented", str(sbd), "--splits", '["test"]', "--out", str(out)]
+    assert command("getam", STAGES, [*words, "--counts.train", "10582", "--counts.test", "1"]) == 0
+    assert [row.id for row in read_index(out).rows] == ["x1"]
+    assert not (out.parent / "masks").exists()
+    (root / "ImageSets" / "Segmentation" / "test.txt").unlink()
+    with pytest.raises(InputError, match=r"test\.txt: no such file"):
+        index(root, sbd, splits=("test",))
+
+
 def test_a_folder_of_masks_serves_as_well(root: Path, tmp_path: Path) -> None:
     folder = root / "SegmentationClassAug"
     folder.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from getam.cli import parse_flags
 from getam.errors import InputError
 from getam.settings import (
+    FREE_FORM,
     ClassifierSettings,
     CompletionSettings,
     Config,
@@ -431,6 +433,22 @@ def test_the_recipes_are_at_the_scale_of_the_paper(name: str) -> None:
     for section in ("classifier", "saliency", "deeplab", "end_to_end"):
         assert getattr(recipe, section).pretrained is True
         assert getattr(recipe, section).segmentation_pretrained is False
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_a_recipe_leaves_nothing_to_the_demo(name: str) -> None:
+    stated = set(_paths(read_yaml(PROJECT / "configs" / f"{name}.yaml")))
+    known = {path for path, _ in leaves(Config)}
+    own = ("demo", "checkpoint", "audit")
+    assert {path for path in known if path[0] not in own} - stated == set()
+
+
+def _paths(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and key not in FREE_FORM:
+            yield from _paths(value, (*prefix, key))
+        else:
+            yield (*prefix, key)
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14"])

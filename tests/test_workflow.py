@@ -275,10 +275,20 @@ def test_a_run_without_saliency_has_none(tmp_path: Path) -> None:
     assert "--saliency" not in commands["train_end_to_end"]
 
 
-def test_predictions_of_the_test_split_are_packed(finished: Workplace) -> None:
-    assert finished.plan("voc_submission") == {"predict_deeplab_test", "voc_submission"}
-    words = finished.snakemake("-n", "-p", "voc_submission").stdout
-    assert "predict-deeplab --index results/demo/index.csv --model results/demo/deeplab --split test" in words
+def test_predictions_of_a_test_split_that_comes_later_are_packed_without_training_anew(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    data = _bring_data(workplace.folder, names=LISTS)
+    overlay = ["--configfile", str(workplace.overlay({"data": data}))]
+    assert workplace.snakemake(*overlay, cores=8).returncode == 0
+    missing = workplace.snakemake("-n", *overlay, "--", "voc_submission")
+    assert missing.returncode == 1
+    assert "mine/ImageSets/Segmentation/test.txt" in missing.stdout + missing.stderr
+    (workplace.folder / "mine" / "ImageSets" / "Segmentation" / "test.txt").write_text("x\n")
+    assert workplace.plan(*overlay) == set()
+    assert workplace.plan(*overlay, "--", "voc_submission") == {"index_test", "predict_deeplab_test", "voc_submission"}
+    words = workplace.snakemake("-n", "-p", *overlay, "--", "voc_submission").stdout
+    assert "predict-deeplab --index results/demo/test/index.csv --model results/demo/deeplab --split test" in words
+    assert "getam index-dataset --out results/demo/test/index.csv" in words
 
 
 def test_masks_are_an_output_where_they_are_converted(tmp_path: Path) -> None:
@@ -387,6 +397,10 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         "saliency.folder: nowhere: no such folder",
     ),
     "completion without saliency": ({"saliency": {"source": "none"}}, "without saliency there is no completion; set"),
+    "the demo as COCO": (
+        {"data": {"format": "coco"}},
+        "data.format: coco, but data/demo is the demo's, in VOC's layout; write voc, or name COCO's folder",
+    ),
     "no file of weights": (
         {"deeplab": {"pretrained": "nowhere.pth"}},
         "deeplab.pretrained: nowhere.pth: no such file; name a .safetensors or .pth file, true or false",

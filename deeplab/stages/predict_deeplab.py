@@ -8,6 +8,7 @@ from pydantic import Field
 
 from deeplab.model import load_deeplab
 from getam.checkpoints import read_description
+from getam.images import require_rows
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
@@ -35,7 +36,7 @@ def run(arguments: Arguments) -> None:
     check_classes(classes, index, source=arguments.model / "model.json")
     predict(
         model.to(device),
-        index.split(arguments.split),
+        require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
         settings=only(PredictionSettings, arguments),
         multiple=1,
         classes=index.classes,

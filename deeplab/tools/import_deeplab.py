@@ -14,10 +14,22 @@ from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
 from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, merge, only, read_yaml, validate_config
+from getam.supervision import KEY, PIXEL_LABELS
 from getam.voc import VOC_CLASSES, read_classes
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
-REFERENCE = {"pretrained": False, "bottleneck_stride": "1x1", "normalization": "caffe"}
+REFERENCE = {
+    "architecture": "deeplabv2",
+    "encoder": "resnet101",
+    "encoder_stages": 4,
+    "output_stride": 8,
+    "atrous_rates": (6, 12, 18, 24),
+    "scales": (0.5, 0.75),
+    "bottleneck_stride": "1x1",
+    "normalization": "caffe",
+    "pretrained": False,
+}
+"""The network of the checkpoint, whatever the recipe has become."""
 BIAS = "aspp.branches.0.bias"
 
 logger = logging.getLogger(__name__)
@@ -28,7 +40,11 @@ class Arguments(MachineArguments):
 
     file: Path = Field(description="the .pth file", json_schema_extra=POSITIONAL)
     classes: Path | None = Field(default=None, description="classes.txt: a name a line [VOC's 20 classes]")
-    supervision: str = Field(default="F", description="what it was trained on, as scores state it [F: pixel labels]")
+    supervision: str = Field(
+        default=PIXEL_LABELS,
+        pattern=r"^[ISF](\+[ISF])*$",
+        description="what it was trained on, as scores state it, such as I+S [F: pixel labels]",
+    )
     out: Path = Field(description="folder for the model")
 
 
@@ -45,7 +61,7 @@ def run(arguments: Arguments) -> None:
     load_exactly(model, state, source=arguments.file)
     facts = {
         "source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)},
-        "supervision": arguments.supervision,
+        KEY: arguments.supervision,
     }
     save_model(arguments.out, model, describe_deeplab(settings, classes) | facts)
     logger.info("import_deeplab: %d classes -> %s", len(classes), arguments.out / DESCRIPTION)

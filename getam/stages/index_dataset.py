@@ -7,7 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,11 @@ class Arguments(IndexSettings, MachineArguments):
     (SBD, COCO), masks/<id>.png.
     """
 
+    splits: tuple[Literal["train", "val", "test"], ...] = Field(
+        default=("train", "val", "test"),
+        description="splits to list; test where there is one [train, val and test]",
+        min_length=1,
+    )
     out: Path = Field(description="index.csv")
 
 
@@ -90,6 +95,8 @@ def _index(arguments: Arguments) -> Index:
     counts = arguments.counts.model_dump()
     masks = arguments.out.parent / MASKS
     if arguments.format == "coco":
+        if "train" not in arguments.splits:
+            raise InputError("--splits: COCO is read without a test split; write train and val")
         return index_coco(
             arguments.root, masks=masks, images=arguments.images, threads=arguments.threads, counts=counts
         )
@@ -101,6 +108,7 @@ def _index(arguments: Arguments) -> Index:
         masks=masks,
         images=arguments.images,
         counts=counts,
+        splits=arguments.splits,
     )
 
 

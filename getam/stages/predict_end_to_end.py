@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from getam.end_to_end import load_end_to_end
+from getam.images import require_rows
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
@@ -34,7 +35,7 @@ def run(arguments: Arguments) -> None:
     network.to(device)
     predict(
         network.segment,
-        index.split(arguments.split),
+        require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
         settings=only(PredictionSettings, arguments),
         multiple=network.classifier.stride,
         classes=index.classes,

@@ -115,6 +115,8 @@ def missing_data(settings: Config) -> Iterator[str]:
         yield f"saliency.folder: {saliency.folder}: no such folder; name that of your saliency maps"
     if data.augmented and not Path(data.augmented).is_dir():
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
+    if data.format == "coco" and in_demo(data.root):
+        yield f"data.format: coco, but {data.root} is the demo's, in VOC's layout; write voc, or name COCO's folder"
     for path in index_inputs(data):
         if path != DEMO_DATA and not Path(path).exists():
             yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
@@ -134,7 +136,7 @@ def index_inputs(data: DataSettings) -> list[str]:
     if data.format == "coco":
         return [str(data.root / "annotations" / f"instances_{split}2014.json") for split in ("train", "val")]
     lists = ["ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"]
-    lists += [name for name in ("classes.txt", "ImageSets/Segmentation/test.txt") if (data.root / name).is_file()]
+    lists += ["classes.txt"] if (data.root / "classes.txt").is_file() else []
     if data.labels == "file":
         lists.append("image_labels.txt")
     return [str(data.root / name) for name in lists] + ([ancient(data.augmented)] if data.augmented else [])

@@ -42,10 +42,31 @@ rule index_dataset:
         runtime=240,
     params:
         flags=section(only(IndexSettings, SETTINGS.data)),
+        splits='["train", "val"]',
     message:
         f"index_dataset: {SETTINGS.data.format}, {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
     shell:
-        "getam index-dataset --out {output.index:q} {params.flags:q} --threads {threads} --log {log:q}"
+        "getam index-dataset --out {output.index:q} {params.flags:q} --splits {params.splits:q} --threads {threads}"
+        " --log {log:q}"
+
+
+# An index of its own: test images that are unpacked later train nothing anew.
+use rule index_dataset as index_test with:
+    input:
+        str(SETTINGS.data.root / "ImageSets/Segmentation/test.txt"),
+    output:
+        index=f"{RESULTS}/test/index.csv",
+        classes=f"{RESULTS}/test/classes.txt",
+        report=f"{RESULTS}/test/index.json",
+    log:
+        f"{RESULTS}/logs/index_test.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/index_test.tsv"
+    params:
+        flags=section(only(IndexSettings, SETTINGS.data)),
+        splits='["test"]',
+    message:
+        f"index_test: {SETTINGS.data.root}, the split test"
 
 
 # On the machine that starts the workflow: the nodes of a cluster may have no connection.

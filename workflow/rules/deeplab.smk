@@ -66,6 +66,11 @@ rule predict_deeplab:
 
 # The photographs of the test split, which have no ground truth.
 use rule predict_deeplab as predict_deeplab_test with:
+    input:
+        index=f"{RESULTS}/test/index.csv",
+        classes=f"{RESULTS}/test/classes.txt",
+        weights=f"{RESULTS}/deeplab/model.safetensors",
+        model=f"{RESULTS}/deeplab/model.json",
     output:
         directory(f"{RESULTS}/deeplab/predictions_test"),
     log:
@@ -80,8 +85,8 @@ use rule predict_deeplab as predict_deeplab_test with:
 
 rule voc_submission:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
+        index=f"{RESULTS}/test/index.csv",
+        classes=f"{RESULTS}/test/classes.txt",
         predictions=f"{RESULTS}/deeplab/predictions_test",
     output:
         directory(f"{RESULTS}/voc_submission"),
