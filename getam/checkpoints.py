@@ -37,8 +37,17 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    _save(path, tensors)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     with atomic_file(path) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+        try:
+            content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(content, temporary, metadata=metadata)
+        except SafetensorError as error:
+            # Its own error for a full disk and the like.
+            raise OSError(str(error)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -126,12 +135,7 @@ def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, 
     tensors["random"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random_cuda"] = torch.cuda.get_rng_state()
-    with atomic_file(path) as temporary:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()},
-            temporary,
-            metadata={"key": key, "progress": json.dumps(progress)},
-        )
+    _save(path, tensors, {"key": key, "progress": json.dumps(progress)})
 
 
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
@@ -171,13 +172,17 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Of the machine, or in the words of safetensors.
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_failed_save_leaves_the_old_model(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = small_model()
     save_model(tmp_path, model, {"kind": "toy"})
 
-    def fail(tensors: dict[str, Tensor], path: Path) -> None:
+    def fail(tensors: dict[str, Tensor], path: Path, metadata: object) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError("disk is full")
+        raise error("disk is full")
 
     monkeypatch.setattr(getam.checkpoints, "save_file", fail)
     with pytest.raises(InputError, match="disk is full"):
