@@ -206,7 +206,7 @@ def evaluate_predictions(
             "squares": list(settings.squares),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
-            **{key: manifest[key] for key in ("architecture",) if key in manifest},
+            **({"architecture": manifest["architecture"]} if "architecture" in manifest else {}),
             "supervision": of_shards([predictions]),
             "image_labels": image_labels,
         },

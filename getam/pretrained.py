@@ -96,6 +96,11 @@ def encoder_weights(encoder: str, pretrained: bool | str, *, segmentation: bool)
     return _given(encoder, pretrained, segmentation=segmentation) if pretrained else None
 
 
+def is_library_encoder(section: str, network: str) -> bool:
+    """Whether the network of a section is an encoder that segmentation-models-pytorch has of its own; else timm's."""
+    return section == ENCODERS and not network.startswith(TIMM)
+
+
 def timm_location(name: str, *, segmentation: bool) -> Location:
     """Where the weights of a timm model are; InputError where there are none, or where they know pixel labels."""
     try:

@@ -13,7 +13,7 @@ from getam.backbones import create_timm_model
 from getam.errors import InputError
 from getam.files import write_json
 from getam.machine import MachineArguments
-from getam.pretrained import ENCODERS, TIMM, encoder_weights, initialization_of, load_encoder
+from getam.pretrained import TIMM, encoder_weights, initialization_of, is_library_encoder, load_encoder
 from getam.settings import NetworkWeights
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> None:
 def _loaded(arguments: Arguments) -> Any:
     """The network with its weights; it is not kept."""
     name, allowed = arguments.network, arguments.segmentation_pretrained
-    if arguments.section != ENCODERS or name.startswith(TIMM):
+    if not is_library_encoder(arguments.section, name):
         return create_timm_model(
             name.removeprefix(TIMM),
             pretrained=arguments.pretrained,

@@ -16,7 +16,7 @@ from pydantic import Field
 from getam.duts import find_pairs
 from getam.errors import InputError
 from getam.machine import MachineArguments
-from getam.pretrained import ENCODERS, FILES, TIMM, encoder_location, timm_location
+from getam.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
 from getam.sbd import is_sbd, sbd_masks
 from getam.settings import BASE_CONFIG, Config, NetworkWeights, merge, read_yaml, validate_config
 from getam.voc import read_ids
@@ -142,7 +142,7 @@ def _found(section: str, wanted: NetworkWeights) -> str:
     if wanted.pretrained is not True:
         return f"{wanted.pretrained}, {_there(Path(str(wanted.pretrained)))}"
     try:
-        if section == ENCODERS and not wanted.network.startswith(TIMM):
+        if is_library_encoder(section, wanted.network):
             location = encoder_location(wanted.network)
         else:
             name = wanted.network.removeprefix(TIMM)
