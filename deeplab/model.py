@@ -80,6 +80,8 @@ class DeepLabV2(MultiScaleNetwork):
     cannot be fetched.
     """
 
+    architecture = "deeplabv2"
+
     def __init__(
         self,
         *,

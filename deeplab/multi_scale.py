@@ -19,12 +19,16 @@ from getam.losses import mean_where
 class MultiScaleNetwork(nn.Module):
     """A segmentation network, its encoder pretrained, on several scales of its input.
 
+    `architecture` is its name in the settings.
+
     Args:
         encoder: the part whose batch norm may be frozen.
         scales: further scales of the input beside 1; () for none.
         frozen_batch_norm: keep the encoder's batch norm as it is, statistics and affine parameters: right with
             pretrained weights only.
     """
+
+    architecture: str
 
     def __init__(self, encoder: nn.Module, *, scales: Sequence[float], frozen_batch_norm: bool) -> None:
         super().__init__()

@@ -20,6 +20,9 @@ from getam.pretrained import TIMM, Weights, encoder_weights, load_encoder
 
 ARCHITECTURES = ("deeplabv3plus", "upernet", "segformer")
 
+POOLING = ("deeplabv3plus", "upernet")
+"""Those that normalize pooled features over the batch."""
+
 MULTIPLE = 32
 """Sides that every encoder takes; images are padded to it on the right and at the bottom."""
 
@@ -55,12 +58,12 @@ class LibrarySegmenter(MultiScaleNetwork):
         self.decoder: Any = network.decoder
         self.head: Any = network.segmentation_head
         self.normalization = Normalization(*_statistics(encoder))
-        self.pools = architecture in ("deeplabv3plus", "upernet")
+        self.architecture = architecture
         self.train()
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) of any size -> (B, num_classes, H, W)."""
-        if self.pools and self.training and len(images) == 1:
+        if self.architecture in POOLING and self.training and len(images) == 1:
             raise InputError(
                 "batch_size: this architecture's pooling needs two images or more in each part of a batch; raise "
                 "batch_size, or set accumulation to 1"

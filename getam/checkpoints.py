@@ -36,11 +36,7 @@ def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -
     write_json(folder / DESCRIPTION, {**description, "version": getam.version.VERSION})
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    _save(path, tensors)
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     with atomic_file(path) as temporary:
         try:
             content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -135,7 +131,7 @@ def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, 
     tensors["random"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random_cuda"] = torch.cuda.get_rng_state()
-    _save(path, tensors, {"key": key, "progress": json.dumps(progress)})
+    write_tensors(path, tensors, {"key": key, "progress": json.dumps(progress)})
 
 
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) -> dict[str, Any] | None:

@@ -328,6 +328,12 @@ def read_saliency(path: Path) -> np.ndarray:
         return np.asarray(image.convert("L"))
 
 
+def check_saliency_range(folder: Path, brightest: int) -> None:
+    """Refuses a folder of maps of 0 and 1, by the brightest value of all: a single map may be that dark."""
+    if brightest == 1:
+        raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
+
+
 def read_labels(path: Path) -> np.ndarray:
     """Decodes a label PNG (palette or gray): (H, W), uint8 of label values, 255 unknown."""
     with _open_image(path) as image:

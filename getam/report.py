@@ -6,7 +6,7 @@ here. A run that took only one of the two paths has no files of the other, whose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,21 +140,25 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
         rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
-        for score in ("MAE", "max F", "S-measure", "max E"):
-            value = _number(saliency[f"{split}_{score.lower().replace(' ', '_').replace('-', '_')}"])
-            rows.append(ScoreRow(f"Saliency {score}", value, split, images))
+        for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
+            rows.append(ScoreRow(f"Saliency {score}", _number(saliency[f"{split}_{key}"]), split, images))
     if labels := summary.get("pseudo_labels"):
         rows.extend(_pseudo_label_rows(labels))
+    for title, scores in _segmenters(summary):
+        split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
+        inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
+        for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
+            value = _number(scores[f"{split}_{key}"])
+            row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
+            rows.append(row)
+    return rows
+
+
+def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Title and scores of each network that segments."""
     for section, title in _SEGMENTERS.items():
         if scores := summary.get(section):
-            split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
-            title = _ARCHITECTURES.get(protocol["architecture"], title)
-            inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
-            for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
-                value = _number(scores[f"{split}_{key}"])
-                row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
-                rows.append(row)
-    return rows
+            yield _ARCHITECTURES.get(scores["protocol"]["architecture"], title), scores
 
 
 def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
@@ -238,10 +242,8 @@ def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | N
         for protocol in ("excluded", "background"):
             heading = f"Pseudo labels ({labels['split']}, 255 {PROTOCOLS[protocol]})"
             columns[heading] = labels[f"{labels['split']}_iou"][protocol]
-    for section, title in _SEGMENTERS.items():
-        if scores := summary.get(section):
-            shown = _ARCHITECTURES.get(scores["protocol"]["architecture"], title)
-            columns[f"{shown} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
+    for title, scores in _segmenters(summary):
+        columns[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
     return columns
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
@@ -608,6 +608,18 @@ class Config(Section):
                 f"maps.method: {self.maps.method} needs a ViT, but classifier.readout is pool, a CNN's; write cam"
             )
         return self
+
+
+def read_config(overlays: Sequence[Path]) -> Config:
+    """config.yaml with overlays, in their order.
+
+    Raises:
+        InputError: a file cannot be read, or the whole is no configuration.
+    """
+    values = read_yaml(BASE_CONFIG)
+    for overlay in overlays:
+        values = merge(values, read_yaml(overlay))
+    return validate_config(values, source=", ".join(map(str, overlays)) or str(BASE_CONFIG))
 
 
 def validate_config(values: Mapping[str, Any], *, source: str = "config") -> Config:

@@ -14,20 +14,11 @@ from PIL import Image
 from getam.cli import STAGES, TOOLS, command
 from getam.files import voc_palette, write_labels
 from getam.index import Index, IndexRow, write_index
-from getam.settings import CrfSettings, PredictionSettings
 from getam.shards import new_shard
 from getam.voc import VOC_CLASSES
 from getam.voc_submission import ARCHIVE, FOLDER
 
 SIZES = {"2008_000006": (5, 7), "2008_000011": (8, 6)}
-PREDICTION = PredictionSettings(
-    scales=(1.0,),
-    squares=(),
-    flip=False,
-    crf=CrfSettings(
-        iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
-    ),
-)
 FIRST = str(FOLDER / "2008_000006.png")
 
 
@@ -54,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 def predict(data: Path, labels: dict[str, np.ndarray]) -> None:
     ids = list(labels)
-    with new_shard(data / "predictions", ids=ids, suffix=".png", classes=VOC_CLASSES, settings=PREDICTION) as shard:
+    with new_shard(data / "predictions", ids=ids, suffix=".png", classes=VOC_CLASSES, settings=None) as shard:
         for id, values in labels.items():
             shard.submit(id, write_labels, values)
 

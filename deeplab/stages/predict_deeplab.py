@@ -7,12 +7,11 @@ from pathlib import Path
 from pydantic import Field
 
 from deeplab.model import load_deeplab
-from getam.checkpoints import read_description
 from getam.images import require_rows
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.prediction import predict
-from getam.settings import DeepLabSettings, PredictionSettings, only
+from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
 from getam.supervision import KEY, of_model
 
@@ -32,7 +31,6 @@ def run(arguments: Arguments) -> None:
     device = arguments.prepare()
     index = read_index(arguments.index)
     model, classes = load_deeplab(arguments.model)
-    built, _ = read_description(arguments.model, kind="deeplab", settings=DeepLabSettings)
     check_classes(classes, index, source=arguments.model / "model.json")
     predict(
         model.to(device),
@@ -45,5 +43,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_deeplab",
-        facts={KEY: of_model(arguments.model), "architecture": built.architecture},
+        facts={KEY: of_model(arguments.model), "architecture": model.architecture},
     )

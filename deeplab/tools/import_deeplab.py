@@ -13,7 +13,7 @@ from getam.errors import InputError
 from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
-from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, merge, only, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, only, read_config
 from getam.supervision import KEY, PIXEL_LABELS
 from getam.voc import VOC_CLASSES, read_classes
 
@@ -55,8 +55,7 @@ def run(arguments: Arguments) -> None:
     if BIAS not in state or len(state[BIAS]) != len(classes) + 1:
         has = len(state[BIAS]) - 1 if BIAS in state else "no"
         raise InputError(f"{arguments.file}: has {has} classes, --classes names {len(classes)}; name its own")
-    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
-    settings = only(DeepLabSettings, validate_config(recipe, source=str(RECIPE)).deeplab).model_copy(update=REFERENCE)
+    settings = only(DeepLabSettings, read_config([RECIPE]).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_exactly(model, state, source=arguments.file)
     facts = {

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from getam.duts import files_by_id
 from getam.errors import InputError, listed
-from getam.files import read_gray, read_saliency, write_gray
+from getam.files import check_saliency_range, read_gray, read_saliency, write_gray
 from getam.index import IndexRow, read_index, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
@@ -58,18 +58,17 @@ def run(arguments: Arguments) -> None:
         written = shard.write_all(todo, _write, lambda row: (row, files[row.id]))
         for _ in progress(written, total=len(todo), unit="image", what="collect_saliency", size=int):
             pass
-        _check_range(arguments.folder, [shard.path(row.id) for row in rows])
+        check_saliency_range(arguments.folder, _brightest(shard.path(row.id) for row in rows))
 
 
-def _check_range(folder: Path, maps: Iterable[Path]) -> None:
-    """Refuses maps of 0 and 1. Of a whole shard: one image alone may be that dark."""
+def _brightest(maps: Iterable[Path]) -> int:
+    """The brightest value of all maps, or the first one above 1."""
     brightest = 0
     for path in maps:
         brightest = max(brightest, int(read_gray(path).max()))
         if brightest > 1:
-            return
-    if brightest == 1:
-        raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
+            break
+    return brightest
 
 
 def _write(path: Path, row: IndexRow, file: Path) -> None:

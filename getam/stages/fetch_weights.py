@@ -52,6 +52,8 @@ def _loaded(arguments: Arguments) -> Any:
         )
     weights = encoder_weights(name, arguments.pretrained, segmentation=allowed)
     assert weights is not None
+    if name not in smp.encoders.encoders:
+        raise InputError(f"encoder: {name!r} is none of segmentation-models-pytorch; choose one of its own, or tu-...")
     encoder = smp.encoders.get_encoder(name, weights=None)
     load_encoder(encoder, weights)
     return encoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from pydantic import Field
 
 from getam.coco import index_coco
 from getam.errors import MAX_OFFENDERS, InputError
-from getam.files import orientation, write_json
+from getam.files import orientation, sha256_of, write_json
 from getam.index import CLASSES, REPORT, Index, IndexRow, write_index
 from getam.machine import MachineArguments
 from getam.settings import IndexSettings
@@ -130,7 +129,7 @@ def repeated_files(index: Index) -> list[tuple[IndexRow, IndexRow]]:
     for rows in by_length.values():
         seen: dict[str, IndexRow] = {}
         for row in rows if len(rows) > 1 else ():
-            digest = hashlib.sha256(row.image.read_bytes()).hexdigest()
+            digest = sha256_of(row.image)
             first = seen.setdefault(digest, row)
             if first is not row:
                 pairs.append((first, row))

@@ -18,7 +18,7 @@ from getam.errors import InputError
 from getam.machine import MachineArguments
 from getam.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
 from getam.sbd import is_sbd, sbd_masks
-from getam.settings import BASE_CONFIG, Config, NetworkWeights, merge, read_yaml, validate_config
+from getam.settings import Config, NetworkWeights, read_config
 from getam.voc import read_ids
 
 PACKAGES = (
@@ -47,10 +47,7 @@ class Arguments(MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    values = read_yaml(BASE_CONFIG)
-    for overlay in arguments.configs:
-        values = merge(values, read_yaml(overlay))
-    config = validate_config(values, source=", ".join(map(str, arguments.configs)) or str(BASE_CONFIG))
+    config = read_config(arguments.configs)
     sections = {
         "Versions": _versions(),
         "Machine": _machine(),

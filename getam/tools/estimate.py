@@ -13,7 +13,7 @@ from getam.errors import InputError
 from getam.files import write_json
 from getam.machine import MachineArguments
 from getam.progress import three_digits
-from getam.settings import BASE_CONFIG, Config, PositiveInt, merge, read_yaml, validate_config
+from getam.settings import Config, PositiveInt, read_config
 
 DUTS_TR = 10553
 """Pairs of DUTS-TR, which saliency is trained on."""
@@ -56,10 +56,7 @@ class Estimate:
 
 
 def run(arguments: Arguments) -> None:
-    values = read_yaml(BASE_CONFIG)
-    for overlay in arguments.configs:
-        values = merge(values, read_yaml(overlay))
-    config = validate_config(values, source=", ".join(map(str, arguments.configs)) or str(BASE_CONFIG))
+    config = read_config(arguments.configs)
     logs = arguments.run / "logs"
     if not logs.is_dir():
         raise InputError(f"{logs}: no such folder; name the folder of a run, results/<run>, by --run")

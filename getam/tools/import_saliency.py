@@ -12,7 +12,7 @@ from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
 from getam.saliency import build_saliency, describe_saliency, import_reference_state
-from getam.settings import BASE_CONFIG, POSITIONAL, SaliencySettings, merge, only, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, POSITIONAL, SaliencySettings, only, read_config
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
 
@@ -29,9 +29,7 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     arguments.prepare()
     state = import_reference_state(read_state(arguments.file))
-    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
-    recipe["saliency"] |= {"pretrained": False}
-    settings = only(SaliencySettings, validate_config(recipe, source=str(RECIPE)).saliency)
+    settings = only(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
     model = build_saliency(settings)
     load_exactly(model, state, source=arguments.file)
     facts = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}

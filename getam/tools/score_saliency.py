@@ -10,7 +10,7 @@ from pydantic import Field
 
 from getam.duts import check_pairs, files_by_id, find_pairs, read_mask
 from getam.errors import InputError, listed
-from getam.files import read_saliency, write_json
+from getam.files import check_saliency_range, read_saliency, write_json
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.saliency import load_saliency
@@ -86,6 +86,4 @@ def _read(files: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndarr
             )
         brightest = max(brightest, int(values.max()))
         yield values, truth
-    if brightest == 1:
-        folder = files[0][0].parent
-        raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
+    check_saliency_range(files[0][0].parent, brightest)
