@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,10 @@ def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, 
     tensors["random"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random_cuda"] = torch.cuda.get_rng_state()
-    write_tensors(path, tensors, {"key": key, "progress": json.dumps(progress)})
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    text = json.dumps(progress)
+    facts = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": getam.version.source_hash()}
+    write_tensors(path, tensors, facts)
 
 
 def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) -> dict[str, Any] | None:
@@ -140,14 +144,19 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) 
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
+            facts = file.metadata() or {}
+            if facts.get("key") != key:
                 logger.info("%s belongs to other settings: training starts anew", path)
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         logger.warning("%s cannot be read (%s): training starts anew", path, error)
         return None
+    if facts.get("checksum") != _checksum(tensors, facts.get("progress", "")):
+        logger.warning("%s is damaged (its checksum is another): training starts anew", path)
+        return None
+    if facts.get("code") != getam.version.source_hash():
+        logger.warning("%s was saved by other sources of getam; goes on by these. Delete it to start anew", path)
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -158,4 +167,14 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) 
     torch.set_rng_state(tensors["random"])
     if "random_cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random_cuda"])
-    return json.loads(metadata["progress"])
+    return json.loads(facts["progress"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Of names, shapes, types and bytes: the format itself has none, and a disk may lose some."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), value)
+        value = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

@@ -10,14 +10,18 @@ import argparse
 import importlib
 import json
 import logging
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from getam.errors import InputError
+from getam.errors import InputError, Stopped
 from getam.progress import set_up_logging
 from getam.settings import (
     BASE_CONFIG,
@@ -31,6 +35,7 @@ from getam.settings import (
     read_yaml,
     validate_config,
 )
+from getam.training_arguments import TrainingArguments
 
 STAGES = {
     "make-demo": "write the embedded demo data set",
@@ -103,18 +108,44 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         print(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror})", file=sys.stderr)
         return 1
     try:
-        module.run(arguments)
+        _run(package, words, module, arguments)
     except InputError as error:
-        logger.error("%s %s: %s", package, words[0], error)
-        return 1
+        return _failed(f"{package} {words[0]}: {error}")
+    except Stopped as stopped:
+        # Of several processes the one that started them says it.
+        if "LOCAL_RANK" not in os.environ:
+            name = signal.Signals(stopped.signal).name
+            logger.error("%s %s: stopped by %s; the same command goes on from its saved state", package, words[0], name)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         logger.error("%s %s: interrupted", package, words[0])
         return 130
     except Exception:
         # Not bad input but a defect or a failing machine: the traceback belongs into the log.
-        logger.exception("%s %s: failed", package, words[0])
-        return 1
+        return _failed(f"{package} {words[0]}: failed\n{traceback.format_exc()}")
     return 0
+
+
+def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any) -> None:
+    if not isinstance(arguments, TrainingArguments) or (processes := arguments.processes()) == 1:
+        module.run(arguments)
+        return
+    from getam import gpu
+    from getam.distributed import launch
+
+    gpu.take(processes)
+    threads = max(1, arguments.threads // processes)
+    launch(package, [*words, "--threads", str(threads)], processes=processes)
+
+
+def _failed(message: str) -> int:
+    if "LOCAL_RANK" in os.environ:
+        from getam.distributed import report_failure
+
+        if report_failure(message):
+            return 1
+    logger.error(message)
+    return 1
 
 
 def _overview(package: str, stages: Mapping[str, str]) -> str:
@@ -179,8 +210,9 @@ def _section(section: str, overlay: Path | None, model: type[BaseModel]) -> dict
     if not values:
         return {}
     # The whole of it, so that a misspelt key of an overlay is refused here as it is by the workflow.
-    settings = validate_config(values, source=str(overlay or BASE_CONFIG)).model_dump()[section]
-    return {name: value for name, value in settings.items() if name in model.model_fields}
+    settings = getattr(validate_config(values, source=str(overlay or BASE_CONFIG)), section)
+    excluded = {name: getattr(settings, name) for name, field in type(settings).model_fields.items() if field.exclude}
+    return {name: value for name, value in (settings.model_dump() | excluded).items() if name in model.model_fields}
 
 
 def _parse(text: str) -> Any:

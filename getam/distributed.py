@@ -6,29 +6,107 @@ Without torchrun there is one process, and everything here leaves things as they
 from __future__ import annotations
 
 import atexit
+import json
+import logging
 import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from getam.errors import InputError, Stopped
 from getam.seeds import mixed_seed
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: the first one validates and writes meanwhile."""
 
 
+FAILURE_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Variable of the environment with the file where a process of torchrun says why it ended."""
+
+
+def launch(module: str, words: Sequence[str], *, processes: int) -> None:
+    """Runs `python -m module *words` in so many processes of this machine, as torchrun does, until all have ended.
+
+    Raises:
+        InputError: a process has failed; with the message of the one that failed first, or what killed it.
+        Stopped: this process was told to end, and the others with it.
+    """
+    with tempfile.TemporaryDirectory(prefix="getam-") as folder, _silence():
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=f"getam-{uuid.uuid4()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", module, *words)
+        except SignalException as stopped:
+            raise Stopped(stopped.sigval) from None
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            if failure.exitcode < 0:
+                killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
+                raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
+            raise InputError(failure.message) from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps torchrun's agent from reporting in many lines what `launch` says in one."""
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def report_failure(message: str) -> bool:
+    """Leaves the message to the process that started this one, if torchrun or `launch` did: it says the first alone."""
+    path = os.environ.get(FAILURE_FILE)
+    if path is None:
+        return False
+    content = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
+    Path(path).write_text(json.dumps({"message": content}), encoding="utf-8")
+    return True
+
+
 def start(device_type: str) -> None:
     """Joins the processes that torchrun started; on GPUs each takes the device of its local rank."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)
     atexit.register(dist.destroy_process_group)
+
+
+def _end_with_parent(parent: int) -> None:
+    # A process that outlives the one that holds the lock of its device would share it with another job.
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def rank() -> int:

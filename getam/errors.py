@@ -12,6 +12,18 @@ class InputError(Exception):
     """
 
 
+class Stopped(Exception):
+    """A training was told to end by a signal, and has saved its state.
+
+    Args:
+        signal: its number.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 MAX_OFFENDERS = 20
 """Problems that a message lists before it only counts them."""
 

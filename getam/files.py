@@ -119,7 +119,7 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     for beside in (temporary, old):
         if beside.is_symlink() or (beside.exists() and not _is_ours(beside)):
             raise InputError(f"{beside}: is in the way; remove it")
-    with _locked(temporary):
+    with locked_folder(temporary):
         if old.exists() and not path.exists():
             # A process was killed between the two renames below.
             old.replace(path)
@@ -149,8 +149,8 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Makes an unfinished folder and holds its lock.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder of a stage that is not finished and holds its lock.
 
     Raises:
         InputError: another process holds it, or the folder cannot be made.

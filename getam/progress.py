@@ -26,7 +26,9 @@ def set_up_logging(log: Path | None) -> None:
     handlers: list[logging.Handler] = [_AroundBars(sys.stderr)]
     if log is not None and _is_first():
         log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+        # The first of a training's processes writes on where the one that started them began.
+        log.open("a" if "LOCAL_RANK" in os.environ else "w").close()
+        handlers.append(logging.FileHandler(log, mode="a", encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO if _is_first() else logging.WARNING,
         format="%(asctime)s %(message)s",

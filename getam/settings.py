@@ -167,6 +167,12 @@ class ScheduleSettings(Section):
     gradient_clipping: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: any")
     precision: Precision = Field(description="of the networks in training; bfloat16 (autocast) is faster on a GPU")
     seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
+    # Of the machine, not of the result: left out of model_dump, and so of a training's key, model.json and params.
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        default=1,
+        exclude=True,
+        description="GPUs of one machine that the training runs on, a process each; 0: the CPU; reruns nothing [1]",
+    )
 
 
 def _pretrained(value: Any) -> Any:
@@ -547,6 +553,7 @@ class Config(Section):
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)] = Field(
         description="name of the run: results go to results/<run>/"
     )
+    code_hash: bool = Field(description="an edit of the package's sources reruns the stages that import them")
     demo: DemoSettings
     data: DataSettings
     classifier: ClassifierSettings
@@ -696,12 +703,14 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def flags(settings: BaseModel) -> list[str]:
-    """The command-line words that give a stage these settings, in the order of the model's fields.
+    """The command-line words that give a stage these settings, in the order of the model's fields; no excluded ones.
 
     Nested sections give dotted flags; collections are written as JSON. `parse_flags` gives `settings` back.
     """
     words = []
-    for path, _ in leaves(type(settings)):
+    for path, field in leaves(type(settings)):
+        if field.exclude:
+            continue
         value: Any = settings
         for name in path:
             value = getattr(value, name)

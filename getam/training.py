@@ -6,10 +6,14 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,19 +29,21 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import getam.version
 from getam.checkpoints import load_state, save_state
 from getam.distributed import is_main, mean_over_processes, rank, synchronized, world_size
-from getam.errors import InputError
-from getam.files import atomic_file
-from getam.machine import TrainingArguments
+from getam.errors import InputError, Stopped
+from getam.files import KEY, atomic_file, atomic_folder, locked_folder, write_text
 from getam.progress import progress, three_digits
 from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
+from getam.training_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 STATE = ".state"
-"""Folder in a training's output folder that holds what is needed to go on; the caller removes it at the end."""
+"""Folder in a training's output folder that holds what is needed to go on; removed once the training is finished."""
 STATE_FILE = "state.safetensors"
+FINISHED = ".finished"
+"""Folder in a training's output folder with links to its files, until its caller has taken note of them."""
 TENSORBOARD, PICTURES, BEST = "tensorboard", "pictures", "best"
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
@@ -63,6 +69,87 @@ class Watch:
     """Is given the epoch, counted from 1, and its mIoU when that is the highest so far."""
 
 
+@contextmanager
+def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Iterator[bool]:
+    """Keeps a training's output folder from other processes; gives whether the training is finished already.
+
+    It is where its caller, a workflow, died before it took note of that and has now removed the files: they are put
+    back. At the end the training's state is removed.
+
+    Args:
+        key: see `fit`.
+
+    Raises:
+        InputError: another process is training in that folder.
+    """
+    state, kept = out / STATE, out / FINISHED
+    # Not by the code before an edit of it.
+    key = training_key(key, getam.version.source_hash())
+    finished = (kept / KEY).is_file() and (kept / KEY).read_text(encoding="utf-8") == key
+    if not is_main():
+        yield finished
+        return
+    with locked_folder(state):
+        if finished:
+            for name in _outputs(kept):
+                with atomic_file(out / name) as temporary:
+                    _link(kept / name, temporary)
+                    # As old as it is now: a workflow compares with what it was made from.
+                    os.utime(temporary)
+            logger.info("%s: was finished before, by the same settings and sources", out)
+        yield finished
+        if machine.keep_finished and not finished:
+            with atomic_folder(kept) as folder:
+                for name in _outputs(out):
+                    _link(out / name, folder / name)
+                write_text(folder / KEY, key)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _outputs(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
+def _link(source: Path, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        # A file system without links.
+        shutil.copyfile(source, path)
+
+
+class _StopSignals:
+    """Notes SIGTERM and SIGINT, so that a training can save its state before it ends; a second Ctrl-C ends it."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
+        # Python lets no other thread do so.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        logger.info("%s: saves the state after this step and ends", signal.Signals(number).name)
+        self.received = number
+
+
+def _ignore_signals(worker: int) -> None:
+    """A loader's worker ends with its process, which needs it for one more step."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def fit(
     model: nn.Module,
     step: Step,
@@ -83,7 +170,7 @@ def fit(
 
     At the end of every epoch, and within one every `machine.checkpoint_minutes`, the whole state is written to
     `out`/.state; a later call with the same key goes on from that step, to the same weights (bit for bit on CPU) as an
-    uninterrupted one. The caller removes that folder once the model is saved.
+    uninterrupted one. So it is when SIGTERM or SIGINT comes. `training_folder` removes the state in the end.
 
     Under torchrun each process takes its part of every batch; batches, batch norm and dropout are those of a single
     process, gradients are averaged, and the first process alone writes.
@@ -100,6 +187,7 @@ def fit(
 
     Raises:
         InputError: a loss is not finite, names the batch; the processes cannot share a batch evenly.
+        Stopped: a signal came, and the state is saved.
     """
     batch_size = min(settings.batch_size, len(images))  # type: ignore[arg-type]
     parts = settings.accumulation
@@ -125,83 +213,93 @@ def fit(
         # Of tokens and tables of one row; it costs nothing that could be measured.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     saved = time.monotonic()
-    for epoch in range(position.epoch, settings.epochs):
-        model.train()
-        first = position.batch
-        loader = DataLoader(
-            images,
-            batch_sampler=EpochBatches(
-                len(images),  # type: ignore[arg-type]
-                epoch=epoch,
-                seed=settings.seed,
-                batch_size=batch_size,
-                parts=parts,
-                start=first,
-            ),
-            # On CPU the network itself needs the cores.
-            num_workers=min(machine.threads, 8) if device.type == "cuda" else 0,
-            pin_memory=device.type == "cuda",
-            # Its own: a loader draws a number when it starts, and a resumed training starts one more.
-            generator=torch.Generator(),
-        )
-        started = time.monotonic()
-        bar = progress(
-            loader,
-            total=batches - first,
-            unit="batch",
-            what=f"{what} epoch {epoch + 1}/{settings.epochs}",
-        )
-        for number, batch in enumerate(bar, start=first):
-            done_steps = epoch * batches + number
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * rate(epoch) * SCHEDULES[settings.schedule](done_steps / total)
-            optimizer.zero_grad(set_to_none=True)
-            losses: dict[str, Tensor] = {}
-            for part in range(parts):
-                share = {name: value.chunk(parts)[part].to(device, non_blocking=True) for name, value in batch.items()}
-                with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                    made = step(network, share, epoch)
-                loss = torch.stack(list(made.values())).sum()
-                # What one process finds, all act on: one that stopped or saved alone would leave the others waiting.
-                overdue = time.monotonic() - saved >= 60 * machine.checkpoint_minutes
-                mean, due = mean_over_processes(torch.stack([loss, loss.new_tensor(overdue)])).tolist()
-                if not math.isfinite(mean):
-                    names = ", ".join(name_of(int(i)) for i in share["number"][:8])
-                    values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in made.items())
-                    raise InputError(
-                        f"loss is not finite ({values}) in epoch {epoch + 1} on images {names}, ...; lower the "
-                        "learning rate"
-                    )
-                (loss / parts).backward()
-                for name, value in made.items():
-                    losses[name] = losses.get(name, 0.0) + value.detach() / parts
-            scalars = {f"loss/{name}": value for name, value in losses.items()}
-            if settings.gradient_clipping:
-                scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trained, settings.gradient_clipping)
-            optimizer.step()
-            position.add(losses, batch=number + 1)
-            log.scalars(scalars, optimizer, images=batch_size)
-            log.picture(watch.picture)
-            # With the last batch the epoch is complete, and is saved as such.
-            if due and number + 1 < batches:
-                _save(state, model, optimizer, key, position)
-                saved = time.monotonic()
-        means = position.means(batches)
-        seconds = time.monotonic() - started
-        logger.info(
-            "%s: epoch %d/%d, %s, %.1f s, %s images a second",
-            what,
-            epoch + 1,
-            settings.epochs,
-            ", ".join(f"{name} loss {value:.4f}" for name, value in means.items()),
-            seconds,
-            # Of all processes together, as batches are.
-            three_digits((batches - first) * batch_size / max(seconds, 1e-9)),
-        )
-        position.history.append(means | _validated(model, machine, epoch, settings.epochs, position, watch, log))
-        position.epoch, position.batch, position.sums = epoch + 1, 0, {}
-        _save(state, model, optimizer, key, position)
-        saved = time.monotonic()
+    with _StopSignals() as stop:
+        for epoch in range(position.epoch, settings.epochs):
+            model.train()
+            first = position.batch
+            loader = DataLoader(
+                images,
+                batch_sampler=EpochBatches(
+                    len(images),  # type: ignore[arg-type]
+                    epoch=epoch,
+                    seed=settings.seed,
+                    batch_size=batch_size,
+                    parts=parts,
+                    start=first,
+                ),
+                # On CPU the network itself needs the cores.
+                num_workers=min(machine.threads, 8) if device.type == "cuda" else 0,
+                worker_init_fn=_ignore_signals,
+                pin_memory=device.type == "cuda",
+                # Its own: a loader draws a number when it starts, and a resumed training starts one more.
+                generator=torch.Generator(),
+            )
+            started = time.monotonic()
+            bar = progress(
+                loader,
+                total=batches - first,
+                unit="batch",
+                what=f"{what} epoch {epoch + 1}/{settings.epochs}",
+            )
+            for number, batch in enumerate(bar, start=first):
+                done_steps = epoch * batches + number
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * rate(epoch) * SCHEDULES[settings.schedule](done_steps / total)
+                optimizer.zero_grad(set_to_none=True)
+                losses: dict[str, Tensor] = {}
+                for part in range(parts):
+                    share = {
+                        name: value.chunk(parts)[part].to(device, non_blocking=True) for name, value in batch.items()
+                    }
+                    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                        made = step(network, share, epoch)
+                    loss = torch.stack(list(made.values())).sum()
+                    # What one process finds, all act on: one that stopped or saved alone would leave the others
+                    # waiting.
+                    overdue = time.monotonic() - saved >= 60 * machine.checkpoint_minutes
+                    facts = [loss, loss.new_tensor(overdue), loss.new_tensor(stop.received)]
+                    mean, due, told = mean_over_processes(torch.stack(facts)).tolist()
+                    if not math.isfinite(mean):
+                        names = ", ".join(name_of(int(i)) for i in share["number"][:8])
+                        values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in made.items())
+                        raise InputError(
+                            f"loss is not finite ({values}) in epoch {epoch + 1} on images {names}, ...; lower the "
+                            "learning rate"
+                        )
+                    (loss / parts).backward()
+                    for name, value in made.items():
+                        losses[name] = losses.get(name, 0.0) + value.detach() / parts
+                scalars = {f"loss/{name}": value for name, value in losses.items()}
+                if settings.gradient_clipping:
+                    scalars["gradient_norm"] = nn.utils.clip_grad_norm_(trained, settings.gradient_clipping)
+                optimizer.step()
+                position.add(losses, batch=number + 1)
+                log.scalars(scalars, optimizer, images=batch_size)
+                log.picture(watch.picture)
+                # With the last batch the epoch is complete, and is saved as such; what comes before may take its time.
+                if told or (due and number + 1 < batches):
+                    _save(state, model, optimizer, key, position)
+                    saved = time.monotonic()
+                if told:
+                    done = f"epoch {epoch + 1} of {settings.epochs}, batch {number + 1} of {batches}"
+                    logger.info("%s: state saved after %s", what, done)
+                    raise Stopped(stop.received or signal.SIGTERM)
+            means = position.means(batches)
+            seconds = time.monotonic() - started
+            logger.info(
+                "%s: epoch %d/%d, %s, %.1f s, %s images a second",
+                what,
+                epoch + 1,
+                settings.epochs,
+                ", ".join(f"{name} loss {value:.4f}" for name, value in means.items()),
+                seconds,
+                # Of all processes together, as batches are.
+                three_digits((batches - first) * batch_size / max(seconds, 1e-9)),
+            )
+            position.history.append(means | _validated(model, machine, epoch, settings.epochs, position, watch, log))
+            position.epoch, position.batch, position.sums = epoch + 1, 0, {}
+            _save(state, model, optimizer, key, position)
+            saved = time.monotonic()
     log.close()
     return position.history
 

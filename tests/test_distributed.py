@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from getam import distributed
 from getam.distributed import ImageDropout, mean_over_processes, rank, synchronized, world_size
 from getam.errors import InputError
-from getam.machine import TrainingArguments
 from getam.settings import ScheduleSettings
 from getam.training import decay_groups, fit
+from getam.training_arguments import TrainingArguments
 
 SETTINGS = ScheduleSettings(
     epochs=5,

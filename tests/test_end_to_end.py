@@ -32,11 +32,11 @@ from getam.errors import InputError
 from getam.files import read_json, write_gray, write_labels
 from getam.images import normalize_rgb
 from getam.index import Index, IndexRow, read_index, write_index
-from getam.machine import TrainingArguments
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, SaliencySettings, flags, only
 from getam.shards import new_shard
 from getam.training import STATE, STATE_FILE
+from getam.training_arguments import TrainingArguments
 
 CLASSES = ("a", "b", "c")
 

@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 import getam.training
 from getam.errors import InputError
 from getam.files import fingerprint
-from getam.machine import TrainingArguments
 from getam.settings import ScheduleSettings
 from getam.training import SCHEDULES, STATE, STATE_FILE, EpochBatches, decay_groups, fit, training_key
+from getam.training_arguments import TrainingArguments
 
 LENGTH = 10
 SETTINGS = ScheduleSettings(

@@ -28,8 +28,9 @@ import deeplab.cli
 import getam.cli
 from getam.cli import parse_flags
 from getam.errors import InputError
-from getam.machine import MachineArguments, TrainingArguments
+from getam.machine import MachineArguments
 from getam.stages import fetch_weights, import_checkpoint
+from getam.training_arguments import TrainingArguments
 
 TINY = PROJECT / "tests" / "tiny.yaml"
 

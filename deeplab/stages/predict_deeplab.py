@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from deeplab.model import load_deeplab
+from getam.gpu import NetworkArguments
 from getam.images import require_rows
 from getam.index import read_index
-from getam.machine import MachineArguments
 from getam.prediction import predict
 from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
@@ -18,7 +18,7 @@ from getam.supervision import KEY, of_model
 SECTION = "deeplab_prediction"
 
 
-class Arguments(PredictionSettings, MachineArguments):
+class Arguments(PredictionSettings, NetworkArguments):
     """Write predictions/<id>.png: palette PNG (H, W) of label values."""
 
     index: Path = Field(description="index.csv")

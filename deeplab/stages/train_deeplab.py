@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +17,12 @@ from getam.errors import InputError
 from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
-from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
 from getam.settings import DeepLabSettings, DeepLabTrainingSettings, only
 from getam.shards import rows_of, shard_folders
 from getam.supervision import of_network, of_shards
-from getam.training import STATE, fit, training_key
+from getam.training import fit, training_folder, training_key
+from getam.training_arguments import TrainingArguments
 
 SECTION = "deeplab"
 
@@ -55,33 +54,36 @@ def run(arguments: Arguments) -> None:
         )
         return {"segmentation": loss}
 
-    history = fit(
-        model,
-        step,
-        images,
-        settings,
-        groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
-        device=device,
-        machine=arguments,
-        out=arguments.out,
-        key=training_key(
-            settings.model_dump(mode="json"),
-            initialization_of(model),
-            index.classes,
-            fingerprint(file for row, path in rows for file in (row.image, path)),
-        ),
-        what="train_deeplab",
-        name_of=lambda number: rows[number][0].id,
+    key = training_key(
+        settings.model_dump(mode="json"),
+        initialization_of(model),
+        index.classes,
+        fingerprint(file for row, path in rows for file in (row.image, path)),
     )
-    if not is_main():
-        return
-    facts = {
-        "supervision": of_network(of_shards(folders), settings),
-        "initialization": initialization_of(model),
-        "history": history,
-    }
-    save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
-    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
+    with training_folder(arguments.out, key, machine=arguments) as finished:
+        if finished:
+            return
+        history = fit(
+            model,
+            step,
+            images,
+            settings,
+            groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+            device=device,
+            machine=arguments,
+            out=arguments.out,
+            key=key,
+            what="train_deeplab",
+            name_of=lambda number: rows[number][0].id,
+        )
+        if not is_main():
+            return
+        facts = {
+            "supervision": of_network(of_shards(folders), settings),
+            "initialization": initialization_of(model),
+            "history": history,
+        }
+        save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
 
 
 def _load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

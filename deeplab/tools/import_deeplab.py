@@ -49,7 +49,7 @@ class Arguments(MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    arguments.prepare()
+    arguments.set_threads()
     state = import_reference_state(read_state(arguments.file))
     classes = read_classes(arguments.classes) if arguments.classes is not None else VOC_CLASSES
     if BIAS not in state or len(state[BIAS]) != len(classes) + 1:

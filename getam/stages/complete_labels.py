@@ -34,7 +34,7 @@ class Arguments(LabelSettings, MachineArguments):
 
 def run(arguments: Arguments) -> None:
     settings = only(LabelSettings, arguments)
-    arguments.prepare()
+    arguments.set_threads()
     if settings.method not in WITHOUT_SALIENCY:
         import torch
 

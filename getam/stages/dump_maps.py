@@ -16,9 +16,9 @@ from getam.checkpoints import model_files
 from getam.classifier import load_classifier
 from getam.errors import InputError
 from getam.files import write_array
+from getam.gpu import NetworkArguments
 from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
-from getam.machine import MachineArguments
 from getam.progress import image_progress
 from getam.settings import MapSettings, only
 from getam.shards import check_classes, new_shard
@@ -30,7 +30,7 @@ BATCH_SIZE = 16
 MapFunction = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, list[Tensor]]]
 
 
-class Arguments(MapSettings, MachineArguments):
+class Arguments(MapSettings, NetworkArguments):
     """Write maps/<shard>/<id>.npy: float32 (K, n_h, n_w), K present classes in ascending order, raw, >= 0."""
 
     index: Path = Field(description="index.csv")

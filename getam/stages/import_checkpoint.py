@@ -53,7 +53,7 @@ class Arguments(MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    arguments.prepare()
+    arguments.set_threads()
     state = read_state(arguments.file)
     ours, unused = from_released(state)
     settings = _settings(arguments, ours)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from getam.checkpoints import model_files
 from getam.files import write_gray
+from getam.gpu import NetworkArguments
 from getam.images import BATCH_PIXELS, planned_batches, require_rows, whole_images
 from getam.index import IndexRow, read_index, read_photograph, shard_of
-from getam.machine import MachineArguments
 from getam.progress import image_progress
 from getam.saliency import load_saliency, saliency_map
 from getam.settings import SaliencyMapSettings, only
@@ -26,7 +26,7 @@ BATCH_SIZE = 16
 SECTION = "saliency"
 
 
-class Arguments(SaliencyMapSettings, MachineArguments):
+class Arguments(SaliencyMapSettings, NetworkArguments):
     """Write saliency/<shard>/<id>.png: 8-bit gray (H, W), 255 times the probability of being salient."""
 
     index: Path = Field(description="index.csv")

@@ -12,9 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from getam.errors import InputError
 from getam.files import read_array, write_array
+from getam.gpu import NetworkArguments
 from getam.images import planned_batches, read_ahead
 from getam.index import IndexRow, read_index, read_photograph
-from getam.machine import MachineArguments
 from getam.progress import image_progress
 from getam.refine import normalize, pamr
 from getam.settings import RefineSettings, only
@@ -27,7 +27,7 @@ BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512}
 """Most image pixels of a batch: a CPU is fastest where the affinities fit its caches, a GPU where it has much to do."""
 
 
-class Arguments(RefineSettings, MachineArguments):
+class Arguments(RefineSettings, NetworkArguments):
     """Write refined/<shard>/<id>.npy: float16 (K, H, W), each class in [0, 1]."""
 
     index: Path = Field(description="index.csv")

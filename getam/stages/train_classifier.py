@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import torch
@@ -27,12 +26,12 @@ from getam.images import (
     whole_images,
 )
 from getam.index import Index, IndexRow, read_index, read_label_source, read_photograph
-from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
 from getam.supervision import KEY
-from getam.training import STATE, decay_groups, fit, training_key
+from getam.training import decay_groups, fit, training_folder, training_key
+from getam.training_arguments import TrainingArguments
 
 SECTION = "classifier"
 
@@ -65,34 +64,37 @@ def run(arguments: Arguments) -> None:
     def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
         return {"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])}
 
-    history = fit(
-        model,
-        step,
-        images,
-        settings,
-        groups=decay_groups(model, learning_rate=settings.learning_rate),
-        device=device,
-        machine=arguments,
-        out=arguments.out,
-        key=training_key(
-            settings.model_dump(mode="json"),
-            initialization_of(model),
-            classes,
-            [row.labels for row in rows],
-            fingerprint(r.image for r in rows),
-        ),
-        what="train_classifier",
-        name_of=lambda number: rows[number].id,
+    key = training_key(
+        settings.model_dump(mode="json"),
+        initialization_of(model),
+        classes,
+        [row.labels for row in rows],
+        fingerprint(r.image for r in rows),
     )
-    if not is_main():
-        return
-    scores = _score(model, index, settings, device, arguments.threads)
-    description = describe_classifier(settings, classes)
-    metrics = {**scores, KEY: description[KEY], "image_labels": read_label_source(arguments.index)}
-    save_model(arguments.out, model, description | {"initialization": initialization_of(model), "history": history})
-    write_json(arguments.out / "metrics.json", metrics)
-    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
-    logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])
+    with training_folder(arguments.out, key, machine=arguments) as finished:
+        if finished:
+            return
+        history = fit(
+            model,
+            step,
+            images,
+            settings,
+            groups=decay_groups(model, learning_rate=settings.learning_rate),
+            device=device,
+            machine=arguments,
+            out=arguments.out,
+            key=key,
+            what="train_classifier",
+            name_of=lambda number: rows[number].id,
+        )
+        if not is_main():
+            return
+        scores = _score(model, index, settings, device, arguments.threads)
+        description = describe_classifier(settings, classes)
+        metrics = {**scores, KEY: description[KEY], "image_labels": read_label_source(arguments.index)}
+        save_model(arguments.out, model, description | {"initialization": initialization_of(model), "history": history})
+        write_json(arguments.out / "metrics.json", metrics)
+        logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])
 
 
 @torch.no_grad()

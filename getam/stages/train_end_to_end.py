@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +18,14 @@ from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
 from getam.index import Index, IndexRow, read_index
 from getam.labels import WITHOUT_SALIENCY
-from getam.machine import TrainingArguments
 from getam.pictures import training_picture
 from getam.prediction import validation_miou
 from getam.pretrained import initialization_of
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
 from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_shards
-from getam.training import BEST, STATE, Watch, decay_groups, fit, training_key
+from getam.training import BEST, Watch, decay_groups, fit, training_folder, training_key
+from getam.training_arguments import TrainingArguments
 
 SECTION = "end_to_end"
 
@@ -90,36 +89,39 @@ def run(arguments: Arguments) -> None:
         transform=RandomScaleCrop(settings.crop),
         seed=settings.seed,
     )
-    history = fit(
-        network,
-        step,
-        images,
-        settings,
-        groups=[
-            *decay_groups(network.classifier, learning_rate=settings.learning_rate),
-            *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
-        ],
-        device=device,
-        machine=arguments,
-        out=arguments.out,
-        key=training_key(
-            settings.model_dump(mode="json"),
-            initialization_of(network),
-            index.classes,
-            [row.labels for row, _ in rows],
-            fingerprint(file for row, path in rows for file in (row.image, path) if file),
-        ),
-        what="train_end_to_end",
-        name_of=lambda number: rows[number][0].id,
-        rate=lambda epoch: 1.0 if epoch < settings.classifier_epochs else settings.segmentation_rate,
-        watch=Watch(
-            picture=lambda: training_picture(seen[0]) if seen else None, validate=validate, keep_best=keep_best
-        ),
+    key = training_key(
+        settings.model_dump(mode="json"),
+        initialization_of(network),
+        index.classes,
+        [row.labels for row, _ in rows],
+        fingerprint(file for row, path in rows for file in (row.image, path) if file),
     )
-    if not is_main():
-        return
-    save_model(arguments.out, network, description | {"history": history})
-    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
+    with training_folder(arguments.out, key, machine=arguments) as finished:
+        if finished:
+            return
+        history = fit(
+            network,
+            step,
+            images,
+            settings,
+            groups=[
+                *decay_groups(network.classifier, learning_rate=settings.learning_rate),
+                *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
+            ],
+            device=device,
+            machine=arguments,
+            out=arguments.out,
+            key=key,
+            what="train_end_to_end",
+            name_of=lambda number: rows[number][0].id,
+            rate=lambda epoch: 1.0 if epoch < settings.classifier_epochs else settings.segmentation_rate,
+            watch=Watch(
+                picture=lambda: training_picture(seen[0]) if seen else None, validate=validate, keep_best=keep_best
+            ),
+        )
+        if not is_main():
+            return
+        save_model(arguments.out, network, description | {"history": history})
 
 
 def _rows(arguments: Arguments, index: Index) -> list[tuple[IndexRow, Path | None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from pydantic import Field
@@ -15,12 +14,12 @@ from getam.duts import check_pairs, find_pairs, read_pair
 from getam.files import fingerprint, write_json
 from getam.images import ResizeFlip, TrainingImages
 from getam.index import evenly_spaced
-from getam.machine import TrainingArguments
 from getam.pretrained import initialization_of
 from getam.saliency import build_saliency, describe_saliency, structure_loss
 from getam.saliency_scores import predicted_pairs, saliency_scores
 from getam.settings import SaliencySettings, only
-from getam.training import STATE, decay_groups, fit, training_key
+from getam.training import decay_groups, fit, training_folder, training_key
+from getam.training_arguments import TrainingArguments
 
 SECTION = "saliency"
 
@@ -58,43 +57,46 @@ def run(arguments: Arguments) -> None:
         loss = structure_loss(model(batch["image"]), batch["mask"][:, None], weighted=settings.loss == "weighted")
         return {"structure": loss}
 
-    history = fit(
-        model,
-        step,
-        images,
-        settings,
-        groups=decay_groups(model, learning_rate=settings.learning_rate),
-        device=device,
-        machine=arguments,
-        out=arguments.out,
-        key=training_key(
-            settings.model_dump(mode="json"),
-            initialization_of(model),
-            fingerprint(file for pair in pairs for file in (pair.image, pair.mask)),
-        ),
-        what="train_saliency",
-        name_of=lambda number: pairs[number].id,
+    key = training_key(
+        settings.model_dump(mode="json"),
+        initialization_of(model),
+        fingerprint(file for pair in pairs for file in (pair.image, pair.mask)),
     )
-    if not is_main():
-        return
-    scored = predicted_pairs(
-        model.eval(),
-        held_out,
-        image_size=settings.image_size,
-        stretch=False,
-        device=device,
-        threads=arguments.threads,
-    )
-    metrics = {"images": len(held_out), **saliency_scores(scored)}
-    save_model(
-        arguments.out,
-        model,
-        describe_saliency(settings) | {"initialization": initialization_of(model), "history": history},
-    )
-    write_json(arguments.out / "metrics.json", metrics)
-    shutil.rmtree(arguments.out / STATE, ignore_errors=True)
-    logger.info(
-        "train_saliency: MAE %.4f, max F %.4f, S %.4f, max E %.4f on %s",
-        *(metrics[name] for name in ("mae", "max_f", "s_measure", "max_e")),
-        arguments.val,
-    )
+    with training_folder(arguments.out, key, machine=arguments) as finished:
+        if finished:
+            return
+        history = fit(
+            model,
+            step,
+            images,
+            settings,
+            groups=decay_groups(model, learning_rate=settings.learning_rate),
+            device=device,
+            machine=arguments,
+            out=arguments.out,
+            key=key,
+            what="train_saliency",
+            name_of=lambda number: pairs[number].id,
+        )
+        if not is_main():
+            return
+        scored = predicted_pairs(
+            model.eval(),
+            held_out,
+            image_size=settings.image_size,
+            stretch=False,
+            device=device,
+            threads=arguments.threads,
+        )
+        metrics = {"images": len(held_out), **saliency_scores(scored)}
+        save_model(
+            arguments.out,
+            model,
+            describe_saliency(settings) | {"initialization": initialization_of(model), "history": history},
+        )
+        write_json(arguments.out / "metrics.json", metrics)
+        logger.info(
+            "train_saliency: MAE %.4f, max F %.4f, S %.4f, max E %.4f on %s",
+            *(metrics[name] for name in ("mae", "max_f", "s_measure", "max_e")),
+            arguments.val,
+        )

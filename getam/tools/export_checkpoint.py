@@ -24,7 +24,7 @@ class Arguments(MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    arguments.prepare()
+    arguments.set_threads()
     settings, _ = read_description(arguments.model, kind="end_to_end", settings=EndToEndSettings)
     if settings.stem_channels:
         raise InputError(f"{arguments.model}: has a stem of its own (stem_channels), which the authors' programs lack")

@@ -27,7 +27,7 @@ class Arguments(MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    arguments.prepare()
+    arguments.set_threads()
     state = import_reference_state(read_state(arguments.file))
     settings = only(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
     model = build_saliency(settings)

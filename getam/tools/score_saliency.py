@@ -11,7 +11,7 @@ from pydantic import Field
 from getam.duts import check_pairs, files_by_id, find_pairs, read_mask
 from getam.errors import InputError, listed
 from getam.files import check_saliency_range, read_saliency, write_json
-from getam.machine import MachineArguments
+from getam.gpu import NetworkArguments
 from getam.progress import progress
 from getam.saliency import load_saliency
 from getam.saliency_scores import predicted_pairs, saliency_scores
@@ -19,7 +19,7 @@ from getam.saliency_scores import predicted_pairs, saliency_scores
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 
-class Arguments(MachineArguments):
+class Arguments(NetworkArguments):
     """Print and write MAE, max F-measure, S-measure and max E-measure.
 
     Of maps: --predictions and --masks. Of a network: --model and --pairs.

@@ -19,9 +19,10 @@ rule summary:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
     params:
+        code=code_of("getam.stages.summary"),
         run=subpath(output.json, parent=True),
     message:
         "summary: {output.markdown}"
@@ -50,9 +51,10 @@ rule audit:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
     params:
+        code=code_of("getam.stages.audit"),
         flags=section(SETTINGS.audit),
         run=subpath(input.index, parent=True),
     message:

@@ -16,16 +16,17 @@ rule train_classifier:
         f"{RESULTS}/benchmarks/train_classifier.tsv"
     conda:
         CONDA_ENV
-    threads: NETWORK_THREADS
+    threads: training_threads(SETTINGS.classifier)
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=1440,
+        gpu=SETTINGS.classifier.gpus,
+        mem_mb=scaled(16000),
+        runtime=scaled(1440),
     params:
+        code=code_of("getam.stages.train_classifier"),
         flags=section(SETTINGS.classifier),
         out=subpath(output.weights, parent=True),
     message:
         f"train_classifier: {SETTINGS.classifier.backbone}, {SETTINGS.classifier.epochs} epochs"
     shell:
         "getam train-classifier --index {input.index:q} --out {params.out:q} {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"

@@ -1,6 +1,7 @@
 # What the rules share: the checked configuration, the folder of the run, its shards and the stages' flags.
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,13 @@ from getam.settings import (
     PredictionSettings,
     SaliencyMapSettings,
     SaliencySettings,
+    ScheduleSettings,
     flags,
     merge,
     only,
     validate_config,
 )
+from getam.version import source_hash
 
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
@@ -32,6 +35,32 @@ GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
 NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
 DECODING_THREADS = max(1, min(8, workflow.cores or 8))
+
+
+def training_threads(settings: ScheduleSettings) -> int:
+    """Those of a network job, for each of the training's processes."""
+    return min(NETWORK_THREADS * max(1, settings.gpus), workflow.cores or 64)
+
+
+def scaled(amount: int) -> Callable[..., int]:
+    """A resource that grows where a job is tried again: too little of it may be why it failed."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], str]:
+    """For `params`: the hash of the package's sources that a stage imports.
+
+    With code_hash: false, what was recorded when the outputs were made, so that nothing differs.
+    """
+    code = f"code {source_hash(stage)}"
+    name = rule or stage.rpartition(".")[2]
+
+    def recorded(wildcards: object) -> str:
+        output = str(getattr(rules, name).output[0]).format(**wildcards)
+        params = workflow.persistence.params(output) or []
+        return next((value.strip("'") for value in params if value.startswith("'code ")), code)
+
+    return code if SETTINGS.code_hash else recorded
 
 
 def prediction_memory(settings: PredictionSettings) -> int:
@@ -53,6 +82,12 @@ def weights_file(wildcards: object) -> list[str]:
 def weights_flags(wildcards: object) -> list[str]:
     """The flags of fetch_weights."""
     return flags(SETTINGS.pretrained_networks()[wildcards.section])
+
+
+def forget_finished() -> None:
+    """Removes what trainings keep for a Snakemake that dies before it takes note of them."""
+    for folder in ("classifier", "saliency_model", "deeplab", "end_to_end"):
+        shutil.rmtree(Path(RESULTS) / folder / ".finished", ignore_errors=True)
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
@@ -89,8 +124,12 @@ def sizes_of(settings: PredictionSettings) -> str:
     return f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
 
 
-# The commands that belong to this Python, also where its environment is not activated.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+os.environ.update(
+    # The commands that belong to this Python, also where its environment is not activated.
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
+    # If Snakemake dies before it takes note of a training that has ended, the next run finds the model all the same.
+    GETAM_KEEP_FINISHED="true",
+)
 
 
 def checked_config() -> Config:

@@ -12,9 +12,10 @@ rule make_demo:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
     params:
+        code=code_of("getam.stages.make_demo"),
         flags=section(SETTINGS.demo),
     message:
         f"make_demo: {SETTINGS.demo.train_images} + {SETTINGS.demo.val_images} images, seed {SETTINGS.demo.seed}"
@@ -38,9 +39,10 @@ rule index_dataset:
         CONDA_ENV
     threads: DECODING_THREADS
     resources:
-        mem_mb=5000,
-        runtime=240,
+        mem_mb=scaled(5000),
+        runtime=scaled(240),
     params:
+        code=code_of("getam.stages.index_dataset"),
         flags=section(only(IndexSettings, SETTINGS.data)),
         splits='["train", "val"]',
     message:
@@ -63,6 +65,7 @@ use rule index_dataset as index_test with:
     benchmark:
         f"{RESULTS}/benchmarks/index_test.tsv"
     params:
+        code=code_of("getam.stages.index_dataset", rule="index_test"),
         flags=section(only(IndexSettings, SETTINGS.data)),
         splits='["test"]',
     message:
@@ -89,9 +92,10 @@ rule fetch_weights:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=scaled(4000),
+        runtime=scaled(120),
     params:
+        code=code_of("getam.stages.fetch_weights"),
         flags=weights_flags,
     message:
         "fetch_weights: {wildcards.section}"

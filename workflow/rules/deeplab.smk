@@ -16,12 +16,13 @@ rule train_deeplab:
         f"{RESULTS}/benchmarks/train_deeplab.tsv"
     conda:
         CONDA_ENV
-    threads: NETWORK_THREADS
+    threads: training_threads(SETTINGS.deeplab)
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=4320,
+        gpu=SETTINGS.deeplab.gpus,
+        mem_mb=scaled(16000),
+        runtime=scaled(4320),
     params:
+        code=code_of("deeplab.stages.train_deeplab"),
         flags=section(SETTINGS.deeplab),
         pseudo_labels=parent_of("pseudo_labels"),
         shards=SETTINGS.data.shards,
@@ -30,7 +31,7 @@ rule train_deeplab:
         f"train_deeplab: {SETTINGS.deeplab.encoder}, {SETTINGS.deeplab.epochs} epochs"
     shell:
         "deeplab train-deeplab --index {input.index:q} --pseudo-labels {params.pseudo_labels:q} --shards {params.shards}"
-        " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
+        " --out {params.out:q} {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule predict_deeplab:
@@ -50,9 +51,10 @@ rule predict_deeplab:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=prediction_memory(SETTINGS.deeplab_prediction),
-        runtime=1440,
+        mem_mb=scaled(prediction_memory(SETTINGS.deeplab_prediction)),
+        runtime=scaled(1440),
     params:
+        code=code_of("deeplab.stages.predict_deeplab"),
         flags=section(SETTINGS.deeplab_prediction),
         model=subpath(input.weights, parent=True),
         split="val",
@@ -61,7 +63,7 @@ rule predict_deeplab:
         f" {SETTINGS.deeplab_prediction.crf.iterations} CRF iterations"
     shell:
         "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split {params.split} --out {output:q}"
-        " {params.flags:q} --threads {threads} --log {log:q}"
+        " {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 # The photographs of the test split, which have no ground truth.
@@ -78,6 +80,7 @@ use rule predict_deeplab as predict_deeplab_test with:
     benchmark:
         f"{RESULTS}/benchmarks/predict_deeplab_test.tsv"
     params:
+        code=code_of("deeplab.stages.predict_deeplab", rule="predict_deeplab_test"),
         flags=section(SETTINGS.deeplab_prediction),
         model=subpath(input.weights, parent=True),
         split="test",
@@ -98,8 +101,10 @@ rule voc_submission:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
+    params:
+        code=code_of("getam.stages.voc_submission"),
     message:
         "voc_submission: {output}/results.tgz"
     shell:
@@ -122,8 +127,10 @@ rule evaluate_deeplab:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
+    params:
+        code=code_of("deeplab.stages.evaluate_deeplab"),
     message:
         "evaluate_deeplab: val against ground truth"
     shell:

@@ -19,12 +19,13 @@ rule train_end_to_end:
         f"{RESULTS}/benchmarks/train_end_to_end.tsv"
     conda:
         CONDA_ENV
-    threads: NETWORK_THREADS
+    threads: training_threads(SETTINGS.end_to_end)
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=4320,
+        gpu=SETTINGS.end_to_end.gpus,
+        mem_mb=scaled(16000),
+        runtime=scaled(4320),
     params:
+        code=code_of("getam.stages.train_end_to_end"),
         flags=section(SETTINGS.end_to_end),
         saliency=saliency_flags,
         out=subpath(output.weights, parent=True),
@@ -32,7 +33,7 @@ rule train_end_to_end:
         f"train_end_to_end: {SETTINGS.end_to_end.backbone}, {SETTINGS.end_to_end.epochs} epochs"
     shell:
         "getam train-end-to-end --index {input.index:q} {params.saliency:q}"
-        " --out {params.out:q} {params.flags:q} --threads {threads} --log {log:q}"
+        " --out {params.out:q} {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule import_checkpoint:
@@ -51,9 +52,10 @@ rule import_checkpoint:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=scaled(8000),
+        runtime=scaled(30),
     params:
+        code=code_of("getam.stages.import_checkpoint"),
         backbone=SETTINGS.checkpoint.backbone,
         out=subpath(output.weights, parent=True),
     message:
@@ -80,9 +82,10 @@ rule predict_end_to_end:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=prediction_memory(SETTINGS.end_to_end_prediction),
-        runtime=1440,
+        mem_mb=scaled(prediction_memory(SETTINGS.end_to_end_prediction)),
+        runtime=scaled(1440),
     params:
+        code=code_of("getam.stages.predict_end_to_end"),
         flags=section(SETTINGS.end_to_end_prediction),
         model=subpath(input.weights, parent=True),
     message:
@@ -90,7 +93,7 @@ rule predict_end_to_end:
         f" {SETTINGS.end_to_end_prediction.crf.iterations} CRF iterations"
     shell:
         "getam predict-end-to-end --index {input.index:q} --model {params.model:q} --split val --out {output:q}"
-        " {params.flags:q} --threads {threads} --log {log:q}"
+        " {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule evaluate_end_to_end:
@@ -108,8 +111,10 @@ rule evaluate_end_to_end:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
+    params:
+        code=code_of("getam.stages.evaluate_end_to_end"),
     message:
         "evaluate_end_to_end: val against ground truth"
     shell:

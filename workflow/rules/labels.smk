@@ -17,9 +17,10 @@ rule complete_labels:
         CONDA_ENV
     threads: label_threads(SETTINGS.completion)
     resources:
-        mem_mb=2000 + 200 * label_threads(SETTINGS.completion),
-        runtime=120,
+        mem_mb=scaled(2000 + 200 * label_threads(SETTINGS.completion)),
+        runtime=scaled(120),
     params:
+        code=code_of("getam.stages.complete_labels"),
         flags=section(SETTINGS.completion),
         saliency=f"{RESULTS}/saliency/{{shard}}",
     message:
@@ -45,9 +46,10 @@ rule score_labels:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
     params:
+        code=code_of("getam.stages.score_labels"),
         maps=parent_of("maps"),
         pseudo_labels=parent_of("pseudo_labels"),
         shards=SETTINGS.data.shards,

@@ -18,9 +18,10 @@ rule dump_maps:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
     params:
+        code=code_of("getam.stages.dump_maps"),
         flags=section(SETTINGS.maps),
         classifier=subpath(input.weights, parent=True),
         shard=shard_number,
@@ -30,7 +31,7 @@ rule dump_maps:
     shell:
         "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split train"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule refine_maps:
@@ -49,12 +50,13 @@ rule refine_maps:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
     params:
+        code=code_of("getam.stages.refine_maps"),
         flags=section(SETTINGS.refine),
     message:
         f"refine_maps: PAMR, {SETTINGS.refine.iterations} iterations, shard {{wildcards.shard}}"
     shell:
         "getam refine-maps --index {input.index:q} --maps {input.maps:q} --out {output:q} {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"

@@ -17,12 +17,13 @@ rule train_saliency:
         f"{RESULTS}/benchmarks/train_saliency.tsv"
     conda:
         CONDA_ENV
-    threads: NETWORK_THREADS
+    threads: training_threads(SETTINGS.saliency)
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=1440,
+        gpu=SETTINGS.saliency.gpus,
+        mem_mb=scaled(16000),
+        runtime=scaled(1440),
     params:
+        code=code_of("getam.stages.train_saliency"),
         flags=section(only(SaliencySettings, SETTINGS.saliency)),
         train=str(SETTINGS.data.saliency_train),
         val=str(SETTINGS.data.saliency_val),
@@ -31,7 +32,7 @@ rule train_saliency:
         f"train_saliency: {SETTINGS.saliency.backbone}, {SETTINGS.saliency.epochs} epochs"
     shell:
         "getam train-saliency --train {params.train:q} --val {params.val:q} --out {params.out:q} {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule predict_saliency:
@@ -51,9 +52,10 @@ rule predict_saliency:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=scaled(8000),
+        runtime=scaled(240),
     params:
+        code=code_of("getam.stages.predict_saliency"),
         flags=section(only(SaliencyMapSettings, SETTINGS.saliency)),
         model=subpath(input.weights, parent=True),
         shard=shard_number,
@@ -63,7 +65,7 @@ rule predict_saliency:
     shell:
         "getam predict-saliency --index {input.index:q} --model {params.model:q} --split train"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule collect_saliency:
@@ -82,9 +84,10 @@ rule collect_saliency:
         CONDA_ENV
     threads: IMAGE_THREADS
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
     params:
+        code=code_of("getam.stages.collect_saliency"),
         shard=shard_number,
         shards=SETTINGS.data.shards,
     message:
