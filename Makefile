@@ -2,7 +2,7 @@ PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo venv test test-fast test-slow rehearsal bench lint
+.PHONY: demo run venv test test-fast test-slow rehearsal bench lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -14,6 +14,11 @@ demo: venv
 	@echo
 	@echo "Scores:     results/demo/summary.md"
 	@echo "Audit page: results/demo/audit/index.html"
+
+# make run ARGS="--cores 8 --resources gpu=2 --configfile configs/voc12.yaml": a run that goes on after any kill.
+ARGS ?= --cores $(CORES)
+run: venv
+	@$(BIN)/python workflow/run.py $(ARGS)
 
 venv: .venv/installed
 

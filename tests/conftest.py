@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
 
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
 
-PROJECT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
 
 
@@ -117,3 +117,12 @@ def config() -> Config:
 def settings(config: Config) -> EndToEndSettings:
     """The end-to-end section of it."""
     return config.end_to_end
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace where the whole workflow has run on a tiny demo, by the real commands."""
+    workplace = Workplace(tmp_path_factory.mktemp("tiny") / "work", stand_ins=False)
+    result = workplace.snakemake(*ONE_THREAD_A_JOB)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
+    return workplace

@@ -1,0 +1,98 @@
+"""A folder to run the project's workflow in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+TINY = PROJECT / "tests" / "tiny.yaml"
+ONE_THREAD_A_JOB = ("--max-threads", "1", "--resources", "gpu=2", "--configfile", str(TINY))
+
+STAND_IN = """#!{python} -S
+import pathlib, sys
+stage, out = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if stage.startswith("train-"):
+    files = [out / name for name in ("model.safetensors", "model.json", "metrics.json")]
+elif out.suffix:
+    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md"]}}
+    files = [out, *(out.parent / name for name in beside.get(stage, []))]
+else:
+    files = [out / "content"]
+for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(" ".join(sys.argv))
+"""
+
+
+class Workplace:
+    """A folder with the project's workflow in it, and stand-ins for the commands where asked for."""
+
+    def __init__(self, folder: Path, *, stand_ins: bool) -> None:
+        self.folder = folder
+        self.stand_ins = stand_ins
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("workflow", "envs"):
+            shutil.copytree(PROJECT / name, folder / name)
+        shutil.copy(PROJECT / "config.yaml", folder)
+        if stand_ins:
+            # The rules take the commands beside the Python that runs Snakemake.
+            commands = folder / "bin"
+            commands.mkdir()
+            (commands / "python").symlink_to(sys.executable)
+            for name in ("getam", "deeplab"):
+                (commands / name).write_text(STAND_IN.format(python=sys.executable))
+                (commands / name).chmod(stat.S_IRWXU)
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin" / "python") if self.stand_ins else sys.executable
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python, "-m", "snakemake"]
+
+    @property
+    def entry(self) -> list[str]:
+        """What `make run` starts."""
+        return [self.python, "workflow/run.py"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        packages = os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
+        return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, "--cores", str(cores), *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def plan(self, *words: str, cores: int = 2) -> set[str]:
+        """The rules that `snakemake -n` lists, without the target."""
+        result = self.snakemake("-n", *words, cores=cores)
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        if "Nothing to be done" in output:
+            return set()
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", output, re.MULTILINE | re.DOTALL)
+        assert table, output
+        return {line.split()[0] for line in table[1].splitlines()} - {"all", "multi_stage", "end_to_end"}
+
+    def overlay(self, values: Mapping[str, Any]) -> Path:
+        path = self.folder / "overlay.yaml"
+        path.write_text(yaml.safe_dump(dict(values)))
+        return path
