@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from getam.backbones import find_backbone
 from getam.errors import InputError
 from getam.maps import (
     AttentionMaps,
@@ -16,7 +17,6 @@ from getam.maps import (
     at_least_float32,
     check_scores,
     class_gradients,
-    find_backbone,
     token_grid,
 )
 from getam.settings import ActivationSettings

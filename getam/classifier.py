@@ -21,11 +21,10 @@ from timm.layers import HybridEmbed
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
-from getam.backbones import Normalization, create_timm_model
+from getam.backbones import Normalization, create_timm_model, find_backbone
 from getam.checkpoints import load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
-from getam.maps import find_backbone
 from getam.released import compute_as_released
 from getam.settings import BackboneSettings, ClassifierSettings
 from getam.supervision import IMAGE_LABELS, KEY, of_network

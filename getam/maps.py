@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from getam.backbones import find_backbone
 from getam.errors import InputError
 
 Forward = Callable[[Tensor], Tensor]
@@ -562,28 +563,3 @@ def reads_prefix_alone(model: Any) -> bool:
     """Whether a model is known to make its scores of the last block's prefix tokens: a timm ViT with that head."""
     pooled = getattr(model, "attn_pool", None) is not None
     return hasattr(model, "blocks") and getattr(model, "global_pool", None) == "token" and not pooled
-
-
-def find_backbone(model: nn.Module) -> nn.Module:
-    """The one module of a model that is a timm ViT with a class token.
-
-    Raises:
-        InputError: there is none, there are several, or it is another kind of network with a class token.
-    """
-    found: list[Any] = [
-        m for m in model.modules() if hasattr(m, "blocks") and isinstance(getattr(m, "cls_token", None), Tensor)
-    ]
-    if not found:
-        raise InputError(f"{type(model).__name__} holds no ViT with a class token; choose a backbone that has one")
-    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
-        raise InputError("the model is compiled, which hides its blocks; give the module that torch.compile was given")
-    if len(found) > 1:
-        raise InputError(f"{type(model).__name__} holds {len(found)} ViTs; give AttentionMaps the one that classifies")
-    (backbone,) = found
-    embedding = getattr(backbone, "patch_embed", None)
-    if not (hasattr(backbone, "num_prefix_tokens") and hasattr(embedding, "dynamic_feat_size")):
-        raise InputError(
-            f"{type(backbone).__name__} has a class token but not the blocks and patch embedding of timm's ViTs; "
-            "choose another backbone"
-        )
-    return backbone

@@ -30,7 +30,7 @@ import getam.version
 from getam.checkpoints import load_state, save_state
 from getam.distributed import is_main, mean_over_processes, rank, synchronized, world_size
 from getam.errors import InputError, Stopped
-from getam.files import KEY, atomic_file, atomic_folder, locked_folder, write_text
+from getam.files import atomic_file, atomic_folder, locked_folder, write_text
 from getam.progress import progress, three_digits
 from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
@@ -44,6 +44,8 @@ STATE = ".state"
 STATE_FILE = "state.safetensors"
 FINISHED = ".finished"
 """Folder in a training's output folder with links to its files, until its caller has taken note of them."""
+MADE_FROM = ".made_from"
+"""File in it with the key of the training."""
 TENSORBOARD, PICTURES, BEST = "tensorboard", "pictures", "best"
 WARM_UP = 0.25
 """Share of a one-cycle schedule in which the learning rate rises."""
@@ -85,7 +87,8 @@ def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Itera
     state, kept = out / STATE, out / FINISHED
     # Not by the code before an edit of it.
     key = training_key(key, getam.version.source_hash())
-    finished = (kept / KEY).is_file() and (kept / KEY).read_text(encoding="utf-8") == key
+    made_from = kept / MADE_FROM
+    finished = made_from.is_file() and made_from.read_text(encoding="utf-8") == key
     if not is_main():
         yield finished
         return
@@ -102,7 +105,7 @@ def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Itera
             with atomic_folder(kept) as folder:
                 for name in _outputs(out):
                     _link(out / name, folder / name)
-                write_text(folder / KEY, key)
+                write_text(folder / MADE_FROM, key)
         shutil.rmtree(state, ignore_errors=True)
 
 
@@ -325,10 +328,17 @@ class _Position:
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
 
     def means(self, batches: int) -> dict[str, float]:
-        return {name: float(mean_over_processes(value)) / batches for name, value in self.sums.items()}
+        return {name: value / batches for name, value in self._sums_of_all().items()}
 
     def described(self) -> dict[str, Any]:
-        return {**vars(self), "sums": {name: float(mean_over_processes(value)) for name, value in self.sums.items()}}
+        return {**vars(self), "sums": self._sums_of_all()}
+
+    def _sums_of_all(self) -> dict[str, float]:
+        # A number comes from a state, and is of all processes already.
+        return {
+            name: value if isinstance(value, float) else float(mean_over_processes(value))
+            for name, value in self.sums.items()
+        }
 
 
 def _save(path: Path, model: nn.Module, optimizer: Optimizer, key: str, position: _Position) -> None:

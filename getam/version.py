@@ -45,12 +45,12 @@ def source_hash(stage: str | None = None) -> str:
 def import_closure(module: str) -> set[str]:
     """The modules of getam and deeplab that are imported with a module, itself and their packages included."""
     found: set[str] = set()
-    todo = {module}
+    todo = set(_with_packages(module))
     while todo:
         name = todo.pop()
         found.add(name)
         todo |= {part for imported in _imports(name) for part in _with_packages(imported)} - found
-    return found | {part for name in found for part in _with_packages(name)}
+    return found
 
 
 def _with_packages(module: str) -> Iterator[str]:

@@ -6,6 +6,8 @@ import itertools
 import logging
 import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +19,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import getam.training
-from getam.errors import InputError
+import getam.version
+from getam.errors import InputError, Stopped
 from getam.files import fingerprint
 from getam.settings import ScheduleSettings
-from getam.training import SCHEDULES, STATE, STATE_FILE, EpochBatches, decay_groups, fit, training_key
+from getam.training import SCHEDULES, STATE, STATE_FILE, EpochBatches, decay_groups, fit, training_folder, training_key
 from getam.training_arguments import TrainingArguments
 
 LENGTH = 10
@@ -116,6 +119,141 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert_same_weights(resumed, whole)
     assert history == whole_history
     assert seen == [step for step in whole_seen if step[0] >= interrupt[0]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (2, 2)])
+def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
+    tmp_path: Path, number: signal.Signals, at: tuple[int, int]
+) -> None:
+    whole = dropout_model()
+    whole_history, whole_seen = train(whole, tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+
+    def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        told.append(batch["number"].tolist())
+        if len(told) == at[0] * 3 + at[1] + 1:
+            os.kill(os.getpid(), number)
+        return loss
+
+    told: list[list[int]] = []
+    with pytest.raises(Stopped) as stopped:
+        train(dropout_model(), tmp_path / "parts", change=tell)
+    assert stopped.value.signal == number
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    resumed = dropout_model(seed=99)
+    history, seen = train(resumed, tmp_path / "parts")
+    assert_same_weights(resumed, whole)
+    assert history == whole_history
+    # The step in which it came was the last.
+    assert seen == whole_seen[at[0] * 3 + at[1] + 1 :]
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dropout_model(), tmp_path, change=tell)
+    assert not (tmp_path / STATE / STATE_FILE).exists()
+
+
+FILES = ("model.safetensors", "model.json")
+
+
+def finish(out: Path, key: str = "key", *, keep: bool = True, text: str = "made") -> bool:
+    """A training that writes its files; gives whether it was finished before."""
+    with training_folder(out, key, machine=TrainingArguments(keep_finished=keep)) as finished:
+        if not finished:
+            for name in FILES:
+                (out / name).write_text(text)
+    return finished
+
+
+def test_what_a_workflow_took_no_note_of_is_not_trained_again(tmp_path: Path) -> None:
+    assert not finish(tmp_path)
+    assert not (tmp_path / STATE).exists()
+    # Links, not copies.
+    assert (tmp_path / FILES[0]).stat().st_nlink == 2
+    for name in FILES:
+        (tmp_path / name).unlink()
+    before = time.time() - 1
+    assert finish(tmp_path)
+    assert [(tmp_path / name).read_text() for name in FILES] == ["made", "made"]
+    assert all((tmp_path / name).stat().st_mtime > before for name in FILES)
+    assert not (tmp_path / STATE).exists()
+
+
+def test_other_settings_or_sources_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish(tmp_path)
+    assert not finish(tmp_path, "other", text="other")
+    assert (tmp_path / FILES[0]).read_text() == "other"
+    assert finish(tmp_path, "other")
+    monkeypatch.setattr(getam.version, "source_hash", lambda: "edited")
+    assert not finish(tmp_path, "other")
+
+
+def test_by_hand_nothing_is_kept(tmp_path: Path) -> None:
+    finish(tmp_path, keep=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
+
+
+def test_what_was_stopped_is_not_finished(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with training_folder(tmp_path, "key", machine=TrainingArguments(keep_finished=True)):
+            (tmp_path / STATE / STATE_FILE).touch()
+            raise Stopped(signal.SIGTERM)
+
+    with pytest.raises(Stopped):
+        stopped()
+    assert (tmp_path / STATE / STATE_FILE).exists()
+    assert not finish(tmp_path)
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    machine = TrainingArguments()
+    with (
+        training_folder(tmp_path, "key", machine=machine),
+        pytest.raises(InputError, match=r"\.state: another process is writing it; wait for it or stop it"),
+        training_folder(tmp_path, "key", machine=machine),
+    ):
+        pass
+
+
+def _flip(content: bytes) -> bytes:
+    """One bit of the last tensor."""
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[:-1], lambda c: b"", lambda c: b"x" * len(c), _flip])
+def test_a_damaged_state_starts_the_training_anew(
+    tmp_path: Path, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = dropout_model()
+    train(whole, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(dropout_model(), tmp_path / "parts", interrupt=(2, 1))
+    state = tmp_path / "parts" / STATE / STATE_FILE
+    state.write_bytes(damage(state.read_bytes()))
+    again = dropout_model()
+    _, seen = train(again, tmp_path / "parts")
+    assert len(seen) == 12
+    assert_same_weights(again, whole)
+    assert re.search("cannot be read|is damaged", caplog.text)
+    assert "training starts anew" in caplog.text
+
+
+def test_a_state_of_other_sources_is_gone_on_with_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Interrupted):
+        train(dropout_model(), tmp_path, interrupt=(2, 1))
+    monkeypatch.setattr(getam.version, "source_hash", lambda: "edited")
+    _, seen = train(dropout_model(), tmp_path)
+    assert len(seen) == 6
+    assert "was saved by other sources of getam; goes on by these. Delete it to start anew" in caplog.text
 
 
 def test_finished_state_trains_no_further(tmp_path: Path) -> None:

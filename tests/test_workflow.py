@@ -50,7 +50,7 @@ DIRECTIVES = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A workplace where the whole workflow has run, by stand-ins."""
-    workplace = Workplace(tmp_path_factory.mktemp("finished") / "work", stand_ins=True)
+    workplace = Workplace(tmp_path_factory.mktemp("finished") / "work", stand_ins=True, sources=True)
     result = workplace.snakemake(cores=8)
     assert result.returncode == 0, result.stdout + result.stderr
     return workplace
@@ -61,7 +61,7 @@ def copy(finished: Workplace, tmp_path: Path) -> Workplace:
     """A copy of the finished workplace, to edit files in."""
     shutil.copytree(finished.folder, tmp_path / "work", symlinks=True)
     workplace = object.__new__(Workplace)
-    workplace.folder, workplace.stand_ins = tmp_path / "work", True
+    workplace.folder, workplace.stand_ins, workplace.sources = tmp_path / "work", True, True
     return workplace
 
 
@@ -113,6 +113,73 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
 def test_an_edit_reruns_what_depends_on_it(finished: Workplace, edit: str) -> None:
     values, expected = EDITS[edit]
     assert finished.plan("--configfile", str(finished.overlay(values))) == expected
+
+
+SOURCES: dict[str, set[str]] = {
+    "getam/settings.py": ALL,
+    "getam/demo.py": ALL,
+    "getam/coco.py": {"index_dataset"} | AFTER_INDEX,
+    "getam/training.py": {"train_classifier", "train_saliency"} | AFTER_MAPS | AFTER_SALIENCY,
+    "getam/maps.py": AFTER_MAPS | END_TO_END,
+    "getam/refine.py": (AFTER_MAPS - {"dump_maps"}) | END_TO_END,
+    "getam/saliency.py": {"train_saliency"} | AFTER_SALIENCY,
+    "getam/completion.py": AFTER_COMPLETION | END_TO_END,
+    "getam/double_backward.py": END_TO_END | SCORES,
+    "getam/stages/complete_labels.py": AFTER_COMPLETION,
+    "getam/stages/predict_end_to_end.py": (END_TO_END - {"train_end_to_end"}) | SCORES,
+    "deeplab/model.py": DEEPLAB | SCORES,
+    "deeplab/stages/evaluate_deeplab.py": {"evaluate_deeplab"} | SCORES,
+    "getam/report.py": SCORES,
+    "getam/stages/summary.py": {"summary"},
+    "getam/pages.py": {"audit"},
+    "getam/templates/audit.html": {"audit"},
+    "getam/cli.py": set(),
+    "getam/tools/doctor.py": set(),
+    "getam/voc_submission.py": set(),
+}
+"""The rules that an edit of each file reruns; tests/test_version.py has the stages of every module."""
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_an_edit_of_a_source_reruns_what_imports_it(finished: Workplace, name: str) -> None:
+    path = finished.folder / name
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b"\n# An edit.\n")
+        assert finished.plan() == SOURCES[name]
+    finally:
+        path.write_bytes(before)
+
+
+def test_without_the_hash_of_sources_other_edits_rerun_as_ever(copy: Workplace) -> None:
+    with (copy.folder / "getam" / "settings.py").open("a") as file:
+        file.write("# An edit.\n")
+    assert copy.plan() == ALL
+    assert copy.plan("--config", "code_hash=false") == set()
+    off = ("--config", "code_hash=false", "completion={alpha: 0.123}")
+    assert copy.plan(*off) == AFTER_COMPLETION
+    result = copy.snakemake(*off, cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert copy.plan(*off) == set()
+    # And what was made meanwhile counts as made by the sources that the rest was made by.
+    assert copy.plan("--config", "completion={alpha: 0.123}") == ALL
+
+
+def test_a_training_asks_for_its_gpus_and_more_of_them_rerun_nothing(finished: Workplace) -> None:
+    two = {name: {"gpus": 2} for name in ("classifier", "saliency", "deeplab", "end_to_end")}
+    overlay = ("--configfile", str(finished.overlay(two)))
+    assert finished.plan(*overlay) == set()
+    for limit, given, threads in (("2", "2", "4"), ("1", "1", "4"), ("4", "2", "2")):
+        output = finished.snakemake("-n", "-F", "-p", *overlay, "--resources", f"gpu={limit}", cores=4).stdout
+        for rule, words in _stage_commands(output).items():
+            if rule.startswith("train_"):
+                assert words[words.index("--gpus") + 1] == given
+                assert words[words.index("--threads") + 1] == threads
+            elif "--gpus" in words:
+                assert words[words.index("--gpus") + 1] == "1"
+    output = finished.snakemake("-n", "-F", "-p", "--resources", "gpu=0", cores=4).stdout
+    given_gpus = [words[words.index("--gpus") + 1] for words in _stage_commands(output).values() if "--gpus" in words]
+    assert set(given_gpus) == {"0"}
 
 
 def test_the_completion_edit_lists_the_rules_by_name(finished: Workplace) -> None:
@@ -417,7 +484,10 @@ def test_every_rule_reads_in_the_same_order() -> None:
         assert re.search(rf'"(getam|deeplab) {name.replace("_", "-")} ', body), name
         assert re.search(rf"/logs/{name}[./]", body), name
         assert re.search(rf"/benchmarks/{name}[./]", body), name
-        resources = re.findall(r"^ {8}(\w+)=", body.split("resources:")[1].split("params:")[0], re.MULTILINE)
+        asked = body.split("resources:")[1].split("params:")[0]
+        resources = re.findall(r"^ {8}(\w+)=", asked, re.MULTILINE)
+        # A job that is tried again may have had too little.
+        assert re.findall(r"(\w+)=scaled\(", asked) == ["mem_mb", "runtime"], name
         runs_network = bool(re.match("train|predict|dump|refine", name))
         assert resources[: 2 + runs_network] == ["gpu"] * runs_network + ["mem_mb", "runtime"], name
 

@@ -35,15 +35,20 @@ for file in files:
 
 
 class Workplace:
-    """A folder with the project's workflow in it, and stand-ins for the commands where asked for."""
+    """A folder with the project's workflow in it; stand-ins for the commands, and its own sources, where asked for."""
 
-    def __init__(self, folder: Path, *, stand_ins: bool) -> None:
+    def __init__(self, folder: Path, *, stand_ins: bool, sources: bool = False) -> None:
         self.folder = folder
+        self.sources = sources
         self.stand_ins = stand_ins
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("workflow", "envs"):
             shutil.copytree(PROJECT / name, folder / name)
         shutil.copy(PROJECT / "config.yaml", folder)
+        if sources:
+            # To edit them.
+            for name in ("getam", "deeplab"):
+                shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         if stand_ins:
             # The rules take the commands beside the Python that runs Snakemake.
             commands = folder / "bin"
@@ -68,7 +73,7 @@ class Workplace:
 
     @property
     def environment(self) -> dict[str, str]:
-        packages = os.pathsep.join([str(PROJECT), *filter(None, sys.path)])
+        packages = os.pathsep.join([str(self.folder if self.sources else PROJECT), *filter(None, sys.path)])
         return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:

@@ -56,7 +56,7 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
     name = rule or stage.rpartition(".")[2]
 
     def recorded(wildcards: object) -> str:
-        output = str(getattr(rules, name).output[0]).format(**wildcards)
+        output = workflow.get_rule(name).output[0].apply_wildcards(dict(wildcards.items()))
         params = workflow.persistence.params(output) or []
         return next((value.strip("'") for value in params if value.startswith("'code ")), code)
 

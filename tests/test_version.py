@@ -1,0 +1,172 @@
+"""The hash of a stage's sources: which modules count for which stage, beside what Python really imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deeplab.cli
+import getam.cli
+from getam import version
+from getam.version import ROOT, import_closure, source_hash
+
+STAGES = {
+    name.replace("-", "_"): f"{package}.stages.{name.replace('-', '_')}"
+    for package, stages in (("getam", getam.cli.STAGES), ("deeplab", deeplab.cli.STAGES))
+    for name in stages
+    if name not in getam.cli.TOOLS | deeplab.cli.TOOLS
+}
+ALL = set(STAGES)
+DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
+TRAININGS = {"train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"}
+END_TO_END = {"import_checkpoint", "train_end_to_end", "predict_end_to_end"}
+CLASSIFIER = {"train_classifier", "dump_maps"} | END_TO_END
+NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predict_deeplab"}
+ON_GPUS = (NETWORKS | {"refine_maps"}) - {"fetch_weights", "import_checkpoint"}
+WITHOUT_IMAGES = {
+    "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
+    "make_demo", "score_labels", "summary",
+}  # fmt: skip
+WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "summary"}
+
+STAGES_OF: dict[str, set[str]] = {
+    "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
+    "getam.class_maps getam.crf": {"complete_labels", "predict_deeplab"} | END_TO_END,
+    "getam.classifier getam.decoder getam.released": CLASSIFIER,
+    "getam.coco": {"index_dataset"},
+    "getam.completion getam.labels getam.rrm": {"complete_labels"} | END_TO_END,
+    "getam.demo getam.drawing getam.figures": {"make_demo"},
+    "getam.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
+    "getam.double_backward": {"train_end_to_end"},
+    "getam.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
+    "getam.end_to_end": END_TO_END,
+    "getam.evaluation": {"evaluate_deeplab", "evaluate_end_to_end", "predict_deeplab", "predict_end_to_end"}
+    | {"score_labels", "train_classifier", "train_end_to_end"},
+    "getam.gpu": ON_GPUS,
+    "getam.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end"},
+    "getam.backbones getam.pretrained": NETWORKS,
+    "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
+    "getam.pages": {"audit"},
+    "getam.pictures": {"audit", "train_end_to_end"},
+    "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
+    "getam.progress": ALL
+    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"},
+    "getam.refine": {"refine_maps", "train_end_to_end"},
+    "getam.report": {"audit", "summary"},
+    "getam.saliency": {"predict_saliency", "train_saliency"},
+    "getam.saliency_scores": {"train_saliency"},
+    "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
+    "getam.voc_submission": {"voc_submission"},
+    "getam.training getam.training_arguments": TRAININGS,
+    "getam.checkpoints getam.supervision": ALL
+    - {"audit", "fetch_weights", "index_dataset", "make_demo", "summary", "voc_submission"},
+    "getam.shards getam.version getam.workers": ALL - WITHOUT_SHARDS,
+    "getam.index": ALL - {"fetch_weights", "make_demo", "summary"},
+    "getam.settings": ALL - {"summary"},
+    "getam getam.errors getam.files getam.machine": ALL,
+    "getam.stages": ALL - DEEPLAB,
+    "deeplab deeplab.stages": DEEPLAB,
+    "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
+    # The commands, and those that no rule runs.
+    "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
+}
+"""The stages that an edit of each module reruns, but for a stage's own."""
+
+
+def modules() -> Iterator[str]:
+    for package in version.PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_module_counts_for_the_stages_that_import_it() -> None:
+    expected = {name: stages for names, stages in STAGES_OF.items() for name in names.split()}
+    expected |= {module: {stage} for stage, module in STAGES.items()}
+    closures = {stage: import_closure(module) for stage, module in STAGES.items()}
+    for module in modules():
+        found = {stage for stage, closure in closures.items() if module in closure}
+        wanted = set() if ".tools" in module else expected[module]
+        assert found == wanted, module
+    assert expected.keys() <= set(modules())
+
+
+IMPORTS = """
+import importlib, json, os, sys
+import torch, torchvision, timm, segmentation_models_pytorch, torchmetrics, matplotlib
+for stage in json.loads(sys.argv[1]):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        importlib.import_module(stage)
+        names = [name for name in sys.modules if name.split(".")[0] in ("getam", "deeplab")]
+        os.write(writing, json.dumps(names).encode())
+        os._exit(0)
+    os.close(writing)
+    print(json.dumps([stage, json.loads(os.fdopen(reading).read())]))
+    os.wait()
+"""
+
+INSIDE_OF_FUNCTIONS = {"getam.checkpoints", "getam.completion"}
+"""What stages import only when they run."""
+
+
+def test_nothing_that_python_imports_is_left_out_and_little_else_is_in() -> None:
+    command = [sys.executable, "-c", IMPORTS, json.dumps([*STAGES.values()])]
+    output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    imported = {stage: set(names) for stage, names in map(json.loads, output.splitlines())}
+    assert imported.keys() == set(STAGES.values())
+    for stage, names in imported.items():
+        assert names <= import_closure(stage), stage
+        assert import_closure(stage) - names <= INSIDE_OF_FUNCTIONS, stage
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+    files = {
+        "getam/__init__.py": "def __getattr__(name):\n    from getam.lazy import Lazy\n    return Lazy\n",
+        "getam/lazy.py": "class Lazy: ...\n",
+        "getam/pages.py": "",
+        "getam/templates/page.html": "<html>",
+        "getam/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from getam.types import T\n"
+        "else:\n    import getam.other\n",
+        "getam/types.py": "",
+        "getam/other.py": "def f():\n    try:\n        from getam import deep\n    except ImportError:\n        pass\n",
+        "getam/deep.py": "import os\nimport numpy.linalg\n",
+        "getam/reads.py": "from getam import Lazy\n",
+        "getam/shows.py": "from getam.pages import show\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+    yield tmp_path
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+
+
+def test_imports_are_followed_as_they_run(package: Path) -> None:
+    assert import_closure("getam.one") == {"getam", "getam.one", "getam.other", "getam.deep"}
+    assert import_closure("getam.reads") == {"getam", "getam.reads", "getam.lazy"}
+
+
+def test_a_hash_is_of_content_names_and_what_a_module_shows(package: Path) -> None:
+    def hashes() -> dict[str, str]:
+        version._imports.cache_clear()
+        source_hash.cache_clear()
+        return {name: source_hash(f"getam.{name}") for name in ("one", "deep", "shows")}
+
+    before = hashes()
+    assert hashes() == before
+    (package / "getam" / "types.py").write_text("T = int\n")
+    assert hashes() == before
+    (package / "getam" / "deep.py").write_text("import os\n")
+    after = hashes()
+    assert {name for name in before if before[name] != after[name]} == {"one", "deep"}
+    (package / "getam" / "templates" / "page.html").write_text("<p>")
+    assert {name for name, value in hashes().items() if value != after[name]} == {"shows"}
