@@ -9,17 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-ETC = Path("/etc/slurm")
+CONFIGURATION = (Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf"))
 MARK = "# Written by tests/slurm_cluster.py of getam, which removes it.\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "scontrol", "setpriv")
 GPU_NODE, CPU_NODE = "g1", "c1"
@@ -69,12 +69,17 @@ def obstacle() -> str | None:
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         return f"no {', '.join(missing)}: apt-get install slurmctld slurmd slurm-client munge"
-    conf = ETC / "slurm.conf"
-    if conf.exists() and not conf.read_text().startswith(MARK):
-        return f"{conf} is there already: this machine belongs to a cluster, or is one"
+    for path in CONFIGURATION:
+        if path.exists() and not path.read_text().startswith(MARK):
+            return f"{path} is there already: this machine belongs to a cluster, or is one"
     alive = [name for name in ("slurmctld", "slurmd") if _is_running(name)]
     if alive:
         return f"{' and '.join(alive)} run already: end the other test, or leave this machine's cluster alone"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _make_device(Path(folder) / "gpu")
+        except OSError as error:
+            return f"no device nodes can be made ({error.strerror}): a container needs CAP_MKNOD for it"
     return None
 
 
@@ -103,7 +108,7 @@ class Cluster:
             logs = {path.name: path.read_text()[-2000:] for path in self.folder.glob("**/*.log")}
             self.__exit__(None, None, None)
             if isinstance(error, Exception):
-                raise RuntimeError(f"{error}\n" + "\n".join(f"{name}:\n{text}" for name, text in logs.items())) from error
+                raise RuntimeError("\n".join([str(error), *map(":\n".join, logs.items())])) from error
             raise
         return self
 
@@ -115,7 +120,7 @@ class Cluster:
             subprocess.run(["scancel", "--user=root", "--signal=KILL"], capture_output=True, timeout=20)
             wait_for(lambda: not command("squeue", "--noheader"), seconds=30, what="the end of all jobs")
         except (RuntimeError, subprocess.SubprocessError):
-            pass  # A controller that doesn't answer ends with its jobs.
+            pass  # Without a controller there are no jobs to end.
         finally:
             for daemon in reversed(self.daemons):
                 daemon.terminate()
@@ -125,8 +130,8 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
-            for name in ("slurm.conf", "gres.conf"):
-                (ETC / name).unlink(missing_ok=True)
+            for path in CONFIGURATION:
+                path.unlink(missing_ok=True)
             shutil.rmtree(self.folder)
 
     def _write(self) -> None:
@@ -138,12 +143,12 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
         for number in range(2):
-            os.mknod(self.folder / "dev" / f"gpu{number}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            _make_device(self.folder / "dev" / f"gpu{number}")
         host = socket.gethostname().split(".")[0]
         values = {"host": host, "folder": self.folder, "ports": _free_ports(3), "gpu": GPU_NODE, "cpu": CPU_NODE}
-        ETC.mkdir(exist_ok=True)
-        (ETC / "slurm.conf").write_text(MARK + SLURM_CONF.format(**values))
-        (ETC / "gres.conf").write_text(MARK + GRES_CONF.format(**values))
+        for path, text in zip(CONFIGURATION, (SLURM_CONF, GRES_CONF), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(MARK + text.format(**values))
 
     def _munge_files(self) -> list[str]:
         # A munge of its own, which leaves the machine's alone, has all of its files in one folder.
@@ -158,7 +163,8 @@ class Cluster:
         self.daemons.append(daemon)
 
     def _is_up(self) -> bool:
-        return all(re.search(r"State=IDLE\b(?!\+)", command("scontrol", "show", "node", node)) for node in ("g1", "c1"))
+        nodes = [command("scontrol", "show", "node", name) for name in (GPU_NODE, CPU_NODE)]
+        return all(re.search(r"State=IDLE\s", node) for node in nodes)
 
 
 def command(*words: str) -> str:
@@ -185,6 +191,11 @@ def wait_for(condition: Callable[[], object], *, seconds: float, what: str) -> N
         time.sleep(0.2)
 
 
+def _make_device(path: Path) -> None:
+    """Slurm takes any character device for a GPU: here /dev/null."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+
 def _is_running(name: str) -> bool:
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:
@@ -204,3 +215,7 @@ def _free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+if __name__ == "__main__":
+    sys.exit(obstacle() and f"There can be no Slurm for the tests: {obstacle()}")
