@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -16,17 +17,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 CONFIGURATION = (Path("/etc/slurm/slurm.conf"), Path("/etc/slurm/gres.conf"))
 MARK = "# Written by tests/slurm_cluster.py of getam, which removes it.\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "scontrol", "setpriv")
+NAME = "getamtest"
 GPU_NODE, CPU_NODE = "g1", "c1"
 
 # More CPUs and memory than there are: jobs ask for what the real networks need. `config_overrides` allows it.
 SLURM_CONF = """\
-ClusterName=lab
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
@@ -94,6 +97,11 @@ class Cluster:
         found = obstacle()
         if found:
             raise RuntimeError(found)
+        # Of a test that was killed.
+        if CONFIGURATION[0].exists():
+            _end_jobs()
+            for folder in re.findall(r"^StateSaveLocation=(.+)/state$", CONFIGURATION[0].read_text(), re.MULTILINE):
+                shutil.rmtree(folder, ignore_errors=True)
         self.folder = Path(tempfile.mkdtemp(prefix="getam_slurm."))
         self.daemons: list[subprocess.Popen[bytes]] = []
         try:
@@ -130,6 +138,7 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
+            _end_jobs()
             for path in CONFIGURATION:
                 path.unlink(missing_ok=True)
             shutil.rmtree(self.folder)
@@ -144,8 +153,14 @@ class Cluster:
         key.write_bytes(os.urandom(128))
         for number in range(2):
             _make_device(self.folder / "dev" / f"gpu{number}")
-        host = socket.gethostname().split(".")[0]
-        values = {"host": host, "folder": self.folder, "ports": _free_ports(3), "gpu": GPU_NODE, "cpu": CPU_NODE}
+        values = {
+            "name": NAME,
+            "host": socket.gethostname().split(".")[0],
+            "folder": self.folder,
+            "ports": _free_ports(3),
+            "gpu": GPU_NODE,
+            "cpu": CPU_NODE,
+        }
         for path, text in zip(CONFIGURATION, (SLURM_CONF, GRES_CONF), strict=True):
             path.parent.mkdir(exist_ok=True)
             path.write_text(MARK + text.format(**values))
@@ -197,13 +212,24 @@ def _make_device(path: Path) -> None:
 
 
 def _is_running(name: str) -> bool:
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            if path.read_text().strip() == name:
-                return True
-        except OSError:  # It ended meanwhile.
-            continue
-    return False
+    return any(_read(path).strip() == name.encode() for path in Path("/proc").glob("[0-9]*/comm"))
+
+
+def _end_jobs() -> None:
+    """Kills what jobs of a cluster whose daemons are gone leave behind: they would wait for those forever."""
+    for process in Path("/proc").glob("[0-9]*"):
+        is_step = _read(process / "comm").strip() == b"slurmstepd"
+        if is_step or f"SLURM_CLUSTER_NAME={NAME}".encode() in _read(process / "environ").split(b"\0"):
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _read(path: Path) -> bytes:
+    """A file of /proc; nothing where the process has ended."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _free_ports(count: int) -> list[int]:
