@@ -46,7 +46,7 @@ slurm: venv
 
 # The workflow as jobs of that Slurm, which is gone afterwards.
 test-slurm: slurm
-	$(BIN)/pytest -m slurm -s
+	$(BIN)/pytest -m slurm -s tests/test_slurm.py
 
 # Every full-size network of configs/voc12.yaml for two steps, on the demo's images: minutes on two cores.
 rehearsal: venv
