@@ -2,7 +2,9 @@ PYTHON ?= python3
 CORES ?= 2
 BIN := .venv/bin
 
-.PHONY: demo run venv test test-fast test-slow rehearsal bench lint
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge
+
+.PHONY: demo run venv test test-fast test-slow slurm test-slurm rehearsal bench lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -33,10 +35,23 @@ venv: .venv/installed
 test: test-fast test-slow
 
 test-fast: venv
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow and not slurm'
 
 test-slow: venv
 	$(BIN)/pytest -m slow
+
+# What it takes to start a Slurm on this machine; ends with a message where that cannot be.
+slurm: venv
+	@command -v slurmctld slurmd sbatch munged >/dev/null || { \
+		test "$$(id -u)" = 0 || { echo "Slurm is not installed, and only root can: $(SLURM_PACKAGES)" >&2; exit 1; }; \
+		command -v apt-get >/dev/null || { echo "Slurm is not installed, and there is no apt-get: install" \
+			"slurmctld, slurmd, sbatch, munged" >&2; exit 1; }; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(SLURM_PACKAGES); }
+	@$(BIN)/python tests/slurm_cluster.py
+
+# The workflow as jobs of that Slurm, which is gone afterwards.
+test-slurm: slurm
+	$(BIN)/pytest -m slurm -s tests/test_slurm.py
 
 # Every full-size network of configs/voc12.yaml for two steps, on the demo's images: minutes on two cores.
 rehearsal: venv
