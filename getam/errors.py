@@ -12,6 +12,10 @@ class InputError(Exception):
     """
 
 
+class MachineError(InputError):
+    """The machine failed, not what it was given: an unfinished folder keeps the files that it has."""
+
+
 MAX_OFFENDERS = 20
 """Problems that a message lists before it only counts them."""
 

@@ -26,7 +26,7 @@ def set_up_logging(log: Path | None) -> None:
     handlers: list[logging.Handler] = [_AroundBars(sys.stderr)]
     if log is not None and _is_first():
         log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+        handlers.append(_LogFile(log, mode="w", encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO if _is_first() else logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -42,6 +42,15 @@ def set_up_logging(log: Path | None) -> None:
 def _is_first() -> bool:
     """Whether this is the one process, or the first of those that torchrun started: the others only warn."""
     return os.environ.get("RANK", "0") == "0"
+
+
+class _LogFile(logging.FileHandler):
+    """Is given up where it cannot be written, with one warning: a full disk is no reason to end a training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s: cannot be written (%s); the log goes on without it", self.baseFilename, error)
 
 
 class _AroundBars(logging.StreamHandler):
