@@ -24,6 +24,10 @@ class Stopped(Exception):
         self.signal = signal
 
 
+class MachineError(InputError):
+    """The machine failed, not what it was given: an unfinished folder keeps the files that it has."""
+
+
 MAX_OFFENDERS = 20
 """Problems that a message lists before it only counts them."""
 

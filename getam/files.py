@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
 
-from getam.errors import InputError
+from getam.errors import InputError, MachineError
 
 UNKNOWN = 255
 """Label value of a pixel whose class is not known (`void` in VOC's ground truth)."""
@@ -64,8 +64,8 @@ LOCK = ".lock"
 """File in an unfinished folder that the process which writes it holds locked."""
 
 
-class UnwritableError(InputError):
-    """A file cannot be written. No fault of what it is made from: an unfinished folder keeps the others that it has."""
+class UnwritableError(MachineError):
+    """A file cannot be written."""
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableError:
@@ -108,7 +108,7 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     Args:
         key: says what the files are made from. With a key, what a stopped process has written stays under the
             temporary name, and the next call with the same key is given it; bad input (InputError, but no
-            UnwritableError) still removes it.
+            MachineError) still removes it.
 
     Raises:
         InputError: `path` is a file, a link, a folder of other things, or holds the working directory; another process
@@ -129,13 +129,13 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
         try:
             (temporary / MARKER).touch()
             if key is not None:
-                (temporary / KEY).write_text(key, encoding="utf-8")
+                write_text(temporary / KEY, key)
             yield temporary
             if path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.replace(old)
             temporary.replace(path)
-        except UnwritableError:
+        except MachineError:
             raise
         except InputError:
             keep = False

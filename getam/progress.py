@@ -28,7 +28,7 @@ def set_up_logging(log: Path | None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         # The first of a training's processes writes on where the one that started them began.
         log.open("a" if "LOCAL_RANK" in os.environ else "w").close()
-        handlers.append(logging.FileHandler(log, mode="a", encoding="utf-8"))
+        handlers.append(_LogFile(log, mode="a", encoding="utf-8"))
     logging.basicConfig(
         level=logging.INFO if _is_first() else logging.WARNING,
         format="%(asctime)s %(message)s",
@@ -44,6 +44,15 @@ def set_up_logging(log: Path | None) -> None:
 def _is_first() -> bool:
     """Whether this is the one process, or the first of those that torchrun started: the others only warn."""
     return os.environ.get("RANK", "0") == "0"
+
+
+class _LogFile(logging.FileHandler):
+    """Is given up where it cannot be written, with one warning: a full disk is no reason to end a training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s: cannot be written (%s); the log goes on without it", self.baseFilename, error)
 
 
 class _AroundBars(logging.StreamHandler):

@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import getam.version
-from getam.errors import InputError
+from getam.errors import InputError, MachineError
 from getam.files import atomic_folder, fingerprint, read_json, write_json
 from getam.index import Index, IndexRow
 from getam.workers import ProcessPool, ThreadPool
@@ -126,6 +127,7 @@ def new_shard(
 
     Raises:
         InputError: a file is missing at the end; nothing is left behind.
+        MachineError: a process of the pool was killed.
     """
     manifest = {
         "ids": list(ids),
@@ -142,6 +144,11 @@ def new_shard(
             try:
                 yield writer
                 deque(writer.wait(), maxlen=0)
+            except BrokenProcessPool:
+                raise MachineError(
+                    f"{path}: a worker process was killed, for want of memory perhaps; use fewer threads, and the same "
+                    "command goes on"
+                ) from None
             finally:
                 writer.settle()
         missing = [id for id in ids if not writer.path(id).is_file()]

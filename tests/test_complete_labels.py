@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -11,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+from conftest import PROJECT
 from PIL import Image
 
 import getam.stages.complete_labels as stage
@@ -282,3 +287,78 @@ def test_a_stopped_stage_starts_anew_when_a_file_that_it_reads_has_changed(
     os.utime(data / changed, (1, 1))
     out = complete(data, method=method)
     assert ((out / "i0.png").stat().st_mtime_ns == before["i0.png"]) == goes_on
+
+
+def command(data: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """The command itself, in a process of its own."""
+    flags = ["--maps", "maps", "--saliency", "saliency", "--index", "index.csv", "--out", "000", *words]
+    return subprocess.Popen(
+        [sys.executable, "-m", "getam", "complete-labels", *flags],
+        cwd=data,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)])},
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def check_one_message(process: subprocess.Popen[str], message: str) -> None:
+    """Waits for the command to fail, with that message and nothing else."""
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1, errors
+    assert "getam complete-labels: " in errors.splitlines()[-1], errors
+    assert message in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_disk_without_room_is_said_and_the_command_then_goes_on(data: Path, size: int) -> None:
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
+    check_one_message(command(data, preexec_fn=limit), "cannot be written (File too large); make room")
+    assert not (data / "000").exists()
+    process = command(data)
+    errors = process.communicate()[1]
+    assert process.returncode == 0, errors
+    whole = complete(data, "whole")
+    assert {path.name for path in (data / "000").iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_a_log_on_a_full_disk_is_given_up_with_one_warning(data: Path) -> None:
+    process = command(data, "--log", "/dev/full")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 0
+    assert errors.count("/dev/full: cannot be written") == 1
+    assert "Traceback" not in errors
+    assert "complete_labels: 5/5 images" in errors
+    assert (data / "000" / "manifest.json").is_file()
+
+
+def _without_privilege() -> None:
+    """Takes the right to write everywhere from root."""
+    ctypes.CDLL(None).prctl(24, 1)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+
+@pytest.mark.parametrize("words", [["--out", "closed/000"], ["--log", "closed/log"]])
+def test_a_folder_without_permission_is_named(data: Path, words: list[str]) -> None:
+    (data / "closed").mkdir(mode=0o555)
+    process = command(data, *words, preexec_fn=_without_privilege)
+    check_one_message(process, "cannot be written (Permission denied)")
+    assert not (data / "000").exists()
+
+
+def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path) -> None:
+    words = ["--method", "crf", "--gamma", "32", "--threads", "2"]
+    process = command(data, *words)
+    while not (workers := [c for c in psutil.Process(process.pid).children() if "spawn_main" in str(c.cmdline())]):
+        assert process.poll() is None
+        time.sleep(0.01)
+    # As the kernel does that is out of memory.
+    workers[0].kill()
+    check_one_message(process, "000: a worker process was killed, for want of memory perhaps; use fewer threads")
+    assert not (data / "000").exists()
+    assert (data / ".000.partial").is_dir()
+    process = command(data, *words)
+    process.communicate()
+    assert process.returncode == 0
+    for path in complete(data, "whole", method="crf").glob("*.png"):
+        assert (data / "000" / path.name).read_bytes() == path.read_bytes()

@@ -629,9 +629,10 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: p
     renamed: list[Path] = []
 
     def killed(self: Path, target: Path) -> Path:
-        if renamed:
+        nonlocal renamed
+        if self.is_dir() and renamed:
             raise MemoryError
-        renamed.append(self)
+        renamed += [self] if self.is_dir() else []
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", killed)
