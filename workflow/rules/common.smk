@@ -31,15 +31,18 @@ CONDA_ENV = "../../envs/getam.yaml"
 
 # Threads that a job asks for; they rerun nothing, and neither do memory and run time. The network jobs that run at the
 # same time (one a gpu slot) share the cores.
+# Not workflow.cores, which is an error where none are given: --unlock, a cluster.
+CORES = workflow.resource_settings.cores
 GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
-NETWORK_THREADS = max(1, min(8, (workflow.cores or 8) // GPU_SLOTS))
+NETWORK_THREADS = max(1, min(8, (CORES or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
-DECODING_THREADS = max(1, min(8, workflow.cores or 8))
+DECODING_THREADS = max(1, min(8, CORES or 8))
 
 
 def training_threads(settings: ScheduleSettings) -> int:
     """Those of a network job, for each of the training's processes."""
-    return min(NETWORK_THREADS * max(1, settings.gpus), workflow.cores or 64)
+    threads = NETWORK_THREADS * max(1, settings.gpus)
+    return min(threads, CORES) if CORES else threads
 
 
 def scaled(amount: int) -> Callable[..., int]:
@@ -116,7 +119,7 @@ def label_threads(settings: LabelSettings) -> int:
     """The dense CRF takes seconds an image: its shards share the cores. Completion takes milliseconds."""
     if settings.method == "activation":
         return IMAGE_THREADS
-    return max(1, min(16, (workflow.cores or 8) // SETTINGS.data.shards))
+    return max(1, min(16, (CORES or 8) // SETTINGS.data.shards))
 
 
 def sizes_of(settings: PredictionSettings) -> str:
