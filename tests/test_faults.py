@@ -60,26 +60,28 @@ class Campaign:
         rng = random.Random(int(self.number))
         first = SIGNALS.index(self.number)
         victims = {job: VICTIMS[i % len(VICTIMS)] for i, job in enumerate(sorted(self.seconds), start=first)}
-        forced: list[str] = []
+        missed: set[str] = set()
         while victims:
             assert len(self.kills) < len(self.seconds), self._output()
-            with self._started(*forced) as process:
-                ended = not self._kill_one(process, victims, rng)
-            assert not (ended and forced), f"{victims} are left\n{self._output()}"
-            # What ended before it could be killed is made once more.
-            forced = ["--forcerun", *sorted({job.split("/")[0] for job in victims}), "--"] if ended else []
+            # What ended before it could be killed is made once more, and its turn comes again.
+            forced = sorted({job.split("/")[0] for job in missed & victims.keys()})
+            with self._started(*(["--forcerun", *forced, "--"] if forced else [])) as process:
+                self._kill_one(process, victims, missed, rng)
         with self._started() as process:
             assert process.wait(timeout=300) == 0, self._output()
         self._count()
 
-    def _kill_one(self, process: subprocess.Popen[bytes], victims: dict[str, str], rng: random.Random) -> bool:
-        """Whether a job was killed, before the run was done."""
+    def _kill_one(
+        self, process: subprocess.Popen[bytes], victims: dict[str, str], missed: set[str], rng: random.Random
+    ) -> None:
+        """Kills one of the jobs that are left, or its Snakemake; notes those that ended before."""
         while process.poll() is None:
             for job, stage in self._running(process):
                 if job not in victims:
                     continue
                 after = self._wait(job, stage, rng)
                 if not stage.is_running() or process.poll() is not None:
+                    missed.add(job)
                     continue
                 victim = victims.pop(job)
                 self._kill(process, stage, victim)
@@ -88,10 +90,10 @@ class Campaign:
                 # Asked to end, Snakemake waits for its last job; that may be the last of all.
                 assert code != 0 or (victim, self.number) == ("snakemake", signal.SIGTERM), self._output()
                 self._count()
-                return True
+                return
             time.sleep(0.005)
         assert process.returncode == 0, self._output()
-        return False
+        assert victims.keys() <= missed, f"{victims} never ran\n{self._output()}"
 
     def _wait(self, job: str, stage: psutil.Process, rng: random.Random) -> float:
         """Waits for a moment of the job; of a training, once it has something to lose."""
@@ -100,7 +102,7 @@ class Campaign:
         if job.startswith("train_"):
             words = stage.cmdline()
             state = self.workplace.folder / words[words.index("--out") + 1] / ".state" / "state.safetensors"
-            while stage.is_running() and not state.is_file():
+            while stage.is_running() and stage.status() != psutil.STATUS_ZOMBIE and not state.is_file():
                 time.sleep(0.005)
             share = 0.05
         time.sleep(rng.uniform(0, share) * self.seconds[job])
