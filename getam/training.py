@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import getam.version
 from getam.checkpoints import load_state, save_state
 from getam.distributed import is_main, mean_over_processes, rank, synchronized, world_size
-from getam.errors import InputError, Stopped
-from getam.files import atomic_file, atomic_folder, locked_folder, write_text
+from getam.errors import InputError, MachineError, Stopped
+from getam.files import UnwritableError, atomic_file, atomic_folder, locked_folder, write_text
 from getam.progress import progress, three_digits
 from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
@@ -147,6 +147,20 @@ class _StopSignals:
         self.received = number
 
 
+@contextmanager
+def _killed_workers() -> Iterator[None]:
+    """Says in one message that a loader's worker was killed; torch raises that wherever the training is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MachineError(
+            f"a process that loads images was killed, for want of memory perhaps ({error}); use fewer threads: the "
+            "same command goes on from the saved state"
+        ) from None
+
+
 def _ignore_signals(worker: int) -> None:
     """A loader's worker ends with its process, which needs it for one more step."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -216,7 +230,7 @@ def fit(
         # Of tokens and tables of one row; it costs nothing that could be measured.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     saved = time.monotonic()
-    with _StopSignals() as stop:
+    with _StopSignals() as stop, _killed_workers():
         for epoch in range(position.epoch, settings.epochs):
             model.train()
             first = position.batch
@@ -385,38 +399,52 @@ class _Log:
         if machine.scalars_every:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
+            with self._shown():
+                self.writer = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """What only shows a training doesn't end it: where it cannot be written, one warning, and no more of it."""
+        try:
+            yield
+        except (OSError, UnwritableError) as error:
+            logger.warning("%s: the training is not shown any more (%s)", self.out, error)
+            self.writer = None
+            self.machine = self.machine.model_copy(update={"pictures_every": 0})
 
     def scalars(self, values: Mapping[str, Tensor], optimizer: Optimizer, *, images: int) -> None:
         """Counts a step, and writes its values and learning rates if it is one of those that are shown."""
         self.step += 1
         if self.writer is None or self.step % self.machine.scalars_every:
             return
-        for name, value in values.items():
-            self.writer.add_scalar(name, float(value), self.step)
-        for number, group in enumerate(optimizer.param_groups):
-            self.writer.add_scalar(f"learning_rate/{number}", group["lr"], self.step)
         seconds = time.monotonic() - self.started
-        self.writer.add_scalar("images_per_second", images * (self.step - self.since) / seconds, self.step)
+        shown = {name: float(value) for name, value in values.items()}
+        shown |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
+        shown["images_per_second"] = images * (self.step - self.since) / seconds
+        for name, value in shown.items():
+            self.scalar(name, value)
         self.since, self.started = self.step, time.monotonic()
 
     def scalar(self, name: str, value: float) -> None:
         if self.writer is not None:
-            self.writer.add_scalar(name, value, self.step)
+            with self._shown():
+                self.writer.add_scalar(name, value, self.step)
 
     def picture(self, draw: Callable[[], np.ndarray | None]) -> None:
         """Writes the step's picture, if it is one of those that are shown."""
         every = self.machine.pictures_every
         if not every or self.step % every or not is_main() or (picture := draw()) is None:
             return
-        with atomic_file(self.out / PICTURES / f"{self.step:06d}.png") as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG")
-        if self.writer is not None:
-            self.writer.add_image("step", picture, self.step, dataformats="HWC")
+        with self._shown():
+            with atomic_file(self.out / PICTURES / f"{self.step:06d}.png") as temporary:
+                Image.fromarray(picture).save(temporary, format="PNG")
+            if self.writer is not None:
+                self.writer.add_image("step", picture, self.step, dataformats="HWC")
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            with self._shown():
+                self.writer.close()
 
 
 def _optimizer(settings: ScheduleSettings, groups: list[dict[str, Any]]) -> Optimizer:

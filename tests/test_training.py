@@ -13,17 +13,28 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import getam.training
 import getam.version
-from getam.errors import InputError, Stopped
+from getam.errors import InputError, MachineError, Stopped
 from getam.files import fingerprint
 from getam.settings import ScheduleSettings
-from getam.training import SCHEDULES, STATE, STATE_FILE, EpochBatches, decay_groups, fit, training_folder, training_key
+from getam.training import (
+    SCHEDULES,
+    STATE,
+    STATE_FILE,
+    EpochBatches,
+    Watch,
+    decay_groups,
+    fit,
+    training_folder,
+    training_key,
+)
 from getam.training_arguments import TrainingArguments
 
 LENGTH = 10
@@ -243,6 +254,39 @@ def test_a_damaged_state_starts_the_training_anew(
     assert_same_weights(again, whole)
     assert re.search("cannot be read|is damaged", caplog.text)
     assert "training starts anew" in caplog.text
+
+
+def test_what_only_shows_a_training_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "tensorboard").write_text("in the way")
+    (tmp_path / "pictures").symlink_to("/dev/full")
+    machine = TrainingArguments(threads=1, scalars_every=1, pictures_every=1)
+    model = dropout_model()
+    watch = Watch(picture=lambda: np.zeros((2, 2, 3), np.uint8))
+    arguments = {"groups": decay_groups(model, learning_rate=0.1), "device": torch.device("cpu"), "what": "test"}
+
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+        return {"error": model(batch["x"]).square().mean()}
+
+    fit(model, step, Numbers(), SETTINGS, machine=machine, out=tmp_path, key="k", name_of=str, watch=watch, **arguments)
+    assert caplog.text.count("the training is not shown any more") == 1
+
+
+class Killing(Numbers):
+    """In a loader's process, item 3 ends as the kernel would end it for want of memory."""
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if get_worker_info() is not None and number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(number)
+
+
+def test_a_killed_loader_is_said_in_one_message() -> None:
+    loader = DataLoader(Killing(), batch_size=2, num_workers=1)
+    message = "a process that loads images was killed, .*; use fewer threads: the same command goes on"
+    with pytest.raises(MachineError, match=message), getam.training._killed_workers():
+        list(loader)
+    with pytest.raises(RuntimeError, match="other"), getam.training._killed_workers():
+        raise RuntimeError("other")
 
 
 def test_a_state_of_other_sources_is_gone_on_with_and_said(

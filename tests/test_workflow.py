@@ -395,6 +395,10 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"format": "coco"}},
         "data.format: coco, but data/demo is the demo's, in VOC's layout; write voc, or name COCO's folder",
     ),
+    "braces in a path": (
+        {"data": {"augmented": "a{b}"}},
+        "data.augmented: a{b}: braces are wildcards to Snakemake; give the file or folder a name without",
+    ),
     "no file of weights": (
         {"deeplab": {"pretrained": "nowhere.pth"}},
         "deeplab.pretrained: nowhere.pth: no such file; name a .safetensors or .pth file, true or false",

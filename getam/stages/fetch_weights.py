@@ -33,7 +33,9 @@ def run(arguments: Arguments) -> None:
     try:
         origin = initialization_of(_loaded(arguments))
     except InputError as error:
-        raise InputError(f"{section}.{error}") from None
+        # A message about the file names it first; others name a key.
+        key = "pretrained: " if str(error).startswith(str(arguments.pretrained)) else ""
+        raise InputError(f"{section}.{key}{error}") from None
     assert origin is not None
     write_json(arguments.out, origin)
     logger.info("fetch_weights: %s: %s", section, origin["source"])

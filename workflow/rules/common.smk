@@ -146,8 +146,14 @@ def checked_config() -> Config:
 
 
 def missing_data(settings: Config) -> Iterator[str]:
-    """What is not there of the files that the user brings, each with its key and the cure."""
+    """What is not there, or not usable, of the files that the user brings, each with its key and the cure."""
     data, saliency = settings.data, settings.saliency
+    brought = {f"data.{key}": getattr(data, key) for key in ("root", "augmented", "saliency_train", "saliency_val")}
+    brought |= {"saliency.folder": saliency.folder, "checkpoint.file": settings.checkpoint.file}
+    brought |= {f"{name}.pretrained": weights.pretrained for name, weights in settings.pretrained_networks().items()}
+    for key, path in brought.items():
+        if {"{", "}"} & {*str(path)}:
+            yield f"{key}: {path}: braces are wildcards to Snakemake; give the file or folder a name without"
     pairs = ("saliency_train", "saliency_val") if saliency.source == "train" else ()
     for key in ("root", *pairs):
         folder = getattr(data, key)
