@@ -68,7 +68,9 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             if failure.exitcode < 0:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
-            raise InputError(failure.message) from None
+            said = Path(failure.error_file).is_file()
+            unsaid = f"process {rank} of {processes} ended with exit code {failure.exitcode}; see above"
+            raise InputError(failure.message if said else unsaid) from None
 
 
 @contextmanager
@@ -86,8 +88,7 @@ def report_failure(message: str) -> bool:
     path = os.environ.get(FAILURE_FILE)
     if path is None:
         return False
-    content = {"message": message, "extraInfo": {"py_callstack": message, "timestamp": str(int(time.time()))}}
-    Path(path).write_text(json.dumps({"message": content}), encoding="utf-8")
+    Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
     return True
 
 
