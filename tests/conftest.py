@@ -120,6 +120,15 @@ def settings(config: Config) -> EndToEndSettings:
 
 
 @pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A workplace where the whole workflow has run, by stand-ins."""
+    workplace = Workplace(tmp_path_factory.mktemp("finished") / "work", stand_ins=True, sources=True)
+    result = workplace.snakemake(cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return workplace
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A workplace where the whole workflow has run on a tiny demo, by the real commands."""
     workplace = Workplace(tmp_path_factory.mktemp("tiny") / "work", stand_ins=False)

@@ -47,15 +47,6 @@ DIRECTIVES = (
 """The order of every rule."""
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace where the whole workflow has run, by stand-ins."""
-    workplace = Workplace(tmp_path_factory.mktemp("finished") / "work", stand_ins=True, sources=True)
-    result = workplace.snakemake(cores=8)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workplace
-
-
 @pytest.fixture
 def copy(finished: Workplace, tmp_path: Path) -> Workplace:
     """A copy of the finished workplace, to edit files in."""

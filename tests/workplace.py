@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -32,6 +33,39 @@ for file in files:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(" ".join(sys.argv))
 """
+
+
+class Planner:
+    """tests/planner.py as a process beside the tests, which ends with them."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, workplace: Workplace, *words: str) -> tuple[int, str]:
+        """Exit code and output of a dry run."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROJECT / "tests" / "planner.py")],
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        asked = {
+            "folder": str(workplace.folder),
+            "python": workplace.python,
+            "packages": [str(workplace.folder if workplace.sources else PROJECT)],
+            "words": words,
+        }
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        code, output = json.loads(self.process.stdout.readline())
+        return code, output
+
+
+PLANNER = Planner()
 
 
 class Workplace:
@@ -88,9 +122,8 @@ class Workplace:
 
     def plan(self, *words: str, cores: int = 2) -> set[str]:
         """The rules that `snakemake -n` lists, without the target."""
-        result = self.snakemake("-n", *words, cores=cores)
-        output = result.stdout + result.stderr
-        assert result.returncode == 0, output
+        code, output = PLANNER.ask(self, "-n", "--cores", str(cores), *words)
+        assert code == 0, output
         if "Nothing to be done" in output:
             return set()
         table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", output, re.MULTILINE | re.DOTALL)
