@@ -10,7 +10,7 @@ SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
 # of the cores, which suits small networks on a CPU better than one on all.
 demo: venv
-	$(BIN)/snakemake --cores $(CORES) --resources gpu=2
+	$(BIN)/python workflow/run.py --cores $(CORES) --resources gpu=2
 	@echo
 	@cat results/demo/summary.md
 	@echo
