@@ -124,7 +124,9 @@ def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     return "; ".join(wrong[:SHOWN]) + more
 
 
-def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, progress: Mapping[str, Any]) -> None:
+def save_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", progress: Mapping[str, Any]
+) -> None:
     """Writes all that a training needs to go on exactly: weights, optimizer, random state, and `progress` as JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
@@ -134,12 +136,20 @@ def save_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, 
         tensors["random_cuda"] = torch.cuda.get_rng_state()
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     text = json.dumps(progress)
-    facts = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": getam.version.source_hash()}
+    facts = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": code}
     write_tensors(path, tensors, facts)
 
 
-def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) -> dict[str, Any] | None:
-    """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key."""
+def load_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", any_code: bool = False
+) -> dict[str, Any] | None:
+    """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key and code.
+
+    Args:
+        key: of settings and data.
+        code: of the sources that train.
+        any_code: whether what other sources have saved will do; it is said then.
+    """
     if not path.is_file():
         return None
     try:
@@ -155,8 +165,11 @@ def load_state(path: Path, model: nn.Module, optimizer: Optimizer, *, key: str) 
     if facts.get("checksum") != _checksum(tensors, facts.get("progress", "")):
         logger.warning("%s is damaged (its checksum is another): training starts anew", path)
         return None
-    if facts.get("code") != getam.version.source_hash():
-        logger.warning("%s was saved by other sources of getam; goes on by these. Delete it to start anew", path)
+    if facts.get("code") != code:
+        if not any_code:
+            logger.warning("%s was saved by other sources: training starts anew (code_hash: false goes on)", path)
+            return None
+        logger.warning("%s was saved by other sources; goes on by these", path)
     model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

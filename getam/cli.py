@@ -110,19 +110,21 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     try:
         _run(package, words, module, arguments)
     except InputError as error:
-        return _failed(f"{package} {words[0]}: {error}")
+        return _failed(f"{package} {words[0]}", str(error))
     except Stopped as stopped:
         # Of several processes the one that started them says it.
         if "LOCAL_RANK" not in os.environ:
             name = signal.Signals(stopped.signal).name
-            logger.error("%s %s: stopped by %s; the same command goes on from its saved state", package, words[0], name)
+            logger.error(
+                "%s %s: stopped by %s; the same command goes on from the last saved state", package, words[0], name
+            )
         return 128 + stopped.signal
     except KeyboardInterrupt:
         logger.error("%s %s: interrupted", package, words[0])
         return 130
     except Exception:
         # Not bad input but a defect or a failing machine: the traceback belongs into the log.
-        return _failed(f"{package} {words[0]}: failed\n{traceback.format_exc()}")
+        return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0
 
 
@@ -138,13 +140,13 @@ def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any)
     launch(package, [*words, "--threads", str(threads)], processes=processes)
 
 
-def _failed(message: str) -> int:
+def _failed(command: str, message: str) -> int:
     if "LOCAL_RANK" in os.environ:
         from getam.distributed import report_failure
 
         if report_failure(message):
             return 1
-    logger.error(message)
+    logger.error("%s: %s", command, message)
     return 1
 
 

@@ -31,6 +31,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from getam.errors import InputError, Stopped
 from getam.seeds import mixed_seed
+from getam.version import ROOT
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: the first one validates and writes meanwhile."""
@@ -38,6 +39,12 @@ PATIENCE = timedelta(hours=2)
 
 FAILURE_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable of the environment with the file where a process of torchrun says why it ended."""
+
+PARENT = "GETAM_PARENT"
+"""Variable of the environment with the number of the process that started those of a training."""
+
+SAVING_SECONDS = 600
+"""How long processes that were told to end may take for their step and their state."""
 
 
 def launch(module: str, words: Sequence[str], *, processes: int) -> None:
@@ -47,6 +54,10 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
         InputError: a process has failed; with the message of the one that failed first, or what killed it.
         Stopped: this process was told to end, and the others with it.
     """
+    os.environ[PARENT] = str(os.getpid())
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
+    # The same sources as this process's, and none of the current folder's.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(prefix="getam-") as folder, _silence():
         config = LaunchConfig(
             min_nodes=1,
@@ -60,7 +71,7 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", module, *words)
+            elastic_launch(config, sys.executable)("-P", "-m", module, *words)
         except SignalException as stopped:
             raise Stopped(stopped.sigval) from None
         except ChildFailedError as error:
@@ -68,6 +79,9 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             if failure.exitcode < 0:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
+            if failure.exitcode > 128:
+                # It alone was told to, and has saved the state.
+                raise Stopped(failure.exitcode - 128) from None
             said = Path(failure.error_file).is_file()
             unsaid = f"process {rank} of {processes} ended with exit code {failure.exitcode}; see above"
             raise InputError(failure.message if said else unsaid) from None
@@ -96,7 +110,8 @@ def start(device_type: str) -> None:
     """Joins the processes that torchrun started; on GPUs each takes the device of its local rank."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    parent = int(os.environ.get(PARENT, os.getppid()))
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=PATIENCE)

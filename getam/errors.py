@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that end a command with one message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class InputError(Exception):
 
 
 class Stopped(Exception):
-    """A training was told to end by a signal, and has saved its state.
+    """A training was told to end by a signal; what it could save is saved.
 
     Args:
         signal: its number.

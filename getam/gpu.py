@@ -32,7 +32,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 NAMED = "GETAM_GPUS"
 """Names the devices, separated by commas, in place of those that nvidia-smi lists."""
 
-ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "FLUX_JOB_ID")
+ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
 """A scheduler's name for a job. In each of its jobs it may count devices from 0, so locks hold within one job."""
 
 LOCKS = Path("/tmp/getam-gpus")
@@ -58,7 +58,11 @@ _held: dict[str, int] = {}
 
 
 def devices() -> list[Device]:
-    """The GPUs that jobs of this process may take; none on a machine without."""
+    """The GPUs that jobs of this process may take, each once; none on a machine without."""
+    return [*{device.lock: device for device in _visible()}.values()]
+
+
+def _visible() -> list[Device]:
     scope = next((f"{name}-{os.environ[name]}-" for name in ALLOCATIONS if name in os.environ), "")
     if NAMED in os.environ:
         return [_device(name, scope) for name in _names(os.environ[NAMED])]
@@ -94,11 +98,15 @@ def take(count: int) -> list[str]:
         return []
     if count > len(pool):
         raise InputError(f"--gpus {count}: there are {len(pool)} ({_listing(pool)}); ask for as many or fewer")
+    if count > 1 and any(device.name.startswith("MIG") for device in pool):
+        raise InputError(f"--gpus {count}: CUDA gives a process one part of a divided GPU (MIG); write 1")
+    # Numbers mean what nvidia-smi means by them, whose list the locks go by.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     # One waits for devices, the others wait for it: jobs that want several are not overtaken for ever by those that
     # want one, and no two hold what the other waits for.
-    turn = _lock_file("queue-" + hashlib.sha256("\n".join(each.lock for each in pool).encode()).hexdigest()[:16])
+    queue = "queue-" + hashlib.sha256("\n".join(each.lock for each in pool).encode()).hexdigest()[:16]
     waits = _Waits(f"waits for {count} of the GPUs {_listing(pool)}: other jobs have taken them")
-    while not _locked(turn):
+    while (turn := _lock(queue)) is None:
         waits.again()
     while len(taken := _free(pool, count)) < count:
         waits.again()
@@ -142,11 +150,8 @@ def _free(pool: Sequence[Device], count: int) -> list[tuple[Device, int]]:
     """So many devices with their locked files, or none where fewer are free."""
     taken: list[tuple[Device, int]] = []
     for device in pool:
-        file = _lock_file(device.lock)
-        if _locked(file):
+        if (file := _lock(device.lock)) is not None:
             taken.append((device, file))
-        else:
-            os.close(file)
         if len(taken) == count:
             return taken
     for _, file in taken:
@@ -154,27 +159,37 @@ def _free(pool: Sequence[Device], count: int) -> list[tuple[Device, int]]:
     return []
 
 
-def _locked(file: int) -> bool:
+def _lock(name: str) -> int | None:
+    """The open file of that name, locked; None where another process holds it."""
+    path = LOCKS / name
+    file = _open(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        # A file that was removed meanwhile is no lock: others find a new one.
+        if os.path.samestat(os.fstat(file), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(file)
+    return None
 
 
-def _lock_file(name: str) -> int:
+def _open(path: Path) -> int:
     """Opens a lock file for reading, which is enough to lock it: another user may have made it."""
-    path = LOCKS / name
+    mask = os.umask(0)
     try:
         if not LOCKS.is_dir():
-            LOCKS.mkdir(exist_ok=True)
-            LOCKS.chmod(0o1777)
+            LOCKS.mkdir(mode=0o1777, exist_ok=True)
         if not path.exists():
             with suppress(PermissionError, FileExistsError):
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); see who owns it, and remove it") from None
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}); its owner may chmod {LOCKS} to 1777 and the file to 644"
+        ) from None
+    finally:
+        os.umask(mask)
 
 
 class NetworkArguments(MachineArguments):
@@ -196,13 +211,15 @@ class NetworkArguments(MachineArguments):
 
         wanted = self.gpus if self.device != "cpu" else 0
         # torchrun's processes share what was taken for all of them.
-        if "LOCAL_RANK" not in os.environ:
-            take(wanted)
+        if "LOCAL_RANK" not in os.environ and not take(wanted) and os.environ.get(NAMED) == "":
+            wanted = 0
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or check the driver")
         torch.set_num_threads(self.threads)
         torch.manual_seed(seed)
         cuda = wanted > 0 and torch.cuda.is_available()
+        if cuda and not _held and "LOCAL_RANK" not in os.environ:
+            logger.warning("nvidia-smi lists no GPU, but torch sees some: name them in %s for jobs to agree", NAMED)
         if cuda:
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True

@@ -72,7 +72,7 @@ class Watch:
 
 
 @contextmanager
-def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Iterator[bool]:
+def training_folder(out: Path, key: str, *, machine: TrainingArguments, scored: object = None) -> Iterator[bool]:
     """Keeps a training's output folder from other processes; gives whether the training is finished already.
 
     It is where its caller, a workflow, died before it took note of that and has now removed the files: they are put
@@ -80,13 +80,14 @@ def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Itera
 
     Args:
         key: see `fit`.
+        scored: what the files depend on beside that: the images that the trained network is scored on.
 
     Raises:
         InputError: another process is training in that folder.
     """
     state, kept = out / STATE, out / FINISHED
     # Not by the code before an edit of it.
-    key = training_key(key, getam.version.source_hash())
+    key = training_key(key, scored, getam.version.source_hash(type(machine).__module__))
     made_from = kept / MADE_FROM
     finished = made_from.is_file() and made_from.read_text(encoding="utf-8") == key
     if not is_main():
@@ -99,7 +100,7 @@ def training_folder(out: Path, key: str, *, machine: TrainingArguments) -> Itera
                     _link(kept / name, temporary)
                     # As old as it is now: a workflow compares with what it was made from.
                     os.utime(temporary)
-            logger.info("%s: was finished before, by the same settings and sources", out)
+            logger.info("%s: was finished before, by the same settings and sources; without %s it trains", out, kept)
         yield finished
         if machine.keep_finished and not finished:
             with atomic_folder(kept) as folder:
@@ -141,7 +142,8 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: object) -> None:
-        if self.received and number == signal.SIGINT:
+        # A process of several gets it from the terminal and from who started it.
+        if self.received and number == signal.SIGINT and "LOCAL_RANK" not in os.environ:
             raise KeyboardInterrupt
         logger.info("%s: saves the state after this step and ends", signal.Signals(number).name)
         self.received = number
@@ -218,7 +220,10 @@ def fit(
     total = batches * settings.epochs
     peaks = [group["lr"] for group in optimizer.param_groups]
     state = out / STATE / STATE_FILE
-    position = _Position(**(load_state(state, model, optimizer, key=key) or {}))
+    # Of the stage, whose module has the flags.
+    code = getam.version.source_hash(type(machine).__module__)
+    saved_position = load_state(state, model, optimizer, key=key, code=code, any_code=not machine.code_hash)
+    position = _Position(**(saved_position or {}))
     if position.epoch or position.batch:
         done = f"{position.epoch} of {settings.epochs} epochs and {position.batch} batches"
         logger.info("%s: goes on after %s", what, done)
@@ -295,7 +300,7 @@ def fit(
                 log.picture(watch.picture)
                 # With the last batch the epoch is complete, and is saved as such; what comes before may take its time.
                 if told or (due and number + 1 < batches):
-                    _save(state, model, optimizer, key, position)
+                    _save(state, model, optimizer, key, position, code)
                     saved = time.monotonic()
                 if told:
                     done = f"epoch {epoch + 1} of {settings.epochs}, batch {number + 1} of {batches}"
@@ -313,10 +318,15 @@ def fit(
                 # Of all processes together, as batches are.
                 three_digits((batches - first) * batch_size / max(seconds, 1e-9)),
             )
+            if machine.validate_every:
+                # It may take its time.
+                _save(state, model, optimizer, key, position, code)
             position.history.append(means | _validated(model, machine, epoch, settings.epochs, position, watch, log))
             position.epoch, position.batch, position.sums = epoch + 1, 0, {}
-            _save(state, model, optimizer, key, position)
+            _save(state, model, optimizer, key, position, code)
             saved = time.monotonic()
+            if mean_over_processes(torch.tensor(float(stop.received), device=device)) > 0:
+                raise Stopped(stop.received or signal.SIGTERM)
     log.close()
     return position.history
 
@@ -355,11 +365,11 @@ class _Position:
         }
 
 
-def _save(path: Path, model: nn.Module, optimizer: Optimizer, key: str, position: _Position) -> None:
+def _save(path: Path, model: nn.Module, optimizer: Optimizer, key: str, position: _Position, code: str) -> None:
     # Asked of every process: the sums are averaged.
     described = position.described()
     if is_main():
-        save_state(path, model, optimizer, key=key, progress=described)
+        save_state(path, model, optimizer, key=key, code=code, progress=described)
 
 
 def _validated(

@@ -47,6 +47,10 @@ class TrainingArguments(NetworkArguments):
         description="epochs between scores on val's masks, of a training that has some; 0: none "
         "[GETAM_VALIDATE_EVERY, 0]",
     )
+    code_hash: bool = Field(
+        default_factory=_from_environment("GETAM_CODE_HASH", "true"),
+        description="false: go on from a state that other sources of getam have saved [GETAM_CODE_HASH, true]",
+    )
     keep_finished: bool = Field(
         default_factory=_from_environment("GETAM_KEEP_FINISHED", "false"),
         description="keep links to what was finished, for a caller that may die before it takes note of it "

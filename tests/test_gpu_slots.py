@@ -113,10 +113,43 @@ def test_what_is_taken_is_all_that_cuda_sees_and_is_taken_once(monkeypatch: pyte
     assert gpu.take(1) == ["a", "b"]
 
 
+def test_a_device_named_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpu.NAMED, "a,a,b")
+    assert names() == ["a", "b"]
+
+
+def test_parts_of_a_gpu_are_taken_one_at_a_time(tmp_path: Path) -> None:
+    driver(tmp_path, DIVIDED)
+    with pytest.raises(InputError, match="CUDA gives a process one part of a divided GPU"):
+        gpu.take(2)
+    assert gpu.take(1) == ["MIG-c0ffee-1"]
+
+
+def test_a_lock_file_that_was_removed_is_made_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        monkeypatch.setenv(gpu.NAMED, "a")
+        opened = gpu._open
+
+        def removed(path: Path) -> int:
+            file = opened(path)
+            monkeypatch.setattr(gpu, "_open", opened)
+            path.unlink()
+            return file
+
+        monkeypatch.setattr(gpu, "_open", removed)
+        assert gpu.take(1) == ["a"]
+    finally:
+        os.umask(old)
+    # Another user may lock them, whatever the mask of who made them.
+    assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "locks").iterdir()} == {0o644}
+
+
 def test_lock_files_that_cannot_be_opened_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(gpu.NAMED, "a")
     (tmp_path / "locks").write_text("in the way")
-    with pytest.raises(InputError, match=r"locks/queue-.*: cannot be opened .*; see who owns it, and remove it"):
+    with pytest.raises(InputError, match=r"locks/queue-.*: cannot be opened .*; its owner may chmod"):
         gpu.take(1)
 
 

@@ -174,9 +174,9 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
 FILES = ("model.safetensors", "model.json")
 
 
-def finish(out: Path, key: str = "key", *, keep: bool = True, text: str = "made") -> bool:
+def finish(out: Path, key: str = "key", *, keep: bool = True, text: str = "made", scored: object = None) -> bool:
     """A training that writes its files; gives whether it was finished before."""
-    with training_folder(out, key, machine=TrainingArguments(keep_finished=keep)) as finished:
+    with training_folder(out, key, machine=TrainingArguments(keep_finished=keep), scored=scored) as finished:
         if not finished:
             for name in FILES:
                 (out / name).write_text(text)
@@ -202,7 +202,9 @@ def test_other_settings_or_sources_train(tmp_path: Path, monkeypatch: pytest.Mon
     assert not finish(tmp_path, "other", text="other")
     assert (tmp_path / FILES[0]).read_text() == "other"
     assert finish(tmp_path, "other")
-    monkeypatch.setattr(getam.version, "source_hash", lambda: "edited")
+    assert not finish(tmp_path, "other", scored=["other images"])
+    assert not finish(tmp_path, "other")
+    monkeypatch.setattr(getam.version, "source_hash", lambda module: "edited")
     assert not finish(tmp_path, "other")
 
 
@@ -289,15 +291,21 @@ def test_a_killed_loader_is_said_in_one_message() -> None:
         raise RuntimeError("other")
 
 
-def test_a_state_of_other_sources_is_gone_on_with_and_said(
+def test_a_state_of_other_sources_is_gone_on_with_only_if_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Interrupted):
         train(dropout_model(), tmp_path, interrupt=(2, 1))
-    monkeypatch.setattr(getam.version, "source_hash", lambda: "edited")
+    monkeypatch.setattr(getam.version, "source_hash", lambda module: "edited")
+    monkeypatch.setenv("GETAM_CODE_HASH", "false")
+    with pytest.raises(Interrupted):
+        train(dropout_model(), tmp_path, interrupt=(3, 0))
+    assert "was saved by other sources; goes on by these" in caplog.text
+    monkeypatch.setattr(getam.version, "source_hash", lambda module: "edited again")
+    monkeypatch.setenv("GETAM_CODE_HASH", "true")
     _, seen = train(dropout_model(), tmp_path)
-    assert len(seen) == 6
-    assert "was saved by other sources of getam; goes on by these. Delete it to start anew" in caplog.text
+    assert len(seen) == 12
+    assert "was saved by other sources: training starts anew" in caplog.text
 
 
 def test_finished_state_trains_no_further(tmp_path: Path) -> None:

@@ -65,30 +65,33 @@ def main(words: Sequence[str]) -> None:
 def _held(folder: Path) -> FileLock:
     """The lock of the folder, in which no other Snakemake lives."""
     lock = FileLock(folder / HELD, timeout=0)
-    others, held = _living(folder), False
+    others: list[str] = []
     try:
         (folder / HELD).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        others = _living(folder, "snakemake")
     except Timeout:
-        held = True
+        others = _living(folder, "snakemake", "run.py") or ["a process on another host"]
     except (OSError, NotImplementedError) as error:
         raise Refusal(f"{folder / HELD}: cannot be locked ({error}); run where files can be locked") from None
-    if held or others:
-        who = ", ".join(others) or "a process on another host"
+    if others:
+        lock.release()
+        who = ", ".join(others)
         raise Refusal(f"{folder}: the workflow is running here already ({who}); wait for it or stop it")
     return lock
 
 
-def _living(folder: Path) -> list[str]:
-    """Other processes of this host that run Snakemake in the folder, in words."""
+def _living(folder: Path, *programs: str) -> list[str]:
+    """Other processes of this host that run one of the programs in the folder, in words."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    return [
-        f"process {process.pid} of {process.info['username']} on {platform.node()}"
-        for process in psutil.process_iter(["username", "cmdline", "cwd"])
-        if process.pid not in own
-        and {"snakemake", "run.py"} & {Path(word).name for word in (process.info["cmdline"] or [])[:3]}
-        and process.info["cwd"] == str(folder)
-    ]
+    found = []
+    for process in psutil.process_iter(["username", "cmdline", "cwd"]):
+        names = [Path(word).name for word in (process.info["cmdline"] or [])[:3]]
+        # Not an editor that has one of them open.
+        runs = names[:1] == ["snakemake"] or (names and names[0].startswith("python") and {*programs} & {*names})
+        if runs and process.pid not in own and process.info["cwd"] == str(folder):
+            found.append(f"process {process.pid} of {process.info['username']} on {platform.node()}")
+    return found
 
 
 def _check_slurm(folder: Path) -> None:
@@ -105,19 +108,36 @@ def _check_slurm(folder: Path) -> None:
 
 def _end_orphans(folder: Path) -> None:
     """Ends the stages that a killed Snakemake has left, and waits for it: trainings save their state first."""
-    marked = []
+    said: set[int] = set()
+    while marked := _marked(folder):
+        for process in marked:
+            with suppress(psutil.Error):
+                # A shell would die alone. A stage ends its own workers.
+                if _is_shell(process) or process.ppid() in {other.pid for other in marked if not _is_shell(other)}:
+                    continue
+                if process.pid not in said:
+                    print(
+                        "run: ends what a killed run has left:", process.pid, *process.cmdline()[1:3], file=sys.stderr
+                    )
+                    process.terminate()
+                said.add(process.pid)
+        psutil.wait_procs(marked, timeout=1)
+
+
+def _marked(folder: Path) -> list[psutil.Process]:
+    """The living processes of a run in this folder."""
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            marked += [process] if process.environ().get(MARK) == str(folder) else []
-    for process in marked:
-        with suppress(psutil.NoSuchProcess):
-            if process.ppid() in (other.pid for other in marked):
-                continue
-            # A shell would die alone. A stage ends its own workers.
-            for stage in process.children() if process.name() in ("bash", "sh") else [process]:
-                print("run: ends what a killed run has left:", stage.pid, *stage.cmdline()[1:3], file=sys.stderr)
-                stage.terminate()
-    psutil.wait_procs(marked)
+            if process.environ().get(MARK) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _is_shell(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.name() in ("bash", "sh")
+    return False
 
 
 def _unlock(folder: Path, words: Sequence[str]) -> None:

@@ -71,7 +71,12 @@ def run(arguments: Arguments) -> None:
         [row.labels for row in rows],
         fingerprint(r.image for r in rows),
     )
-    with training_folder(arguments.out, key, machine=arguments) as finished:
+    scored = [
+        [(row.id, row.labels) for row in index.split("val")],
+        fingerprint(row.image for row in index.split("val")),
+        read_label_source(arguments.index),
+    ]
+    with training_folder(arguments.out, key, machine=arguments, scored=scored) as finished:
         if finished:
             return
         history = fit(

@@ -62,7 +62,8 @@ def run(arguments: Arguments) -> None:
         initialization_of(model),
         fingerprint(file for pair in pairs for file in (pair.image, pair.mask)),
     )
-    with training_folder(arguments.out, key, machine=arguments) as finished:
+    val = fingerprint(file for pair in held_out for file in (pair.image, pair.mask))
+    with training_folder(arguments.out, key, machine=arguments, scored=val) as finished:
         if finished:
             return
         history = fit(

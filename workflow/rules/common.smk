@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
+from snakemake.logging import logger
 
 from getam.errors import InputError
 from getam.sbd import is_sbd
@@ -43,6 +44,15 @@ def training_threads(settings: ScheduleSettings) -> int:
     """Those of a network job, for each of the training's processes."""
     threads = NETWORK_THREADS * max(1, settings.gpus)
     return min(threads, CORES) if CORES else threads
+
+
+def warn_of_fewer_gpus() -> None:
+    """Snakemake cuts a job down to the limit of a resource without a word."""
+    limit = workflow.global_resources.get("gpu").value
+    for name in ("classifier", "saliency", "deeplab", "end_to_end"):
+        gpus = getattr(SETTINGS, name).gpus
+        if limit and gpus > limit:
+            logger.warning(f"{name}.gpus: {gpus}, but jobs share {limit}: --resources gpu={gpus} gives them all")
 
 
 def scaled(amount: int) -> Callable[..., int]:
@@ -88,9 +98,12 @@ def weights_flags(wildcards: object) -> list[str]:
 
 
 def forget_finished() -> None:
-    """Removes what trainings keep for a Snakemake that dies before it takes note of them."""
-    for folder in ("classifier", "saliency_model", "deeplab", "end_to_end"):
-        shutil.rmtree(Path(RESULTS) / folder / ".finished", ignore_errors=True)
+    """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
+    for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
+        model = workflow.get_rule(name).output[0].apply_wildcards({})
+        record = workflow.persistence.metadata(model)
+        if record is not None and not record.incomplete:
+            shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
@@ -229,6 +242,8 @@ except InputError as error:
     sys.exit(str(error))
 
 RESULTS = f"results/{SETTINGS.run}"
+os.environ["GETAM_CODE_HASH"] = str(SETTINGS.code_hash).lower()
+warn_of_fewer_gpus()
 
 
 wildcard_constraints:
