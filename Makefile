@@ -34,8 +34,9 @@ venv: .venv/installed
 
 test: test-fast test-slow
 
+# Two at a time, the tests of a file in one process: most wait for a single thread.
 test-fast: venv
-	$(BIN)/pytest -m 'not slow and not slurm'
+	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist loadfile
 
 test-slow: venv
 	$(BIN)/pytest -m slow
