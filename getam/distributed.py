@@ -36,7 +36,6 @@ from getam.version import ROOT
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: the first one validates and writes meanwhile."""
 
-
 FAILURE_FILE = "TORCHELASTIC_ERROR_FILE"
 """Variable of the environment with the file where a process of torchrun says why it ended."""
 
@@ -79,8 +78,8 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             if failure.exitcode < 0:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
-            if failure.exitcode > 128:
-                # It alone was told to, and has saved the state.
+            if failure.exitcode - 128 in (signal.SIGTERM, signal.SIGINT):
+                # It alone was told to, and all have saved the state.
                 raise Stopped(failure.exitcode - 128) from None
             said = Path(failure.error_file).is_file()
             unsaid = f"process {rank} of {processes} ended with exit code {failure.exitcode}; see above"

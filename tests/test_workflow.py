@@ -161,7 +161,10 @@ def test_a_training_asks_for_its_gpus_and_more_of_them_rerun_nothing(finished: W
     overlay = ("--configfile", str(finished.overlay(two)))
     assert finished.plan(*overlay) == set()
     for limit, given, threads in (("2", "2", "4"), ("1", "1", "4"), ("4", "2", "2")):
-        output = finished.snakemake("-n", "-F", "-p", *overlay, "--resources", f"gpu={limit}", cores=4).stdout
+        result = finished.snakemake("-n", "-F", "-p", *overlay, "--resources", f"gpu={limit}", cores=4)
+        output = result.stdout + result.stderr
+        # Snakemake itself would say nothing.
+        assert ("deeplab.gpus: 2, but jobs share 1: --resources gpu=2" in output) == (limit == "1")
         for rule, words in _stage_commands(output).items():
             if rule.startswith("train_"):
                 assert words[words.index("--gpus") + 1] == given
