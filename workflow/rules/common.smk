@@ -242,7 +242,7 @@ except InputError as error:
     sys.exit(str(error))
 
 RESULTS = f"results/{SETTINGS.run}"
-os.environ["GETAM_CODE_HASH"] = str(SETTINGS.code_hash).lower()
+os.environ.update(GETAM_CODE_HASH=str(SETTINGS.code_hash).lower())
 warn_of_fewer_gpus()
 
 
