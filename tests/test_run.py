@@ -111,8 +111,6 @@ def test_what_a_killed_snakemake_has_left_running_is_ended_first(
     running.kill()
     running.wait()
     assert orphan.is_running()
-    let_go(workplace)
-    (workplace.folder / "hold").touch()
     again = subprocess.Popen(
         [*workplace.entry, *WORDS],
         cwd=workplace.folder,
