@@ -54,6 +54,7 @@ STAGES = {
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
     "voc-submission": "pack predictions for VOC's evaluation server",
+    "plot-scores": "draw a run's scores, trainings and times",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
@@ -61,6 +62,7 @@ STAGES = {
 TOOLS = {
     "doctor": "say what this machine and this configuration have",
     "estimate": "say how many hours a recipe takes, from a rehearsal's logs",
+    "compare": "say how two runs differ: scores, settings, classes, images",
     "evaluate": "score a folder of predictions beside ground truth",
     "score-saliency": "score a folder of saliency maps beside masks",
     "check-submission": "check an archive for VOC's evaluation server",

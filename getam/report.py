@@ -7,7 +7,7 @@ here. A run that took only one of the two paths has no files of the other, whose
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,26 @@ class ScoreRow:
 
 
 HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "Supervision")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One score as a number, beside the row that shows it.
+
+    `classes` has what the score is the mean of, None for a class that nothing says anything about. `inference` is
+    the row's, without what is found rather than set, as the best threshold is.
+    """
+
+    row: ScoreRow
+    number: float | None
+    classes: Mapping[str, float | None] = field(default_factory=dict)
+    inference: str = ABSENT
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What two scores have to share to be compared, by the headings of the table."""
+        shared = (self.row.split, self.row.images, self.row.unknown, self.inference, self.row.supervision)
+        return dict(zip(HEADINGS[2:], shared, strict=True))
 
 
 def summarize(run: Path) -> dict[str, Any]:
@@ -132,26 +152,36 @@ _ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segforme
 
 def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     """The scores of `summarize` in the order of the workflow, values with three decimals."""
-    rows = []
+    return [measured.row for measured in measured_scores(summary)]
+
+
+def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
+    """The scores of `summarize` in the order of the workflow."""
+    scores = []
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
         supervision = _supervision(classifier["supervision"], classifier)
-        value = _number(classifier[f"{split}_map"])
-        rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
+        number = classifier[f"{split}_map"]
+        row = ScoreRow("Classifier mAP", _number(number), split, images, supervision=supervision)
+        scores.append(Measured(row, number, classifier[f"{split}_average_precision"]))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
-            rows.append(ScoreRow(f"Saliency {score}", _number(saliency[f"{split}_{key}"]), split, images))
+            number = saliency[f"{split}_{key}"]
+            scores.append(Measured(ScoreRow(f"Saliency {score}", _number(number), split, images), number))
     if labels := summary.get("pseudo_labels"):
-        rows.extend(_pseudo_label_rows(labels))
-    for title, scores in _segmenters(summary):
-        split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
+        scores.extend(_pseudo_label_scores(labels))
+    for title, section in _segmenters(summary):
+        split, images, protocol = section["split"], str(section["images"]), section["protocol"]
         inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
-            value = _number(scores[f"{split}_{key}"])
-            row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
-            rows.append(row)
-    return rows
+            number = section[f"{split}_{key}"]
+            row = ScoreRow(
+                f"{title} {score}", _number(number), split, images, inference=inference, supervision=supervision
+            )
+            classes = section[f"{split}_iou"] if key == "miou" else {}
+            scores.append(Measured(row, number, classes, inference))
+    return scores
 
 
 def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -161,25 +191,24 @@ def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
             yield _ARCHITECTURES.get(scores["protocol"]["architecture"], title), scores
 
 
-def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
+def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
     split, images = labels["split"], str(labels["images"])
     supervision = _supervision(labels["supervision"], labels)
-    rows = []
     if best := labels["best_threshold"]:
         # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
         # bound of what a threshold on the maps can give.
-        inference = f"threshold {best['threshold']:.2f}, the best on {split}"
-        value = _number(best["miou"])
+        chosen = f"the best on {split}"
         used = _supervision(labels["maps_supervision"], labels)
-        row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=used)
-        rows.append(row)
+        inference = f"threshold {best['threshold']:.2f}, {chosen}"
+        row = ScoreRow("Maps mIoU", _number(best["miou"]), split, images, inference=inference, supervision=used)
+        yield Measured(row, best["miou"], inference=f"threshold: {chosen}")
     for protocol, meaning in PROTOCOLS.items():
-        value = _number(labels[f"{split}_miou"][protocol])
-        rows.append(ScoreRow("Pseudo labels mIoU", value, split, images, unknown=meaning, supervision=supervision))
+        number = labels[f"{split}_miou"][protocol]
+        row = ScoreRow("Pseudo labels mIoU", _number(number), split, images, unknown=meaning, supervision=supervision)
+        yield Measured(row, number, labels[f"{split}_iou"][protocol])
     for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        value = _number(labels[key])
-        rows.append(ScoreRow(f"Pseudo labels {score}", value, split, images, supervision=supervision))
-    return rows
+        row = ScoreRow(f"Pseudo labels {score}", _number(labels[key]), split, images, supervision=supervision)
+        yield Measured(row, labels[key])
 
 
 def _supervision(used: str, scores: Mapping[str, Any]) -> str:
