@@ -26,7 +26,7 @@ FILES = {
 }
 """Name of a stage's section -> the files that record it, in the order of the workflow."""
 
-LISTS = ("ids", "classes", "history", "splits", "repeated", "turned")
+LISTS = ("ids", "classes", "history", "splits", "repeated", "turned", "rejected")
 """Entries that are no settings but what was found or done."""
 
 
@@ -64,9 +64,10 @@ def _read(run: Path, section: str, paths: list[Path]) -> Recorded:
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}
     settings, facts = first.get("settings", {}), rest
     if section == "data":
-        settings, facts = rest, {
-            f"{name} images": split.get("images") for name, split in first.get("splits", {}).items()
-        }
+        settings, facts = (
+            rest,
+            {f"{name} images": split.get("images") for name, split in first.get("splits", {}).items()},
+        )
     if "*" in FILES[section]:
         facts = facts | {
             "images": sum(len(content.get("ids", ())) for content in contents),

@@ -228,12 +228,17 @@ def _inference(protocol: Mapping[str, Any]) -> str:
 
 def scores_table(summary: Mapping[str, Any]) -> str:
     """The scores as an aligned table of plain text, without a line feed at its end."""
-    table = [HEADINGS, *(astuple(row) for row in score_rows(summary))]
+    return aligned_table(HEADINGS, [astuple(row) for row in score_rows(summary)], right={1, 3})
+
+
+def aligned_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: set[int]) -> str:
+    """A table of plain text, the columns `right` (counted from 0) flush right, without a line feed at its end."""
+    table = [headings, *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if heading in ("Value", "Images") else cell.ljust(width)
-            for heading, cell, width in zip(HEADINGS, cells, widths, strict=True)
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in table
     ]

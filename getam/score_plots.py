@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from getam.names import shown_name
 from getam.plots import COLORS
 
 NAME_LETTERS = 22
@@ -24,15 +25,6 @@ COLUMN_CLASSES = 30
 
 NUMBERED = 25
 """Most classes of a confusion matrix whose cells hold numbers."""
-
-
-def plot_name(name: str, *, most: int = NAME_LETTERS) -> str:
-    """A name on one line, of printable characters, cut in its middle: what tells two apart may be at either end."""
-    name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
-    if len(name) <= most:
-        return name
-    last = (most - 1) // 2
-    return f"{name[: most - 1 - last]}\N{HORIZONTAL ELLIPSIS}{name[len(name) - last :]}"
 
 
 Ious = Mapping[str, Mapping[str, float | None]]
@@ -47,14 +39,15 @@ def iou_size(ious: Ious) -> tuple[float, float]:
     return 7.5 if columns == 1 else 4.6 * columns, 1.2 + rows * (0.12 + 0.1 * max(1, len(ious)))
 
 
-def draw_ious(figure: Figure, ious: Ious) -> None:
-    """Bars of each class's IoU, the sources side by side, the worst class (by their mean) first."""
+def draw_ious(figure: Figure, ious: Ious, *, label: str = "IoU") -> None:
+    """Bars of each class's score, the sources side by side, the worst class (by their mean) first."""
     names = sorted(_classes(ious), key=lambda name: _mean(ious, name))
     columns = max(1, math.ceil(len(names) / COLUMN_CLASSES))
     rows = math.ceil(len(names) / columns)
     axes = figure.subplots(1, columns, squeeze=False, sharex=True)[0]
     for column, axis in enumerate(axes):
         _draw_bars(axis, ious, names[column * rows : (column + 1) * rows], rows)
+        axis.set_xlabel(label)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=min(2, columns + 1))
 
@@ -70,13 +63,12 @@ def _draw_bars(axis: Axes, ious: Ious, names: Sequence[str], rows: int) -> None:
         axis.barh(positions, np.nan_to_num(widths), thickness, color=color, label=f"{source}{mean}")
         for position in positions[np.isnan(widths)]:
             axis.text(0.005, position, "-", va="center", fontsize=7, color=color)
-    axis.set_yticks(range(len(names)), [plot_name(name) for name in names])
+    axis.set_yticks(range(len(names)), [shown_name(name, most=NAME_LETTERS) for name in names])
     axis.tick_params("y", length=0)
     axis.grid(visible=False, axis="y")
     axis.set_xlim(0, 1)
     # As high as the columns beside it, whose last one may have fewer classes.
     axis.set_ylim(rows - 0.4, -0.6)
-    axis.set_xlabel("IoU")
 
 
 def _classes(ious: Ious) -> list[str]:
@@ -113,7 +105,7 @@ def draw_confusion(figure: Figure, counts: np.ndarray, names: Sequence[str], *, 
     bar.ax.minorticks_off()
     numbered = len(names) <= NUMBERED
     size = 9 if numbered else 6
-    shown = [plot_name(name) for name in names]
+    shown = [shown_name(name, most=NAME_LETTERS) for name in names]
     axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
     axis.set_yticks(range(len(names)), shown, fontsize=size)
     axis.tick_params(length=0 if numbered else 2)

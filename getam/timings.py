@@ -37,7 +37,9 @@ def stage_times(run: Path) -> list[StageTime]:
         stage = path.relative_to(folder).with_suffix("").parts[0]
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                lines = [(float(line["s"]), _megabytes(line["max_rss"])) for line in csv.DictReader(file, delimiter="\t")]
+                lines = [
+                    (float(line["s"]), _megabytes(line["max_rss"])) for line in csv.DictReader(file, delimiter="\t")
+                ]
         except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
             logger.warning("%s: no benchmark of Snakemake's (%s); it is left out", path, error)
             continue
