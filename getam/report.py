@@ -1,4 +1,4 @@
-"""Every score of a run in one place: summary.json, summary.md and the table on the terminal.
+"""Every score of a run in one place: summary.json, summary.md, summary.html and the table on the terminal.
 
 The scores are what the evaluating stages left in their JSON files, as fractions of 1; nothing is computed
 here. A run that took only one of the two paths has no files of the other, whose section is then left out.
@@ -6,6 +6,7 @@ here. A run that took only one of the two paths has no files of the other, whose
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -267,6 +268,32 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
         right = set(range(1, len(columns) + 1))
         lines += ["", "## IoU of each class", "", *_markdown_table(("Class", *columns), rows, right=right)]
     return "\n".join([*lines, ""])
+
+
+def summary_html(summary: Mapping[str, Any], run_name: str) -> str:
+    """The content of summary.html: as summary.md, for Snakemake's report, which shows no Markdown."""
+    title = f"Scores of the run {html.escape(run_name)}"
+    scores = [astuple(row) for row in score_rows(summary)]
+    parts = [f"<h1>{title}</h1>", _html_table(HEADINGS, scores, right={1, 3})]
+    if columns := _iou_columns(summary):
+        names = dict.fromkeys(name for ious in columns.values() for name in ious)
+        rows = [(name, *(_number(ious.get(name)) for ious in columns.values())) for name in names]
+        right = set(range(1, len(columns) + 1))
+        parts += ["<h2>IoU of each class</h2>", _html_table(("Class", *columns), rows, right=right)]
+    style = "body{font:14px sans-serif;margin:16px}td,th{padding:2px 12px;text-align:left;border-bottom:1px solid #ddd}"
+    style += "table{border-collapse:collapse}.right{text-align:right}h1{font-size:18px}h2{font-size:16px}"
+    head = f'<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n<style>{style}</style>'
+    return "\n".join([head, *parts, ""])
+
+
+def _html_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        marks = (' class="right"' if column in right else "" for column in range(len(cells)))
+        texts = (html.escape(cell) for cell in cells)
+        return "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, texts, strict=True))
+
+    lines = [line(headings, "th"), *(line(cells, "td") for cells in rows)]
+    return "<table>\n" + "\n".join(f"<tr>{cells}</tr>" for cells in lines) + "\n</table>"
 
 
 def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:

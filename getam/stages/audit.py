@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from getam.contact_sheet import write_contact_sheet
 from getam.files import atomic_folder
 from getam.index import read_index
 from getam.machine import MachineArguments
@@ -29,3 +30,4 @@ def run(arguments: Arguments) -> None:
     with atomic_folder(arguments.out) as folder:
         write_audit(arguments.run, folder, rows=index.rows, classes=index.classes, max_images=arguments.images)
         write_overview(arguments.run, folder)
+        write_contact_sheet(arguments.run, folder / "contact_sheet.html", rows=index.rows, classes=index.classes)
