@@ -118,8 +118,8 @@ def _compare_scores(a: Sequence[Measured], b: Sequence[Measured]) -> list[ScoreC
     for name in dict.fromkeys((*named_a, *named_b)):
         one, other = named_a.get(name), named_b.get(name)
         if one is None or other is None:
-            numbers = (each.number if each else None for each in (one, other))
-            changes.append(ScoreChange(name, *numbers, missing="A" if one is None else "B"))
+            a_number, b_number = (each.number if each else None for each in (one, other))
+            changes.append(ScoreChange(name, a_number, b_number, missing="A" if one is None else "B"))
             continue
         differing = {
             heading: (value, other.protocol[heading])

@@ -1,4 +1,4 @@
-"""What a training wrote for TensorBoard, as arrays."""
+"""What a training wrote of its progress, for TensorBoard or in its model's description, as arrays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from getam.files import read_json
 
 TRAININGS = {
     "classifier": "Classifier",
@@ -47,6 +49,24 @@ def training_curves(training: Path) -> dict[str, Curve]:
             steps = np.array(sorted(by_step), np.int64)
             curves[tag] = Curve(steps, np.array([by_step[step] for step in steps], np.float64))
     return curves
+
+
+def epoch_curves(training: Path) -> dict[str, Curve]:
+    """The means of each epoch that model.json has, by the tags of `training_curves`; their steps are epochs, from 1."""
+    path = training / "model.json"
+    history = read_json(path).get("history") if path.is_file() else None
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for epoch, means in enumerate(history or (), start=1):
+        for name, value in means.items():
+            if isinstance(value, int | float):
+                tag = name if name.startswith("val") else f"loss/{name}"
+                curves.setdefault(tag, []).append((epoch, value))
+    return {
+        tag: Curve(
+            np.array([epoch for epoch, _ in points], np.int64), np.array([value for _, value in points], np.float64)
+        )
+        for tag, points in sorted(curves.items())
+    }
 
 
 def smoothed(curve: Curve, *, window: int) -> Curve:

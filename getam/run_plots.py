@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from getam.curves import TRAININGS, training_curves
+from getam.curves import TRAININGS, epoch_curves, training_curves
 from getam.errors import InputError
 from getam.files import read_json
 from getam.plots import save_plot
@@ -76,7 +76,10 @@ def _plots(run: Path) -> Iterator[_Plot]:
             yield _Plot("threshold", lambda figure: draw_threshold_curve(figure, points, best), 7.0, 4.0)
     for folder, title in TRAININGS.items():
         if panels := curve_panels(training_curves(run / folder)):
-            yield _training(f"training_{folder}", title, panels)
+            yield _training(f"training_{folder}", title, panels, unit="step")
+        elif panels := curve_panels(epoch_curves(run / folder)):
+            # Too short for TensorBoard's scalars, or told to write none.
+            yield _training(f"training_{folder}", title, panels, unit="epoch")
     if times := stage_times(run):
         yield _Plot("times", lambda figure: draw_times(figure, times), 9.0, 1.0 + 0.27 * len(times))
 
@@ -106,5 +109,6 @@ def _confusion(path: Path, section: str, title: str) -> _Plot:
     )
 
 
-def _training(name: str, title: str, panels: Mapping[str, Any]) -> _Plot:
-    return _Plot(name, lambda figure: draw_training(figure, panels, title=title), 7.0, 2.2 + 1.3 * len(panels))
+def _training(name: str, title: str, panels: Mapping[str, Any], *, unit: str) -> _Plot:
+    height = 2.2 + 1.3 * len(panels)
+    return _Plot(name, lambda figure: draw_training(figure, panels, title=title, unit=unit), 7.0, height)

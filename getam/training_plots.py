@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from getam.curves import Curve, smoothed, thinned
 from getam.plots import COLORS
@@ -18,6 +18,9 @@ POINTS = 600
 
 SMOOTHING = 25
 """A loss is averaged over this part of its points."""
+
+DOTTED = 20
+"""A curve of fewer points shows them."""
 
 SPREAD = 30
 """From this ratio of losses on, their axis is logarithmic."""
@@ -41,22 +44,23 @@ def _same(one: Curve, other: Curve) -> bool:
     return np.array_equal(one.steps, other.steps) and np.allclose(one.values, other.values)
 
 
-def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, title: str) -> None:
-    """The panels of `curve_panels` below each other, by the step."""
+def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, title: str, unit: str) -> None:
+    """The panels of `curve_panels` below each other, by the `unit` of their steps."""
     heights = [2 if name == "loss" else 1 for name in panels]
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
         if name == "loss":
             _draw_losses(axis, panel)
         else:
-            marker = "o-" if name == "validation" else "-"
+            marker = "o-" if len(next(iter(panel.values())).steps) < DOTTED else "-"
             for label, curve in panel.items():
                 shown = thinned(curve, most=POINTS)
                 axis.plot(shown.steps, shown.values, marker, markersize=3, label=label)
         axis.set_ylabel(name)
         if len(panel) > 1 or name != "learning rate":
             axis.legend(loc="best")
-    axes[-1].set_xlabel("step")
+    axes[-1].set_xlabel(unit)
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_title(title)
 
 
@@ -64,6 +68,9 @@ def _draw_losses(axis: Axes, losses: Mapping[str, Curve]) -> None:
     """Each loss as it was, pale, and its running mean."""
     for number, (name, curve) in enumerate(losses.items()):
         color = COLORS[number % len(COLORS)]
+        if len(curve.steps) < DOTTED:
+            axis.plot(curve.steps, curve.values, "o-", markersize=3, color=color, label=name)
+            continue
         noisy = thinned(curve, most=POINTS)
         axis.plot(noisy.steps, noisy.values, color=color, alpha=0.25, linewidth=1)
         mean = thinned(smoothed(curve, window=max(1, len(curve.steps) // SMOOTHING)), most=POINTS)

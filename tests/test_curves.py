@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from getam.curves import Curve, smoothed, thinned, training_curves
+from getam.curves import Curve, epoch_curves, smoothed, thinned, training_curves
+from getam.files import write_json
 from getam.training_plots import curve_panels
 
 
@@ -29,6 +30,19 @@ def test_a_training_without_tensorboard_has_no_curve(tmp_path: Path) -> None:
     assert training_curves(tmp_path) == {}
     (tmp_path / "tensorboard").mkdir()
     assert training_curves(tmp_path) == {}
+
+
+def test_the_means_of_epochs_stand_in_where_there_are_no_scalars(tmp_path: Path) -> None:
+    assert epoch_curves(tmp_path) == {}
+    history = [{"classification": 0.5}, {"classification": 0.25, "segmentation": 2, "val_miou": 0.3}]
+    write_json(tmp_path / "model.json", {"history": history})
+    curves = epoch_curves(tmp_path)
+    assert {tag: (curve.steps.tolist(), curve.values.tolist()) for tag, curve in curves.items()} == {
+        "loss/classification": ([1, 2], [0.5, 0.25]),
+        "loss/segmentation": ([2], [2.0]),
+        "val_miou": ([2], [0.3]),
+    }
+    assert epoch_curves(tmp_path.parent) == {}
 
 
 def test_a_running_mean_is_of_fewer_at_the_ends() -> None:

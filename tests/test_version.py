@@ -30,9 +30,9 @@ NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predi
 ON_GPUS = (NETWORKS | {"refine_maps"}) - {"fetch_weights", "import_checkpoint"}
 WITHOUT_IMAGES = {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
-    "make_demo", "score_labels", "summary",
+    "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
-WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "summary"}
+WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
@@ -55,19 +55,26 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.pictures": {"audit", "train_end_to_end"},
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
-    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"},
+    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
+    - {"voc_submission"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
-    "getam.report": {"audit", "summary"},
+    "getam.curves getam.names getam.plots getam.run_plots getam.score_plots getam.timings getam.training_plots": {
+        "audit",
+        "plot_scores",
+    },
+    "getam.contact_sheet getam.image_scores getam.overview getam.recorded getam.rendering": {"audit"},
+    "getam.comparison getam.comparison_page getam.comparison_text": set(),
+    "getam.report": {"audit", "plot_scores", "summary"},
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
-    - {"audit", "fetch_weights", "index_dataset", "make_demo", "summary", "voc_submission"},
+    - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"},
     "getam.shards getam.version getam.workers": ALL - WITHOUT_SHARDS,
-    "getam.index": ALL - {"fetch_weights", "make_demo", "summary"},
-    "getam.settings": ALL - {"summary"},
+    "getam.index": ALL - {"fetch_weights", "make_demo", "plot_scores", "summary"},
+    "getam.settings": ALL - {"plot_scores", "summary"},
     "getam getam.errors getam.files getam.machine": ALL,
     "getam.stages": ALL - DEEPLAB,
     "deeplab deeplab.stages": DEEPLAB,
