@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from run_files import HOSTILE, halves, write_run
 
 from getam import contact_sheet
@@ -35,7 +36,7 @@ def test_images_are_ranked_by_their_score(tmp_path: Path) -> None:
     assert not re.search(r"https?:|<script|<link", page)
 
 
-def test_the_page_shows_few_of_many(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_the_page_shows_few_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "demo")
     monkeypatch.setattr(contact_sheet, "LOOKED_AT", 1)
     assert "Chosen from 2 of 3 images" in sheet(run)
