@@ -38,7 +38,9 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "index": Part(("index.csv", "classes.txt", "index.json", "masks"), ("data.labels", "data.images", "data.counts")),
+    "index": Part(
+        ("index.csv", "classes.txt", "index.json", "masks", "test"), ("data.labels", "data.images", "data.counts")
+    ),
     "classifier": Part(("classifier", "weights/classifier.json"), ("classifier",), ("index",)),
     "maps": Part(("maps",), ("maps", "data.shards"), ("classifier",)),
     "refined": Part(("refined",), ("refine",), ("maps",)),
@@ -50,7 +52,9 @@ PARTS = {
     "pseudo_labels": Part(("pseudo_labels", "pseudo_labels.json"), ("completion",), ("refined", "saliency")),
     "deeplab": Part(("deeplab", "weights/deeplab.json"), ("deeplab",), ("pseudo_labels",)),
     "deeplab_prediction": Part(
-        ("deeplab/predictions", "deeplab/metrics.json"), ("deeplab_prediction",), ("deeplab",)
+        ("deeplab/predictions", "deeplab/predictions_test", "deeplab/metrics.json", "voc_submission"),
+        ("deeplab_prediction",),
+        ("deeplab",),
     ),
     "end_to_end": Part(
         ("end_to_end", "imported", "weights/end_to_end.json"), ("end_to_end", "checkpoint"), ("index", "saliency")
@@ -58,7 +62,7 @@ PARTS = {
     "end_to_end_prediction": Part(
         ("end_to_end/predictions", "end_to_end/metrics.json"), ("end_to_end_prediction",), ("end_to_end",)
     ),
-}  # fmt: skip
+}
 
 
 class Variants:
