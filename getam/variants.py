@@ -65,10 +65,15 @@ PARTS = {
 }
 
 
+OF_A_SPLIT = frozenset({"maps", "refined", "saliency", "pseudo_labels"})
+"""Parts with a file for each image of a split that networks are trained on: of train, unless asked for otherwise."""
+
+
 class Variants:
     """A run and its variants, each with its configuration and its files.
 
-    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`.
+    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`. So do
+    the run's pseudo labels of another split than train, which nothing is trained on: `demo/val`.
     """
 
     def __init__(self, values: Mapping[str, Any], settings: Config) -> None:
@@ -76,6 +81,7 @@ class Variants:
         self.values = values
         self.run = settings.run
         self._settings = {settings.run: settings}
+        self._splits: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
         """The names of all folders: the run's, the variants', and those of what several variants share."""
@@ -110,6 +116,17 @@ class Variants:
             self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return self._register(changes)
 
+    def add_split(self, split: str) -> str:
+        """Makes the pseudo labels of another split known, by the networks that were trained on train; their name."""
+        name = f"{self.run}/{split}"
+        self._settings[name] = self._settings[self.run]
+        self._splits[name] = split
+        return name
+
+    def split(self, name: str) -> str:
+        """The split whose images get maps and pseudo labels."""
+        return self._splits.get(name, "train")
+
     def _register(self, changes: Changes) -> str:
         name = f"{self.run}/variants/{_name(changes)}" if changes else self.run
         if name not in self._settings:
@@ -124,6 +141,8 @@ class Variants:
             KeyError: no part of a run has such a file.
         """
         part = _part_of(file)
+        if name in self._splits and part in OF_A_SPLIT:
+            return f"results/{name}/{file}"
         changes = _changes(self._settings[self.run], self._settings[name])
         folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return f"results/{folder}/{file}"

@@ -115,6 +115,17 @@ def test_names_tell_changes_apart_and_are_plain(variants: Variants) -> None:
         assert len(name) < 130
 
 
+def test_pseudo_labels_of_another_split_are_made_by_the_same_networks(variants: Variants) -> None:
+    name = variants.add_split("val")
+    assert name == "demo/val"
+    assert (variants.split(name), variants.split("demo")) == ("val", "train")
+    assert name in {*variants}
+    for file in ("maps/000", "refined/000", "saliency/000", "pseudo_labels/000", "pseudo_labels.json"):
+        assert variants.file(name, file) == f"results/demo/val/{file}"
+    for file in ("index.csv", "classifier/model.json", "saliency_model/model.json"):
+        assert variants.file(name, file) == f"results/demo/{file}"
+
+
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [

@@ -54,6 +54,11 @@ def settings_of(wildcards: object) -> Config:
     return VARIANTS[run_of(wildcards)]
 
 
+def split_of(wildcards: object) -> str:
+    """The split whose images get maps, saliency and pseudo labels."""
+    return VARIANTS.split(run_of(wildcards))
+
+
 def of(file: str) -> Callable[[object], str]:
     """An input: where a file of the job's run is, by its name in the folder of a run."""
     return lambda wildcards: VARIANTS.file(run_of(wildcards), file.format(**dict(wildcards.items())))

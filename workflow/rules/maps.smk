@@ -26,10 +26,11 @@ rule dump_maps:
         classifier=subpath(input.weights, parent=True),
         shard=shard_number,
         shards=number_of_shards,
+        split=split_of,
     message:
         f"dump_maps: {SETTINGS.maps.method} from block {SETTINGS.maps.start_block}, shard {{wildcards.shard}}"
     shell:
-        "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split train"
+        "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 

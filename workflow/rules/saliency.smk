@@ -60,10 +60,11 @@ rule predict_saliency:
         model=subpath(input.weights, parent=True),
         shard=shard_number,
         shards=number_of_shards,
+        split=split_of,
     message:
         "predict_saliency: shard {wildcards.shard}"
     shell:
-        "getam predict-saliency --index {input.index:q} --model {params.model:q} --split train"
+        "getam predict-saliency --index {input.index:q} --model {params.model:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
@@ -90,10 +91,11 @@ rule collect_saliency:
         code=code_of("getam.stages.collect_saliency"),
         shard=shard_number,
         shards=number_of_shards,
+        split=split_of,
     message:
         f"collect_saliency: {SETTINGS.saliency.folder}, shard {{wildcards.shard}}"
     shell:
-        "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split train"
+        "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
 
 
