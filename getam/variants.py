@@ -38,7 +38,9 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "index": Part(("index.csv", "classes.txt", "index.json", "masks"), ("data.labels", "data.images", "data.counts")),
+    "index": Part(
+        ("index.csv", "classes.txt", "index.json", "masks", "test"), ("data.labels", "data.images", "data.counts")
+    ),
     "classifier": Part(("classifier", "weights/classifier.json"), ("classifier",), ("index",)),
     "maps": Part(("maps",), ("maps", "data.shards"), ("classifier",)),
     "refined": Part(("refined",), ("refine",), ("maps",)),
@@ -50,7 +52,9 @@ PARTS = {
     "pseudo_labels": Part(("pseudo_labels", "pseudo_labels.json"), ("completion",), ("refined", "saliency")),
     "deeplab": Part(("deeplab", "weights/deeplab.json"), ("deeplab",), ("pseudo_labels",)),
     "deeplab_prediction": Part(
-        ("deeplab/predictions", "deeplab/metrics.json"), ("deeplab_prediction",), ("deeplab",)
+        ("deeplab/predictions", "deeplab/predictions_test", "deeplab/metrics.json", "voc_submission"),
+        ("deeplab_prediction",),
+        ("deeplab",),
     ),
     "end_to_end": Part(
         ("end_to_end", "imported", "weights/end_to_end.json"), ("end_to_end", "checkpoint"), ("index", "saliency")
@@ -58,13 +62,18 @@ PARTS = {
     "end_to_end_prediction": Part(
         ("end_to_end/predictions", "end_to_end/metrics.json"), ("end_to_end_prediction",), ("end_to_end",)
     ),
-}  # fmt: skip
+}
+
+
+OF_A_SPLIT = frozenset({"maps", "refined", "saliency", "pseudo_labels"})
+"""Parts with a file for each image of a split that networks are trained on: of train, unless asked for otherwise."""
 
 
 class Variants:
     """A run and its variants, each with its configuration and its files.
 
-    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`.
+    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`. So do
+    the run's pseudo labels of another split than train, which nothing is trained on: `demo/val`.
     """
 
     def __init__(self, values: Mapping[str, Any], settings: Config) -> None:
@@ -72,6 +81,7 @@ class Variants:
         self.values = values
         self.run = settings.run
         self._settings = {settings.run: settings}
+        self._splits: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
         """The names of all folders: the run's, the variants', and those of what several variants share."""
@@ -106,6 +116,17 @@ class Variants:
             self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return self._register(changes)
 
+    def add_split(self, split: str) -> str:
+        """Makes the pseudo labels of another split known, by the networks that were trained on train; their name."""
+        name = f"{self.run}/{split}"
+        self._settings[name] = self._settings[self.run]
+        self._splits[name] = split
+        return name
+
+    def split(self, name: str) -> str:
+        """The split whose images get maps and pseudo labels."""
+        return self._splits.get(name, "train")
+
     def _register(self, changes: Changes) -> str:
         name = f"{self.run}/variants/{_name(changes)}" if changes else self.run
         if name not in self._settings:
@@ -120,6 +141,8 @@ class Variants:
             KeyError: no part of a run has such a file.
         """
         part = _part_of(file)
+        if name in self._splits and part in OF_A_SPLIT:
+            return f"results/{name}/{file}"
         changes = _changes(self._settings[self.run], self._settings[name])
         folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return f"results/{folder}/{file}"

@@ -53,6 +53,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages": {"audit"},
     "getam.pictures": {"audit", "train_end_to_end"},
+    "getam.plots": set(),
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
     - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"},
@@ -73,7 +74,7 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab deeplab.stages": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
     # The commands, and those that no rule runs.
-    "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
+    "getam.__main__ getam.cli getam.variants deeplab.__main__ deeplab.cli": set(),
 }
 """The stages that an edit of each module reruns, but for a stage's own."""
 

@@ -62,7 +62,7 @@ def run(arguments: Arguments) -> None:
     points = curve.points()
     known = [point for point in points if point["miou"] is not None]
     result: dict[str, Any] = {
-        "split": "train",
+        "split": "+".join(dict.fromkeys(row.split for row, _, _ in rows)) or "train",
         "images": scored,
         "supervision": of_shards(shard_folders(arguments.pseudo_labels, arguments.shards)),
         "maps_supervision": of_shards(shard_folders(arguments.maps, arguments.shards), unknown=IMAGE_LABELS),

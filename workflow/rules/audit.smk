@@ -34,10 +34,10 @@ rule audit:
     input:
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
-        maps=shards("maps"),
-        refined=shards("refined"),
-        saliency=saliency_shards(),
-        pseudo_labels=shards("pseudo_labels"),
+        maps=shards_of("maps"),
+        refined=shards_of("refined"),
+        saliency=saliency_shards,
+        pseudo_labels=shards_of("pseudo_labels"),
         deeplab=f"{RESULTS}/deeplab/predictions",
         end_to_end=f"{RESULTS}/end_to_end/predictions",
         scores=rules.summary.input,
@@ -55,7 +55,7 @@ rule audit:
         runtime=scaled(60),
     params:
         code=code_of("getam.stages.audit"),
-        flags=section(SETTINGS.audit),
+        flags=section("audit"),
         run=subpath(input.index, parent=True),
     message:
         f"audit: {SETTINGS.audit.images} images of each split, {RESULTS}/audit/index.html"

@@ -3,8 +3,8 @@
 
 rule train_classifier:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
         pretrained=weights_of("classifier"),
     output:
         weights=f"{RESULTS}/classifier/model.safetensors",
@@ -16,14 +16,14 @@ rule train_classifier:
         f"{RESULTS}/benchmarks/train_classifier.tsv"
     conda:
         CONDA_ENV
-    threads: training_threads(SETTINGS.classifier)
+    threads: training_threads("classifier")
     resources:
-        gpu=SETTINGS.classifier.gpus,
+        gpu=gpus_of("classifier"),
         mem_mb=scaled(16000),
         runtime=scaled(1440),
     params:
         code=code_of("getam.stages.train_classifier"),
-        flags=section(SETTINGS.classifier),
+        flags=section("classifier"),
         out=subpath(output.weights, parent=True),
     message:
         f"train_classifier: {SETTINGS.classifier.backbone}, {SETTINGS.classifier.epochs} epochs"

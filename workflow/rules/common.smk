@@ -1,6 +1,11 @@
-# What the rules share: the checked configuration, the folder of the run, its shards and the stages' flags.
+# What the rules share: the checked configuration, the runs whose files they make, shards and the stages' flags.
+#
+# A job belongs to the run, or to one of its variants (getam.variants): runs with a few settings changed, which share every
+# file that doesn't depend on those. The rules of variants (variants.smk) have the wildcard {run}, the variant's name; what
+# is a function of wildcards here serves both.
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,16 +20,15 @@ from getam.settings import (
     Config,
     DataSettings,
     IndexSettings,
-    LabelSettings,
     PredictionSettings,
     SaliencyMapSettings,
     SaliencySettings,
-    ScheduleSettings,
     flags,
     merge,
     only,
     validate_config,
 )
+from getam.variants import Variants
 from getam.version import source_hash
 
 DEMO_DATA = "data/demo"
@@ -40,10 +44,44 @@ IMAGE_THREADS = 1
 DECODING_THREADS = max(1, min(8, CORES or 8))
 
 
-def training_threads(settings: ScheduleSettings) -> int:
+def run_of(wildcards: object) -> str:
+    """The variant that a job belongs to, or the run."""
+    return getattr(wildcards, "run", SETTINGS.run)
+
+
+def settings_of(wildcards: object) -> Config:
+    """The settings that a job's files are made by."""
+    return VARIANTS[run_of(wildcards)]
+
+
+def split_of(wildcards: object) -> str:
+    """The split whose images get maps, saliency and pseudo labels."""
+    return VARIANTS.split(run_of(wildcards))
+
+
+def of(file: str) -> Callable[[object], str]:
+    """An input: where a file of the job's run is, by its name in the folder of a run."""
+    return lambda wildcards: VARIANTS.file(run_of(wildcards), file.format(**dict(wildcards.items())))
+
+
+def old(file: str) -> Callable[[object], object]:
+    """As `of`, of a file that is waited for, but makes nothing anew."""
+    return lambda wildcards: ancient(of(file)(wildcards))
+
+
+def gpus_of(section: str) -> Callable[[object], int]:
+    """The GPUs that a training asks for."""
+    return lambda wildcards: getattr(settings_of(wildcards), section).gpus
+
+
+def training_threads(section: str) -> Callable[[object], int]:
     """Those of a network job, for each of the training's processes."""
-    threads = NETWORK_THREADS * max(1, settings.gpus)
-    return min(threads, CORES) if CORES else threads
+
+    def threads(wildcards: object) -> int:
+        count = NETWORK_THREADS * max(1, getattr(settings_of(wildcards), section).gpus)
+        return min(count, CORES) if CORES else count
+
+    return threads
 
 
 def warn_of_fewer_gpus() -> None:
@@ -55,9 +93,9 @@ def warn_of_fewer_gpus() -> None:
             logger.warning(f"{name}.gpus: {gpus}, but jobs share {limit}: --resources gpu={gpus} gives them all")
 
 
-def scaled(amount: int) -> Callable[..., int]:
+def scaled(amount: int | Callable[[object], int]) -> Callable[..., int]:
     """A resource that grows where a job is tried again: too little of it may be why it failed."""
-    return lambda wildcards, attempt: amount * attempt
+    return lambda wildcards, attempt: (amount(wildcards) if callable(amount) else amount) * attempt
 
 
 def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], str]:
@@ -69,58 +107,64 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
     name = rule or stage.rpartition(".")[2]
 
     def recorded(wildcards: object) -> str:
-        output = workflow.get_rule(name).output[0].apply_wildcards(dict(wildcards.items()))
+        made_by = workflow.get_rule(f"{name}_variant" if hasattr(wildcards, "run") else name)
+        output = made_by.output[0].apply_wildcards(dict(wildcards.items()))
         params = workflow.persistence.params(output) or []
         return next((value.strip("'") for value in params if value.startswith("'code ")), code)
 
     return code if SETTINGS.code_hash else recorded
 
 
-def prediction_memory(settings: PredictionSettings) -> int:
+def prediction_memory(section: str) -> Callable[[object], int]:
     """MB of a prediction: each process of the dense CRF takes what it needs for COCO's 81 classes."""
-    return 8000 + (1200 * NETWORK_THREADS if settings.crf.iterations else 0)
+    return lambda wildcards: (
+        8000 + (1200 * NETWORK_THREADS if getattr(settings_of(wildcards), section).crf.iterations else 0)
+    )
 
 
-def weights_of(name: str) -> list[str]:
+def weights_of(section: str) -> Callable[[object], list[str]]:
     """What the training of a section waits for: that its pretrained weights are at hand, if it has some."""
-    return [f"{RESULTS}/weights/{name}.json"] if name in SETTINGS.pretrained_networks() else []
+    file = of(f"weights/{section}.json")
+    return lambda wildcards: [file(wildcards)] if section in settings_of(wildcards).pretrained_networks() else []
 
 
 def weights_file(wildcards: object) -> list[str]:
     """The user's file of pretrained weights, where a section names one."""
-    pretrained = SETTINGS.pretrained_networks()[wildcards.section].pretrained
+    pretrained = settings_of(wildcards).pretrained_networks()[wildcards.section].pretrained
     return [pretrained] if isinstance(pretrained, str) else []
 
 
 def weights_flags(wildcards: object) -> list[str]:
     """The flags of fetch_weights."""
-    return flags(SETTINGS.pretrained_networks()[wildcards.section])
+    return flags(settings_of(wildcards).pretrained_networks()[wildcards.section])
 
 
 def forget_finished() -> None:
     """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
     for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
-        model = workflow.get_rule(name).output[0].apply_wildcards({})
-        record = workflow.persistence.metadata(model)
-        if record is not None and not record.incomplete:
-            shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
+        for run in VARIANTS:
+            made_by = workflow.get_rule(name if run == SETTINGS.run else f"{name}_variant")
+            model = made_by.output[0].apply_wildcards({"run": run})
+            record = workflow.persistence.metadata(model)
+            if record is not None and not record.incomplete:
+                shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
     """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
-    return [f"{RESULTS}/saliency/{wildcards.shard}"] if SETTINGS.completion.method == "activation" else []
+    return [of("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.method == "activation" else []
 
 
-def saliency_shards() -> list[str]:
+def saliency_shards(wildcards: object) -> list[str]:
     """The saliency maps of all shards; nothing in a run without saliency."""
-    return shards("saliency") if SETTINGS.saliency.source != "none" else []
+    return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
 
 
 def saliency_flags(wildcards: object, input: object) -> list[str]:
     """What train_end_to_end is told of saliency maps."""
     if not input.saliency:
         return []
-    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(SETTINGS.data.shards)]
+    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
 
 
 def trained_saliency_score() -> list[str]:
@@ -128,11 +172,18 @@ def trained_saliency_score() -> list[str]:
     return [f"{RESULTS}/saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
 
 
-def label_threads(settings: LabelSettings) -> int:
+def end_to_end_model(file: str) -> Callable[[object], str]:
+    """A file of the model that predicts: the one that is trained, or one of the authors'."""
+    trained, imported = of(f"end_to_end/{file}"), of(f"imported/{file}")
+    return lambda wildcards: (imported if settings_of(wildcards).checkpoint.file else trained)(wildcards)
+
+
+def label_threads(wildcards: object) -> int:
     """The dense CRF takes seconds an image: its shards share the cores. Completion takes milliseconds."""
-    if settings.method == "activation":
+    settings = settings_of(wildcards)
+    if settings.completion.method == "activation":
         return IMAGE_THREADS
-    return max(1, min(16, (CORES or 8) // SETTINGS.data.shards))
+    return max(1, min(16, (CORES or 8) // settings.data.shards))
 
 
 def sizes_of(settings: PredictionSettings) -> str:
@@ -148,14 +199,16 @@ os.environ.update(
 )
 
 
-def checked_config() -> Config:
+def checked_config() -> Variants:
+    """The run that the configuration describes, and its variants."""
     # Snakemake merges --configfile and --config into config.yaml at every depth; `merge` once more, because
     # the options of a backbone are replaced whole: an overlay's {} has to leave none.
-    overlay = workflow.config_settings.overwrite_config
-    settings = validate_config(merge(config, overlay), source="configuration")
-    for problem in missing_data(settings):
-        raise InputError(f"configuration: {problem}")
-    return settings
+    values = merge(config, workflow.config_settings.overwrite_config)
+    variants = Variants(values, validate_config(values, source="configuration"))
+    for run in variants:
+        for problem in missing_data(variants[run]):
+            raise InputError(f"configuration: {problem}")
+    return variants
 
 
 def missing_data(settings: Config) -> Iterator[str]:
@@ -178,7 +231,7 @@ def missing_data(settings: Config) -> Iterator[str]:
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
     if data.format == "coco" and in_demo(data.root):
         yield f"data.format: coco, but {data.root} is the demo's, in VOC's layout; write voc, or name COCO's folder"
-    for path in index_inputs(data):
+    for path in data_lists(data):
         if path != DEMO_DATA and not Path(path).exists():
             yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
     for name, weights in settings.pretrained_networks().items():
@@ -190,7 +243,12 @@ def in_demo(folder: Path) -> bool:
     return Path(os.path.relpath(folder)).is_relative_to(DEMO_DATA)
 
 
-def index_inputs(data: DataSettings) -> list[str]:
+def index_inputs(wildcards: object) -> list[str]:
+    """What index_dataset waits for."""
+    return data_lists(settings_of(wildcards).data)
+
+
+def data_lists(data: DataSettings) -> list[str]:
     """The lists that a data set consists of; the demo is made as a whole."""
     if in_demo(data.root):
         return [DEMO_DATA]
@@ -203,31 +261,45 @@ def index_inputs(data: DataSettings) -> list[str]:
     return [str(data.root / name) for name in lists] + ([ancient(data.augmented)] if data.augmented else [])
 
 
-def converted_masks(data: DataSettings) -> dict[str, object]:
+def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
     """The folder that index_dataset writes masks to, where the data set has none that are PNGs."""
     converts = data.format == "coco" or (data.augmented and is_sbd(Path(data.augmented)))
-    return {"masks": directory(f"{RESULTS}/masks")} if converts else {}
+    return {"masks": directory(f"{results}/masks")} if converts else {}
 
 
-def saliency_inputs(data: DataSettings) -> list[str]:
+def saliency_inputs(wildcards: object) -> list[str]:
     """Folders of the user's are old: a file that is added somewhere in them doesn't start a training."""
+    data = settings_of(wildcards).data
     folders = (data.saliency_train, data.saliency_val)
     return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
 
 
-def section(settings: BaseModel) -> Callable[[object], list[str]]:
-    """The flags of a section, for `params`. A function, since Snakemake looks for wildcards in a string's braces."""
-    words = flags(settings)
-    return lambda wildcards: words
+def section(name: str, part: type[BaseModel] | None = None) -> Callable[[object], list[str]]:
+    """The flags of a section, or of those of its settings that a stage takes, for `params`."""
+
+    def words(wildcards: object) -> list[str]:
+        settings = getattr(settings_of(wildcards), name)
+        return flags(settings if part is None else only(part, settings))
+
+    return words
 
 
 def shard_number(wildcards: object) -> int:
     return int(wildcards.shard)
 
 
-def shards(stage: str) -> list[str]:
-    """The folders of all shards of a stage."""
-    return [f"{RESULTS}/{stage}/{number:03d}" for number in range(SETTINGS.data.shards)]
+def number_of_shards(wildcards: object) -> int:
+    return settings_of(wildcards).data.shards
+
+
+def shards_of(stage: str) -> Callable[[object], list[str]]:
+    """An input: the folders of all shards of a stage."""
+    return lambda wildcards: shards(stage, run=run_of(wildcards))
+
+
+def shards(stage: str, *, run: str) -> list[str]:
+    """The folders of all shards of a stage, in a run or a variant."""
+    return [VARIANTS.file(run, f"{stage}/{number:03d}") for number in range(VARIANTS[run].data.shards)]
 
 
 def parent_of(name: str) -> Callable[..., str]:
@@ -236,16 +308,19 @@ def parent_of(name: str) -> Callable[..., str]:
 
 
 try:
-    SETTINGS = checked_config()
+    VARIANTS = checked_config()
 except InputError as error:
     # Not WorkflowError: Snakemake prints that with a file, a line and a trace of this check.
     sys.exit(str(error))
 
+SETTINGS = VARIANTS[VARIANTS.run]
 RESULTS = f"results/{SETTINGS.run}"
 os.environ.update(GETAM_CODE_HASH=str(SETTINGS.code_hash).lower())
 warn_of_fewer_gpus()
 
 
 wildcard_constraints:
+    # Nothing matches where there are no variants.
+    run="|".join(re.escape(run) for run in VARIANTS if run != SETTINGS.run) or "(?!)",
     shard=r"\d{3}",
     section="classifier|saliency|deeplab|end_to_end",

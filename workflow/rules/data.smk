@@ -16,7 +16,7 @@ rule make_demo:
         runtime=scaled(10),
     params:
         code=code_of("getam.stages.make_demo"),
-        flags=section(SETTINGS.demo),
+        flags=section("demo"),
     message:
         f"make_demo: {SETTINGS.demo.train_images} + {SETTINGS.demo.val_images} images, seed {SETTINGS.demo.seed}"
     shell:
@@ -25,9 +25,9 @@ rule make_demo:
 
 rule index_dataset:
     input:
-        index_inputs(SETTINGS.data),
+        index_inputs,
     output:
-        **converted_masks(SETTINGS.data),
+        **converted_masks(SETTINGS.data, RESULTS),
         index=f"{RESULTS}/index.csv",
         classes=f"{RESULTS}/classes.txt",
         report=f"{RESULTS}/index.json",
@@ -43,7 +43,7 @@ rule index_dataset:
         runtime=scaled(240),
     params:
         code=code_of("getam.stages.index_dataset"),
-        flags=section(only(IndexSettings, SETTINGS.data)),
+        flags=section("data", IndexSettings),
         splits='["train", "val"]',
     message:
         f"index_dataset: {SETTINGS.data.format}, {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
@@ -66,7 +66,7 @@ use rule index_dataset as index_test with:
         f"{RESULTS}/benchmarks/index_test.tsv"
     params:
         code=code_of("getam.stages.index_dataset", rule="index_test"),
-        flags=section(only(IndexSettings, SETTINGS.data)),
+        flags=section("data", IndexSettings),
         splits='["test"]',
     message:
         f"index_test: {SETTINGS.data.root}, the split test"

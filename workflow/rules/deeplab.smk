@@ -3,9 +3,9 @@
 
 rule train_deeplab:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        pseudo_labels=shards("pseudo_labels"),
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        pseudo_labels=shards_of("pseudo_labels"),
         pretrained=weights_of("deeplab"),
     output:
         weights=f"{RESULTS}/deeplab/model.safetensors",
@@ -16,16 +16,16 @@ rule train_deeplab:
         f"{RESULTS}/benchmarks/train_deeplab.tsv"
     conda:
         CONDA_ENV
-    threads: training_threads(SETTINGS.deeplab)
+    threads: training_threads("deeplab")
     resources:
-        gpu=SETTINGS.deeplab.gpus,
+        gpu=gpus_of("deeplab"),
         mem_mb=scaled(16000),
         runtime=scaled(4320),
     params:
         code=code_of("deeplab.stages.train_deeplab"),
-        flags=section(SETTINGS.deeplab),
+        flags=section("deeplab"),
         pseudo_labels=parent_of("pseudo_labels"),
-        shards=SETTINGS.data.shards,
+        shards=number_of_shards,
         out=subpath(output.weights, parent=True),
     message:
         f"train_deeplab: {SETTINGS.deeplab.encoder}, {SETTINGS.deeplab.epochs} epochs"
@@ -36,10 +36,10 @@ rule train_deeplab:
 
 rule predict_deeplab:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        weights=f"{RESULTS}/deeplab/model.safetensors",
-        model=f"{RESULTS}/deeplab/model.json",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        weights=of("deeplab/model.safetensors"),
+        model=of("deeplab/model.json"),
     output:
         directory(f"{RESULTS}/deeplab/predictions"),
     log:
@@ -51,11 +51,11 @@ rule predict_deeplab:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=scaled(prediction_memory(SETTINGS.deeplab_prediction)),
+        mem_mb=scaled(prediction_memory("deeplab_prediction")),
         runtime=scaled(1440),
     params:
         code=code_of("deeplab.stages.predict_deeplab"),
-        flags=section(SETTINGS.deeplab_prediction),
+        flags=section("deeplab_prediction"),
         model=subpath(input.weights, parent=True),
         split="val",
     message:
@@ -69,10 +69,10 @@ rule predict_deeplab:
 # The photographs of the test split, which have no ground truth.
 use rule predict_deeplab as predict_deeplab_test with:
     input:
-        index=f"{RESULTS}/test/index.csv",
-        classes=f"{RESULTS}/test/classes.txt",
-        weights=f"{RESULTS}/deeplab/model.safetensors",
-        model=f"{RESULTS}/deeplab/model.json",
+        index=of("test/index.csv"),
+        classes=of("test/classes.txt"),
+        weights=of("deeplab/model.safetensors"),
+        model=of("deeplab/model.json"),
     output:
         directory(f"{RESULTS}/deeplab/predictions_test"),
     log:
@@ -81,16 +81,16 @@ use rule predict_deeplab as predict_deeplab_test with:
         f"{RESULTS}/benchmarks/predict_deeplab_test.tsv"
     params:
         code=code_of("deeplab.stages.predict_deeplab", rule="predict_deeplab_test"),
-        flags=section(SETTINGS.deeplab_prediction),
+        flags=section("deeplab_prediction"),
         model=subpath(input.weights, parent=True),
         split="test",
 
 
 rule voc_submission:
     input:
-        index=f"{RESULTS}/test/index.csv",
-        classes=f"{RESULTS}/test/classes.txt",
-        predictions=f"{RESULTS}/deeplab/predictions_test",
+        index=of("test/index.csv"),
+        classes=of("test/classes.txt"),
+        predictions=of("deeplab/predictions_test"),
     output:
         directory(f"{RESULTS}/voc_submission"),
     log:
@@ -114,9 +114,9 @@ rule voc_submission:
 
 rule evaluate_deeplab:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        predictions=f"{RESULTS}/deeplab/predictions",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        predictions=of("deeplab/predictions"),
     output:
         f"{RESULTS}/deeplab/metrics.json",
     log:

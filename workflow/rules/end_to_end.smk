@@ -1,14 +1,11 @@
 # The network that makes its pseudo labels while it trains, or one that the authors trained.
 
-# Where the model is that predicts.
-END_TO_END = f"{RESULTS}/imported" if SETTINGS.checkpoint.file else f"{RESULTS}/end_to_end"
-
 
 rule train_end_to_end:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        saliency=saliency_shards(),
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        saliency=saliency_shards,
         pretrained=weights_of("end_to_end"),
     output:
         weights=f"{RESULTS}/end_to_end/model.safetensors",
@@ -19,14 +16,14 @@ rule train_end_to_end:
         f"{RESULTS}/benchmarks/train_end_to_end.tsv"
     conda:
         CONDA_ENV
-    threads: training_threads(SETTINGS.end_to_end)
+    threads: training_threads("end_to_end")
     resources:
-        gpu=SETTINGS.end_to_end.gpus,
+        gpu=gpus_of("end_to_end"),
         mem_mb=scaled(16000),
         runtime=scaled(4320),
     params:
         code=code_of("getam.stages.train_end_to_end"),
-        flags=section(SETTINGS.end_to_end),
+        flags=section("end_to_end"),
         saliency=saliency_flags,
         out=subpath(output.weights, parent=True),
     message:
@@ -38,9 +35,9 @@ rule train_end_to_end:
 
 rule import_checkpoint:
     input:
-        classes=f"{RESULTS}/classes.txt",
+        classes=of("classes.txt"),
         # A function: without a file nobody asks for this rule.
-        file=lambda wildcards: SETTINGS.checkpoint.file,
+        file=lambda wildcards: settings_of(wildcards).checkpoint.file,
     output:
         weights=f"{RESULTS}/imported/model.safetensors",
         model=f"{RESULTS}/imported/model.json",
@@ -56,7 +53,7 @@ rule import_checkpoint:
         runtime=scaled(30),
     params:
         code=code_of("getam.stages.import_checkpoint"),
-        backbone=SETTINGS.checkpoint.backbone,
+        backbone=lambda wildcards: settings_of(wildcards).checkpoint.backbone,
         out=subpath(output.weights, parent=True),
     message:
         f"import_checkpoint: {SETTINGS.checkpoint.file}"
@@ -67,10 +64,10 @@ rule import_checkpoint:
 
 rule predict_end_to_end:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        weights=f"{END_TO_END}/model.safetensors",
-        model=f"{END_TO_END}/model.json",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        weights=end_to_end_model("model.safetensors"),
+        model=end_to_end_model("model.json"),
     output:
         directory(f"{RESULTS}/end_to_end/predictions"),
     log:
@@ -82,11 +79,11 @@ rule predict_end_to_end:
     threads: NETWORK_THREADS
     resources:
         gpu=1,
-        mem_mb=scaled(prediction_memory(SETTINGS.end_to_end_prediction)),
+        mem_mb=scaled(prediction_memory("end_to_end_prediction")),
         runtime=scaled(1440),
     params:
         code=code_of("getam.stages.predict_end_to_end"),
-        flags=section(SETTINGS.end_to_end_prediction),
+        flags=section("end_to_end_prediction"),
         model=subpath(input.weights, parent=True),
     message:
         f"predict_end_to_end: val, {sizes_of(SETTINGS.end_to_end_prediction)}, flip {SETTINGS.end_to_end_prediction.flip},"
@@ -98,9 +95,9 @@ rule predict_end_to_end:
 
 rule evaluate_end_to_end:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        predictions=f"{RESULTS}/end_to_end/predictions",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        predictions=of("end_to_end/predictions"),
     output:
         f"{RESULTS}/end_to_end/metrics.json",
     log:

@@ -3,9 +3,9 @@
 
 rule complete_labels:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        maps=f"{RESULTS}/refined/{{shard}}",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=of("refined/{shard}"),
         saliency=saliency_of_labels,
     output:
         directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
@@ -15,14 +15,14 @@ rule complete_labels:
         f"{RESULTS}/benchmarks/complete_labels/{{shard}}.tsv"
     conda:
         CONDA_ENV
-    threads: label_threads(SETTINGS.completion)
+    threads: label_threads
     resources:
-        mem_mb=scaled(2000 + 200 * label_threads(SETTINGS.completion)),
+        mem_mb=scaled(lambda wildcards: 2000 + 200 * label_threads(wildcards)),
         runtime=scaled(120),
     params:
         code=code_of("getam.stages.complete_labels"),
-        flags=section(SETTINGS.completion),
-        saliency=f"{RESULTS}/saliency/{{shard}}",
+        flags=section("completion"),
+        saliency=of("saliency/{shard}"),
     message:
         f"complete_labels: {SETTINGS.completion.method}, shard {{wildcards.shard}}"
     shell:
@@ -32,10 +32,10 @@ rule complete_labels:
 
 rule score_labels:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        maps=shards("refined"),
-        pseudo_labels=shards("pseudo_labels"),
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=shards_of("refined"),
+        pseudo_labels=shards_of("pseudo_labels"),
     output:
         f"{RESULTS}/pseudo_labels.json",
     log:
@@ -52,7 +52,7 @@ rule score_labels:
         code=code_of("getam.stages.score_labels"),
         maps=parent_of("maps"),
         pseudo_labels=parent_of("pseudo_labels"),
-        shards=SETTINGS.data.shards,
+        shards=number_of_shards,
     message:
         f"score_labels: {SETTINGS.data.shards} shards against the ground truth of train"
     shell:

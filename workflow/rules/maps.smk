@@ -3,10 +3,10 @@
 
 rule dump_maps:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        weights=f"{RESULTS}/classifier/model.safetensors",
-        model=f"{RESULTS}/classifier/model.json",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        weights=of("classifier/model.safetensors"),
+        model=of("classifier/model.json"),
     output:
         directory(f"{RESULTS}/maps/{{shard}}"),
     log:
@@ -22,23 +22,24 @@ rule dump_maps:
         runtime=scaled(240),
     params:
         code=code_of("getam.stages.dump_maps"),
-        flags=section(SETTINGS.maps),
+        flags=section("maps"),
         classifier=subpath(input.weights, parent=True),
         shard=shard_number,
-        shards=SETTINGS.data.shards,
+        shards=number_of_shards,
+        split=split_of,
     message:
         f"dump_maps: {SETTINGS.maps.method} from block {SETTINGS.maps.start_block}, shard {{wildcards.shard}}"
     shell:
-        "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split train"
+        "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule refine_maps:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        maps=f"{RESULTS}/maps/{{shard}}",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=of("maps/{shard}"),
     output:
         directory(f"{RESULTS}/refined/{{shard}}"),
     log:
@@ -54,7 +55,7 @@ rule refine_maps:
         runtime=scaled(240),
     params:
         code=code_of("getam.stages.refine_maps"),
-        flags=section(SETTINGS.refine),
+        flags=section("refine"),
     message:
         f"refine_maps: PAMR, {SETTINGS.refine.iterations} iterations, shard {{wildcards.shard}}"
     shell:

@@ -3,9 +3,9 @@
 
 rule train_saliency:
     input:
-        saliency_inputs(SETTINGS.data),
+        saliency_inputs,
         # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
-        ancient(f"{RESULTS}/index.csv"),
+        old("index.csv"),
         weights_of("saliency"),
     output:
         weights=f"{RESULTS}/saliency_model/model.safetensors",
@@ -17,16 +17,16 @@ rule train_saliency:
         f"{RESULTS}/benchmarks/train_saliency.tsv"
     conda:
         CONDA_ENV
-    threads: training_threads(SETTINGS.saliency)
+    threads: training_threads("saliency")
     resources:
-        gpu=SETTINGS.saliency.gpus,
+        gpu=gpus_of("saliency"),
         mem_mb=scaled(16000),
         runtime=scaled(1440),
     params:
         code=code_of("getam.stages.train_saliency"),
-        flags=section(only(SaliencySettings, SETTINGS.saliency)),
-        train=str(SETTINGS.data.saliency_train),
-        val=str(SETTINGS.data.saliency_val),
+        flags=section("saliency", SaliencySettings),
+        train=lambda wildcards: str(settings_of(wildcards).data.saliency_train),
+        val=lambda wildcards: str(settings_of(wildcards).data.saliency_val),
         out=subpath(output.weights, parent=True),
     message:
         f"train_saliency: {SETTINGS.saliency.backbone}, {SETTINGS.saliency.epochs} epochs"
@@ -37,10 +37,10 @@ rule train_saliency:
 
 rule predict_saliency:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        weights=f"{RESULTS}/saliency_model/model.safetensors",
-        model=f"{RESULTS}/saliency_model/model.json",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        weights=of("saliency_model/model.safetensors"),
+        model=of("saliency_model/model.json"),
     output:
         directory(f"{RESULTS}/saliency/{{shard}}"),
     log:
@@ -56,22 +56,23 @@ rule predict_saliency:
         runtime=scaled(240),
     params:
         code=code_of("getam.stages.predict_saliency"),
-        flags=section(only(SaliencyMapSettings, SETTINGS.saliency)),
+        flags=section("saliency", SaliencyMapSettings),
         model=subpath(input.weights, parent=True),
         shard=shard_number,
-        shards=SETTINGS.data.shards,
+        shards=number_of_shards,
+        split=split_of,
     message:
         "predict_saliency: shard {wildcards.shard}"
     shell:
-        "getam predict-saliency --index {input.index:q} --model {params.model:q} --split train"
+        "getam predict-saliency --index {input.index:q} --model {params.model:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
 rule collect_saliency:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
+        index=of("index.csv"),
+        classes=of("classes.txt"),
         # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
         folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
     output:
@@ -89,11 +90,12 @@ rule collect_saliency:
     params:
         code=code_of("getam.stages.collect_saliency"),
         shard=shard_number,
-        shards=SETTINGS.data.shards,
+        shards=number_of_shards,
+        split=split_of,
     message:
         f"collect_saliency: {SETTINGS.saliency.folder}, shard {{wildcards.shard}}"
     shell:
-        "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split train"
+        "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
 
 
