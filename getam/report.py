@@ -136,19 +136,19 @@ def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
         supervision = _supervision(classifier["supervision"], classifier)
-        value = _number(classifier[f"{split}_map"])
+        value = number(classifier[f"{split}_map"])
         rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
-            rows.append(ScoreRow(f"Saliency {score}", _number(saliency[f"{split}_{key}"]), split, images))
+            rows.append(ScoreRow(f"Saliency {score}", number(saliency[f"{split}_{key}"]), split, images))
     if labels := summary.get("pseudo_labels"):
         rows.extend(_pseudo_label_rows(labels))
     for title, scores in _segmenters(summary):
         split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
-        inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
+        inference, supervision = describe_inference(protocol), _supervision(protocol["supervision"], protocol)
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
-            value = _number(scores[f"{split}_{key}"])
+            value = number(scores[f"{split}_{key}"])
             row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
             rows.append(row)
     return rows
@@ -169,15 +169,15 @@ def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
         # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
         # bound of what a threshold on the maps can give.
         inference = f"threshold {best['threshold']:.2f}, the best on {split}"
-        value = _number(best["miou"])
+        value = number(best["miou"])
         used = _supervision(labels["maps_supervision"], labels)
         row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=used)
         rows.append(row)
     for protocol, meaning in PROTOCOLS.items():
-        value = _number(labels[f"{split}_miou"][protocol])
+        value = number(labels[f"{split}_miou"][protocol])
         rows.append(ScoreRow("Pseudo labels mIoU", value, split, images, unknown=meaning, supervision=supervision))
     for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        value = _number(labels[key])
+        value = number(labels[key])
         rows.append(ScoreRow(f"Pseudo labels {score}", value, split, images, supervision=supervision))
     return rows
 
@@ -188,7 +188,8 @@ def _supervision(used: str, scores: Mapping[str, Any]) -> str:
     return f"{used} ({source})" if source else used
 
 
-def _inference(protocol: Mapping[str, Any]) -> str:
+def describe_inference(protocol: Mapping[str, Any]) -> str:
+    """How a network's predictions were made, from what its scores say: "scale 1, flip, no CRF"."""
     key = "squares" if protocol["squares"] else "scales"
     sizes = protocol[key]
     parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
@@ -215,7 +216,7 @@ def scores_table(summary: Mapping[str, Any]) -> str:
 def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     """The content of summary.md: the scores with their protocols, and the IoU of each class."""
     scores = [astuple(row) for row in score_rows(summary)]
-    lines = [f"# Scores of the run {_escape(run_name)}", ""]
+    lines = [f"# Scores of the run {escape(run_name)}", ""]
     if not scores:
         return "\n".join([*lines, "No stage has written a score yet.", ""])
     lines += [
@@ -224,14 +225,14 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
         "Supervision: I image labels, S saliency, F pixel labels (of pretrained weights); in brackets where the image",
         "labels come from.",
         "",
-        *_markdown_table(HEADINGS, scores, right={1, 3}),
+        *markdown_table(HEADINGS, scores, right={1, 3}),
     ]
     columns = _iou_columns(summary)
     if columns:
         names = list(dict.fromkeys(name for ious in columns.values() for name in ious))
-        rows = [(name, *(_number(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(number(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
-        lines += ["", "## IoU of each class", "", *_markdown_table(("Class", *columns), rows, right=right)]
+        lines += ["", "## IoU of each class", "", *markdown_table(("Class", *columns), rows, right=right)]
     return "\n".join([*lines, ""])
 
 
@@ -247,19 +248,21 @@ def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | N
     return columns
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> list[str]:
+    """A table's lines; cells may hold any text, and the columns numbered in `right` are set to the right."""
     rules = ["---:" if column in right else "---" for column in range(len(headings))]
-    lines = [[_escape(heading) for heading in headings], rules]
-    lines += [[_escape(cell) for cell in cells] for cells in rows]
+    lines = [[escape(heading) for heading in headings], rules]
+    lines += [[escape(cell) for cell in cells] for cells in rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text on one line that adds no markup, tag or table cell: class names come from the data set."""
     # Character references do this in every dialect; what a backslash escapes differs between them.
     text = " ".join(text.split()).replace("&", "&amp;")
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A score as it is shown everywhere: three decimals, or what stands for none."""
     return ABSENT if value is None else f"{value:.3f}"

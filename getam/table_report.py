@@ -1,0 +1,160 @@
+"""A table of runs as Markdown and as a plot, the paper's figures beside this run's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from getam.report import escape, markdown_table, number
+from getam.table_scores import Row, Step, difference, headings, order, paper_headings, reference
+
+NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
+"""Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
+
+
+def table_json(title: str, caption: str, rows: Sequence[Row], *, axis: str, ordered: bool) -> dict[str, Any]:
+    """All numbers of a table, with their files and protocols."""
+    base = reference(rows)
+    return {
+        "title": title,
+        "caption": caption,
+        "axis": axis or None,
+        "reference": base.label,
+        "rows": [
+            {
+                "label": row.label,
+                "value": row.value,
+                "paper": dict(row.paper),
+                "scores": {
+                    heading: {
+                        "value": row.scores[heading],
+                        "difference": difference(row, base, heading),
+                        "file": str(row.files[heading]) if heading in row.files else None,
+                        "protocol": row.protocols.get(heading),
+                    }
+                    for heading in row.scores
+                },
+            }
+            for row in rows
+        ],
+        "order": {
+            heading: [
+                {"better": step.better, "worse": step.worse, "values": list(step.values), "holds": step.holds}
+                for step in order(rows, heading)
+            ]
+            for heading in (_ordered_headings(rows) if ordered else ())
+        },
+    }
+
+
+def table_markdown(title: str, caption: str, rows: Sequence[Row], *, ordered: bool) -> str:
+    """The table, its differences to the reference, the protocols, and where the paper's order holds."""
+    base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
+    cells = [
+        (
+            row.label,
+            *(number(row.paper.get(heading)) for heading in paper),
+            *(_with_difference(row, base, heading) for heading in scores),
+        )
+        for row in rows
+    ]
+    lines = [f"# {escape(title)}", "", *([escape(caption), ""] if caption else [])]
+    lines += [
+        "All scores are fractions of 1"
+        + (f"; in brackets what they are more than {escape(base.label)}'s." if len(rows) > 1 else ".")
+    ]
+    lines += ["", *markdown_table(("", *paper, *scores), cells, right=set(range(1, 1 + len(paper) + len(scores))))]
+    lines += ["", *_protocol_lines(rows)]
+    if ordered and (steps := {heading: order(rows, heading) for heading in _ordered_headings(rows)}):
+        lines += ["", "## Order", "", *(_order_line(heading, each) for heading, each in steps.items())]
+    return "\n".join([*lines, ""])
+
+
+def _with_difference(row: Row, base: Row, heading: str) -> str:
+    shown = number(row.scores.get(heading))
+    change = difference(row, base, heading)
+    return shown if change is None or row is base else f"{shown} ({change:+.3f})"
+
+
+def _protocol_lines(rows: Sequence[Row]) -> list[str]:
+    lines = []
+    for heading in headings(rows):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if heading in row.protocols:
+                labels.setdefault(row.protocols[heading], []).append(row.label)
+        for protocol, of in labels.items():
+            which = f" ({escape(', '.join(of))})" if len(labels) > 1 else ""
+            lines.append(f"- {escape(heading)}{which}: {escape(protocol)}")
+    return lines
+
+
+def _ordered_headings(rows: Sequence[Row]) -> list[str]:
+    return [heading for heading in headings(rows) if heading not in NO_ORDER]
+
+
+def _order_line(heading: str, steps: Sequence[Step]) -> str:
+    """What of the paper's order holds, by the numbers."""
+    said = [f"{escape(step.better)} > {escape(step.worse)}: {_answer(step)}" for step in steps]
+    held = sum(step.holds is True for step in steps)
+    return f"- {escape(heading)}, order as in the paper in {held} of {len(steps)}: {'; '.join(said)}"
+
+
+def _answer(step: Step) -> str:
+    first, second = step.values
+    if first is None or second is None:
+        return "not known, a score is missing"
+    sign = ">" if first > second else "<" if first < second else "="
+    return f"{'yes' if step.holds else 'no'} ({first:.3f} {sign} {second:.3f})"
+
+
+def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) -> None:
+    """Bars of every score, row by row; lines over the rows' values where they have some."""
+    axes = figure.subplots()
+    axes.set_title(title)
+    values = [row.value for row in rows]
+    if axis and len(rows) > 1 and all(value is not None for value in values):
+        _draw_lines(axes, sorted(rows, key=lambda row: row.value or 0), axis)
+    else:
+        _draw_bars(axes, rows)
+    axes.set_ylabel("score")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+
+
+def _series(rows: Sequence[Row]) -> list[tuple[str, bool, list[float]]]:
+    """(heading, whether it is the paper's, number of each row; NaN where there is none)."""
+    paper = [(heading, True, [row.paper.get(heading) for row in rows]) for heading in paper_headings(rows)]
+    own = [(heading, False, [row.scores.get(heading) for row in rows]) for heading in headings(rows)]
+    return [
+        (heading, published, [float("nan") if each is None else each for each in numbers])
+        for heading, published, numbers in chain(own, paper)
+        if any(each is not None for each in numbers)
+    ]
+
+
+def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str) -> None:
+    values = [row.value for row in rows]
+    for heading, published, numbers in _series(rows):
+        style = {"color": "black", "linestyle": "--", "marker": "D"} if published else {"marker": "o"}
+        axes.plot(values, numbers, label=heading, markersize=4, **style)  # type: ignore[arg-type]
+    axes.set_xticks([value for value in values if value is not None], [f"{value:g}" for value in values])
+    axes.set_xlabel(axis)
+
+
+def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
+    series = _series(rows)
+    own = [each for each in series if not each[1]]
+    height = 0.8 / max(1, len(own))
+    for place, (heading, _, numbers) in enumerate(own):
+        centers = [row + (place - (len(own) - 1) / 2) * height for row in range(len(rows))]
+        axes.barh(centers, numbers, height, label=heading)
+    for (heading, _, numbers), marker in zip([each for each in series if each[1]], "Dso^", strict=False):
+        axes.plot(numbers, range(len(rows)), marker, color="black", markersize=5, label=heading)
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.grid(False, axis="y")
