@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from getam.report import escape, markdown_table, number
-from getam.table_scores import Row, Step, difference, headings, order, paper_headings, reference
+from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
 
 NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
 """Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
@@ -32,7 +32,7 @@ def table_json(title: str, caption: str, rows: Sequence[Row], *, axis: str, orde
                 "scores": {
                     heading: {
                         "value": row.scores[heading],
-                        "difference": difference(row, base, heading),
+                        "difference": difference(row.scores[heading], base.scores.get(heading)),
                         "file": str(row.files[heading]) if heading in row.files else None,
                         "protocol": row.protocols.get(heading),
                     }
@@ -57,51 +57,64 @@ def table_markdown(title: str, caption: str, rows: Sequence[Row], *, ordered: bo
     cells = [
         (
             row.label,
-            *(number(row.paper.get(heading)) for heading in paper),
-            *(_with_difference(row, base, heading) for heading in scores),
+            *(_with_difference(row is base, row.paper.get(heading), base.paper.get(heading)) for heading in paper),
+            *(_with_difference(row is base, row.scores.get(heading), base.scores.get(heading)) for heading in scores),
         )
         for row in rows
     ]
-    lines = [f"# {escape(title)}", "", *([escape(caption), ""] if caption else [])]
-    lines += [
-        "All scores are fractions of 1"
-        + (f"; in brackets what they are more than {escape(base.label)}'s." if len(rows) > 1 else ".")
-    ]
-    lines += ["", *markdown_table(("", *paper, *scores), cells, right=set(range(1, 1 + len(paper) + len(scores))))]
-    lines += ["", *_protocol_lines(rows)]
-    if ordered and (steps := {heading: order(rows, heading) for heading in _ordered_headings(rows)}):
-        lines += ["", "## Order", "", *(_order_line(heading, each) for heading, each in steps.items())]
-    return "\n".join([*lines, ""])
+    brackets = f"; in brackets how far they are from those of {escape(base.label)}" if len(rows) > 1 else ""
+    return "\n".join(
+        [
+            f"# {escape(title)}",
+            "",
+            *([escape(caption), ""] if caption else []),
+            f"All scores are fractions of 1{brackets}.",
+            "",
+            *markdown_table(("", *paper, *scores), cells, right=set(range(1, 1 + len(paper) + len(scores)))),
+            "",
+            *_protocol_lines(rows),
+            "",
+            *(line for heading in (_ordered_headings(rows) if ordered else ()) for line in _order_lines(rows, heading)),
+        ]
+    )
 
 
-def _with_difference(row: Row, base: Row, heading: str) -> str:
-    shown = number(row.scores.get(heading))
-    change = difference(row, base, heading)
-    return shown if change is None or row is base else f"{shown} ({change:+.3f})"
+def _with_difference(is_base: bool, value: float | None, of_base: float | None) -> str:
+    change = difference(value, of_base)
+    return number(value) if change is None or is_base else f"{number(value)} ({change:+.3f})"
 
 
 def _protocol_lines(rows: Sequence[Row]) -> list[str]:
-    lines = []
+    """How each column was measured; rows are named where they differ in it, columns together where they don't."""
+    columns: dict[tuple[str, ...], list[str]] = {}
     for heading in headings(rows):
         labels: dict[str, list[str]] = {}
         for row in rows:
             if heading in row.protocols:
                 labels.setdefault(row.protocols[heading], []).append(row.label)
-        for protocol, of in labels.items():
-            which = f" ({escape(', '.join(of))})" if len(labels) > 1 else ""
-            lines.append(f"- {escape(heading)}{which}: {escape(protocol)}")
-    return lines
+        said = tuple(
+            f"{protocol} ({'; '.join(of)})" if len(labels) > 1 else protocol for protocol, of in labels.items()
+        )
+        if said:
+            columns.setdefault(said, []).append(heading)
+    return [f"- {escape('; '.join(named))}: {escape(' / '.join(said))}" for said, named in columns.items()]
 
 
 def _ordered_headings(rows: Sequence[Row]) -> list[str]:
     return [heading for heading in headings(rows) if heading not in NO_ORDER]
 
 
-def _order_line(heading: str, steps: Sequence[Step]) -> str:
-    """What of the paper's order holds, by the numbers."""
-    said = [f"{escape(step.better)} > {escape(step.worse)}: {_answer(step)}" for step in steps]
+def _order_lines(rows: Sequence[Row], heading: str) -> list[str]:
+    """What of the paper's order holds by one score, in words that the numbers decide."""
+    steps = order(rows, heading)
     held = sum(step.holds is True for step in steps)
-    return f"- {escape(heading)}, order as in the paper in {held} of {len(steps)}: {'; '.join(said)}"
+    return [
+        f"Order as in the paper, by {escape(heading)}: {held} of {len(steps)}",
+        "",
+        *(f"- {escape(step.better)} > {escape(step.worse)}: {_answer(step)}" for step in steps),
+        f"- {_best(rows, heading)}",
+        "",
+    ]
 
 
 def _answer(step: Step) -> str:
@@ -110,6 +123,21 @@ def _answer(step: Step) -> str:
         return "not known, a score is missing"
     sign = ">" if first > second else "<" if first < second else "="
     return f"{'yes' if step.holds else 'no'} ({first:.3f} {sign} {second:.3f})"
+
+
+def _best(rows: Sequence[Row], heading: str) -> str:
+    """Whether the paper's best is the best here, of the rows that the paper has too."""
+    published = ranked(rows)
+    scores = {row.label: row.scores.get(heading) for row in published}
+    known = {label: score for label, score in scores.items() if score is not None}
+    said = f"best as in the paper, {escape(published[0].label)}"
+    if len(known) < len(scores):
+        return f"{said}: not known, a score is missing"
+    best = max(known.values())
+    winners = [label for label, score in known.items() if score == best]
+    if winners == [published[0].label]:
+        return f"{said}: yes ({best:.3f})"
+    return f"{said}: no, {escape(' and '.join(winners))} ({best:.3f})"
 
 
 def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) -> None:

@@ -47,6 +47,7 @@ class Row:
 
     label: str
     own: bool
+    """Whether it is the run itself."""
     value: float | None
     paper: Mapping[str, float]
     scores: Mapping[str, float | None]
@@ -83,7 +84,7 @@ def read_rows(rows: Sequence[GivenRow]) -> list[Row]:
             row.paper,
             {heading: _number(content[each.file], each) for heading, each in row.scores.items()} | row.given,
             {heading: each.file for heading, each in row.scores.items()},
-            {heading: _protocol(content[each.file]) for heading, each in row.scores.items()},
+            {heading: _protocol(content[each.file], each.path) for heading, each in row.scores.items()},
         )
         for row in rows
     ]
@@ -102,12 +103,14 @@ def _number(content: Any, score: GivenScore) -> float | None:
     return content
 
 
-def _protocol(content: Mapping[str, Any]) -> str:
-    """How a file's scores were measured: "200 images of val, scale 1, flip, no CRF, supervision I+S"."""
+def _protocol(content: Mapping[str, Any], path: Sequence[str]) -> str:
+    """How a file's score was measured: "200 images of val, scale 1, flip, no CRF, supervision I+S"."""
     protocol = content.get("protocol", {})
+    of_maps = path[0] == "best_threshold"
     parts = [f"{content['images']} images of {content.get('split', VAL)}"]
     parts += [describe_inference(protocol)] if "scales" in protocol else []
-    supervision = content.get("supervision", protocol.get("supervision"))
+    parts += ["threshold chosen on them"] if of_maps else []
+    supervision = content.get("maps_supervision" if of_maps else "supervision", protocol.get("supervision"))
     parts += [f"supervision {supervision}"] if supervision else []
     return ", ".join(parts)
 
@@ -130,16 +133,19 @@ def paper_headings(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(heading for row in rows for heading in row.paper))
 
 
-def difference(row: Row, other: Row, heading: str) -> float | None:
-    """How far a row's score is from another's."""
-    values = [each.scores.get(heading) for each in (row, other)]
-    return None if values[0] is None or values[1] is None else values[0] - values[1]
+def difference(value: float | None, other: float | None) -> float | None:
+    """How far a score is from another; None where one is missing."""
+    return None if value is None or other is None else value - other
+
+
+def ranked(rows: Sequence[Row]) -> list[Row]:
+    """The rows that the paper has a figure for, from its best to its worst."""
+    return sorted((row for row in rows if PAPER in row.paper), key=lambda row: -row.paper[PAPER])
 
 
 def order(rows: Sequence[Row], heading: str) -> list[Step]:
-    """The rows that the paper has a figure for, from its best to its worst, by pairs of neighbors."""
-    ranked = sorted((row for row in rows if PAPER in row.paper), key=lambda row: -row.paper[PAPER])
+    """The paper's order of the rows by pairs of neighbors, beside what a score of this run says."""
     return [
         Step(better.label, worse.label, (better.scores.get(heading), worse.scores.get(heading)))
-        for better, worse in pairwise(ranked)
+        for better, worse in pairwise(ranked(rows))
     ]

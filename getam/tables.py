@@ -106,9 +106,8 @@ def definitions(settings: Config) -> dict[str, Table]:
     return {
         "table1": Table(
             "Table 1: pseudo labels",
-            "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val; it does not say how it "
-            "counts pixels without a label, and its authors' program leaves them out. Those of val are made here by "
-            "the networks that were trained on train.",
+            "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val; its authors leave pixels "
+            "without a label out. This run's pseudo labels of val are made by the networks that were trained on train.",
             (MAPS, *LABELS, COVERAGE),
             (Row("train", {}, {PAPER: 0.696}), Row("val", {}, {PAPER: 0.667}, split="val")),
         ),
@@ -128,7 +127,7 @@ def definitions(settings: Config) -> dict[str, Table]:
             ABLATION,
             (MAPS, *OF_LABELS),
             tuple(
-                Row(f"{maps}, {labels}", {**of_maps, **of_labels}, {PAPER: figure} if figure else {})
+                Row(f"{maps} + {labels}", {**of_maps, **of_labels}, {PAPER: figure} if figure else {})
                 for maps, of_maps, figures in (
                     ("GETAM", getam, (0.704, 0.551)),
                     ("ViT CAM", cam, (0.553, None)),
@@ -142,7 +141,7 @@ def definitions(settings: Config) -> dict[str, Table]:
         ),
         "table4": Table(
             "Table 4: both paths on PASCAL VOC 2012",
-            "The paper's figures are mIoU on VOC 2012, test as its server answered; `released` are those of the "
+            "The paper's figures are mIoU on VOC 2012, test as its server answered; the released ones are those of the "
             "authors' checkpoint. This run's are of its own data set; test is what tables.test_miou says.",
             (),
             tuple(
@@ -159,8 +158,8 @@ def definitions(settings: Config) -> dict[str, Table]:
         ),
         "table5": Table(
             "Table 5: both paths on COCO 2014",
-            "The paper's figures are mIoU on COCO 2014 val; `released` is that of the authors' checkpoint. This run's "
-            "are of its own data set.",
+            "The paper's figures are mIoU on COCO 2014 val; the released one is that of the authors' checkpoint. This "
+            "run's are of its own data set.",
             (),
             tuple(
                 Row(label, {}, figures, scores=(score,))
