@@ -18,7 +18,7 @@ LINE = 15
 """Height of a line of text."""
 LETTERS = 21
 """Letters of a line that a tile has room for."""
-PHOTOGRAPH_SHARE = 0.4
+PHOTOGRAPH_SHARE = 0.3
 """Of a tile with a map: how much is the gray photograph, so that what the map shows can be seen."""
 
 

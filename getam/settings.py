@@ -547,11 +547,15 @@ class AuditSettings(Section):
     images: PositiveInt = Field(description="images of each split on the page, evenly spaced over the sorted ids")
 
 
+Measured = Annotated[Fraction | None, BeforeValidator(lambda value: None if value == "null" else value)]
+"""A score that may not be there; `null` as a flag has it."""
+
+
 class ScoreSettings(Section):
     """What VOC's server answered to the submissions of both paths."""
 
-    multi_stage: Fraction | None = Field(description="mIoU of the multi-stage path on test; null: not submitted")
-    end_to_end: Fraction | None = Field(description="mIoU of the end-to-end path on test; null: not submitted")
+    multi_stage: Measured = Field(description="mIoU of the multi-stage path on test; null: not submitted")
+    end_to_end: Measured = Field(description="mIoU of the end-to-end path on test; null: not submitted")
 
 
 class TablesSettings(Section):
@@ -574,7 +578,7 @@ class SweepSettings(Section):
     """sweep: a setting and its values, a run of each."""
 
     key: str = Field(description="dotted name of the setting, such as completion.gamma; empty: none")
-    values: tuple[JsonValue, ...] = Field(description="its values")
+    values: tuple[Any, ...] = Field(description="its values")
 
 
 class Config(Section):

@@ -9,8 +9,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from getam.names import shown_name
 from getam.report import escape, markdown_table, number
 from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
+
+LABEL = 40
+"""Letters of a row's label in a plot."""
 
 NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
 """Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
@@ -101,7 +105,8 @@ def _protocol_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def _ordered_headings(rows: Sequence[Row]) -> list[str]:
-    return [heading for heading in headings(rows) if heading not in NO_ORDER]
+    """The scores that can be compared with the paper's order; none where it has no two of the rows."""
+    return [heading for heading in headings(rows) if heading not in NO_ORDER] if len(ranked(rows)) > 1 else []
 
 
 def _order_lines(rows: Sequence[Row], heading: str) -> list[str]:
@@ -149,8 +154,8 @@ def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) ->
         _draw_lines(axes, sorted(rows, key=lambda row: row.value or 0), axis)
     else:
         _draw_bars(axes, rows)
-    axes.set_ylabel("score")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
 
 def _series(rows: Sequence[Row]) -> list[tuple[str, bool, list[float]]]:
@@ -171,6 +176,7 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str) -> None:
         axes.plot(values, numbers, label=heading, markersize=4, **style)  # type: ignore[arg-type]
     axes.set_xticks([value for value in values if value is not None], [f"{value:g}" for value in values])
     axes.set_xlabel(axis)
+    axes.set_ylabel("score")
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
@@ -182,7 +188,8 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
         axes.barh(centers, numbers, height, label=heading)
     for (heading, _, numbers), marker in zip([each for each in series if each[1]], "Dso^", strict=False):
         axes.plot(numbers, range(len(rows)), marker, color="black", markersize=5, label=heading)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_yticks(range(len(rows)), [shown_name(row.label, most=LABEL) for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
+    axes.set_xlabel("score")
     axes.grid(False, axis="y")
