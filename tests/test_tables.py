@@ -131,7 +131,7 @@ def test_bad_rows_of_a_configuration_are_named() -> None:
 
 
 def test_backbones_of_an_overlay_take_the_place_of_all() -> None:
-    found = variants({"tables": {"backbones": {"Mine": {"epochs": 3}}}})
+    found = variants({"tables": {"backbones": {"Mine": {"epochs": 8}}}})
     assert [*labels_and_runs(found, "table2")] == ["Mine"]
 
 
