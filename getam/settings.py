@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -72,7 +72,8 @@ class Section(BaseModel):
                 field = cls.model_fields.get(name)
                 if field is None:
                     continue
-                numbers = field.annotation in (int, float) or get_origin(field.annotation) is tuple
+                several = get_origin(field.annotation) is tuple and Any not in get_args(field.annotation)
+                numbers = field.annotation in (int, float) or several
                 for one in value if isinstance(value, list | tuple) else [value]:
                     if isinstance(one, bool) and numbers:
                         raise ValueError(f"{name}: a number is needed, not {str(one).lower()}")
