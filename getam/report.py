@@ -163,22 +163,22 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
         split, images = classifier["split"], str(classifier["images"])
         supervision = _supervision(classifier["supervision"], classifier)
         number = classifier[f"{split}_map"]
-        row = ScoreRow("Classifier mAP", _number(number), split, images, supervision=supervision)
+        row = ScoreRow("Classifier mAP", three_decimals(number), split, images, supervision=supervision)
         scores.append(Measured(row, number, classifier[f"{split}_average_precision"]))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
             number = saliency[f"{split}_{key}"]
-            scores.append(Measured(ScoreRow(f"Saliency {score}", _number(number), split, images), number))
+            scores.append(Measured(ScoreRow(f"Saliency {score}", three_decimals(number), split, images), number))
     if labels := summary.get("pseudo_labels"):
         scores.extend(_pseudo_label_scores(labels))
     for title, section in _segmenters(summary):
         split, images, protocol = section["split"], str(section["images"]), section["protocol"]
-        inference, supervision = _inference(protocol), _supervision(protocol["supervision"], protocol)
+        inference, supervision = describe_inference(protocol), _supervision(protocol["supervision"], protocol)
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             number = section[f"{split}_{key}"]
             row = ScoreRow(
-                f"{title} {score}", _number(number), split, images, inference=inference, supervision=supervision
+                f"{title} {score}", three_decimals(number), split, images, inference=inference, supervision=supervision
             )
             classes = section[f"{split}_iou"] if key == "miou" else {}
             scores.append(Measured(row, number, classes, inference))
@@ -201,14 +201,16 @@ def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
         chosen = f"the best on {split}"
         used = _supervision(labels["maps_supervision"], labels)
         inference = f"threshold {best['threshold']:.2f}, {chosen}"
-        row = ScoreRow("Maps mIoU", _number(best["miou"]), split, images, inference=inference, supervision=used)
+        row = ScoreRow("Maps mIoU", three_decimals(best["miou"]), split, images, inference=inference, supervision=used)
         yield Measured(row, best["miou"], inference=f"threshold: {chosen}")
     for protocol, meaning in PROTOCOLS.items():
         number = labels[f"{split}_miou"][protocol]
-        row = ScoreRow("Pseudo labels mIoU", _number(number), split, images, unknown=meaning, supervision=supervision)
+        row = ScoreRow(
+            "Pseudo labels mIoU", three_decimals(number), split, images, unknown=meaning, supervision=supervision
+        )
         yield Measured(row, number, labels[f"{split}_iou"][protocol])
     for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        row = ScoreRow(f"Pseudo labels {score}", _number(labels[key]), split, images, supervision=supervision)
+        row = ScoreRow(f"Pseudo labels {score}", three_decimals(labels[key]), split, images, supervision=supervision)
         yield Measured(row, labels[key])
 
 
@@ -218,7 +220,8 @@ def _supervision(used: str, scores: Mapping[str, Any]) -> str:
     return f"{used} ({source})" if source else used
 
 
-def _inference(protocol: Mapping[str, Any]) -> str:
+def describe_inference(protocol: Mapping[str, Any]) -> str:
+    """How a network's predictions were made, from what its scores say: "scale 1, flip, no CRF"."""
     key = "squares" if protocol["squares"] else "scales"
     sizes = protocol[key]
     parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
@@ -250,7 +253,7 @@ def aligned_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, rig
 def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     """The content of summary.md: the scores with their protocols, and the IoU of each class."""
     scores = [astuple(row) for row in score_rows(summary)]
-    lines = [f"# Scores of the run {_escape(run_name)}", ""]
+    lines = [f"# Scores of the run {escape(run_name)}", ""]
     if not scores:
         return "\n".join([*lines, "No stage has written a score yet.", ""])
     lines += [
@@ -259,14 +262,14 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
         "Supervision: I image labels, S saliency, F pixel labels (of pretrained weights); in brackets where the image",
         "labels come from.",
         "",
-        *_markdown_table(HEADINGS, scores, right={1, 3}),
+        *markdown_table(HEADINGS, scores, right={1, 3}),
     ]
     columns = _iou_columns(summary)
     if columns:
         names = list(dict.fromkeys(name for ious in columns.values() for name in ious))
-        rows = [(name, *(_number(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(three_decimals(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
-        lines += ["", "## IoU of each class", "", *_markdown_table(("Class", *columns), rows, right=right)]
+        lines += ["", "## IoU of each class", "", *markdown_table(("Class", *columns), rows, right=right)]
     return "\n".join([*lines, ""])
 
 
@@ -277,7 +280,7 @@ def summary_html(summary: Mapping[str, Any], run_name: str) -> str:
     parts = [f"<h1>{title}</h1>", _html_table(HEADINGS, scores, right={1, 3})]
     if columns := _iou_columns(summary):
         names = dict.fromkeys(name for ious in columns.values() for name in ious)
-        rows = [(name, *(_number(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(three_decimals(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
         parts += ["<h2>IoU of each class</h2>", _html_table(("Class", *columns), rows, right=right)]
     style = "body{font:14px sans-serif;margin:16px}td,th{padding:2px 12px;text-align:left;border-bottom:1px solid #ddd}"
@@ -308,19 +311,21 @@ def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | N
     return columns
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> list[str]:
+    """A table's lines; cells may hold any text, and the columns numbered in `right` are set to the right."""
     rules = ["---:" if column in right else "---" for column in range(len(headings))]
-    lines = [[_escape(heading) for heading in headings], rules]
-    lines += [[_escape(cell) for cell in cells] for cells in rows]
+    lines = [[escape(heading) for heading in headings], rules]
+    lines += [[escape(cell) for cell in cells] for cells in rows]
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text on one line that adds no markup, tag or table cell: class names come from the data set."""
     # Character references do this in every dialect; what a backslash escapes differs between them.
     text = " ".join(text.split()).replace("&", "&amp;")
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
 
 
-def _number(value: float | None) -> str:
+def three_decimals(value: float | None) -> str:
+    """A score as it is shown everywhere; what stands for none where there is none."""
     return ABSENT if value is None else f"{value:.3f}"

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -72,7 +72,8 @@ class Section(BaseModel):
                 field = cls.model_fields.get(name)
                 if field is None:
                     continue
-                numbers = field.annotation in (int, float) or get_origin(field.annotation) is tuple
+                several = get_origin(field.annotation) is tuple and Any not in get_args(field.annotation)
+                numbers = field.annotation in (int, float) or several
                 for one in value if isinstance(value, list | tuple) else [value]:
                     if isinstance(one, bool) and numbers:
                         raise ValueError(f"{name}: a number is needed, not {str(one).lower()}")
@@ -547,6 +548,40 @@ class AuditSettings(Section):
     images: PositiveInt = Field(description="images of each split on the page, evenly spaced over the sorted ids")
 
 
+Measured = Annotated[Fraction | None, BeforeValidator(lambda value: None if value == "null" else value)]
+"""A score that may not be there; `null` as a flag has it."""
+
+
+class ScoreSettings(Section):
+    """What VOC's server answered to the submissions of both paths."""
+
+    multi_stage: Measured = Field(description="mIoU of the multi-stage path on test; null: not submitted")
+    end_to_end: Measured = Field(description="mIoU of the end-to-end path on test; null: not submitted")
+
+
+class TablesSettings(Section):
+    """make_table and the stages of the paper's figures: what of the comparisons depends on the data set."""
+
+    alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha, of table 6", min_length=1)
+    cnn: dict[str, Any] = Field(
+        description="changes of the section classifier that make it the CNN whose CAM is compared, of table 3 and "
+        "figure 2; an overlay's replace them whole"
+    )
+    backbones: dict[str, dict[str, Any]] = Field(
+        description="{name: changes of the section end_to_end}, of table 2; an overlay's replace them whole"
+    )
+    test_miou: ScoreSettings
+    images: PositiveInt = Field(description="train images, evenly spaced, of figure 2; that figure 11 takes time of")
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="images labelled at a time, of figure 11", min_length=1)
+
+
+class SweepSettings(Section):
+    """sweep: a setting and its values, a run of each."""
+
+    key: str = Field(description="dotted name of the setting, such as completion.gamma; empty: none")
+    values: tuple[Any, ...] = Field(description="its values")
+
+
 class Config(Section):
     """The whole configuration: config.yaml, or an overlay merged into it."""
 
@@ -567,6 +602,8 @@ class Config(Section):
     checkpoint: CheckpointSettings
     end_to_end_prediction: PredictionSettings
     audit: AuditSettings
+    tables: TablesSettings
+    sweep: SweepSettings
 
     @model_validator(mode="after")
     def _saliency_is_there(self) -> Config:
@@ -761,5 +798,5 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-FREE_FORM = frozenset({"backbone_options"})
-"""Settings that are mappings with another library's keys."""
+FREE_FORM = frozenset({"backbone_options", "cnn", "backbones"})
+"""Settings that are mappings with keys of their own."""

@@ -74,6 +74,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "deeplab.encoder_stages": {"deeplab": {"encoder_stages": 3}},
     "end_to_end.classifier_epochs": {"end_to_end": {"classifier_epochs": 1}},
     "end_to_end.decoder.scales": {"end_to_end": {"decoder": {"scales": [4, 2, 1]}}},
+    "tables.cnn": {"tables": {"cnn": {"backbone": "resnet34"}}},
+    "tables.backbones": {"tables": {"backbones": {"Small": {"backbone": "vit_small_patch16_224"}}}},
     "deeplab.frozen_batch_norm": {"deeplab": {"frozen_batch_norm": True, "pretrained": True}},
 }
 """Keys whose other values are valid beside others alone, or that need a value of their own."""

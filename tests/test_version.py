@@ -27,19 +27,27 @@ TRAININGS = {"train_classifier", "train_saliency", "train_deeplab", "train_end_t
 END_TO_END = {"import_checkpoint", "train_end_to_end", "predict_end_to_end"}
 CLASSIFIER = {"train_classifier", "dump_maps"} | END_TO_END
 NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predict_deeplab"}
-ON_GPUS = (NETWORKS | {"refine_maps"}) - {"fetch_weights", "import_checkpoint"}
-WITHOUT_IMAGES = {
+ON_GPUS = (NETWORKS | {"refine_maps", "time_labels"}) - {"fetch_weights", "import_checkpoint"}
+FIGURES = {"compare_maps", "plot_fusions", "time_labels"}
+TABLES = FIGURES | {"make_table"}
+WITHOUT_IMAGES = TABLES | {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
     "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
-WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary"}
+WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
-    "getam.class_maps getam.crf": {"complete_labels", "predict_deeplab"} | END_TO_END,
+    "getam.class_maps": {"complete_labels", "plot_fusions", "predict_deeplab", "time_labels"} | END_TO_END,
+    "getam.crf": {"complete_labels", "predict_deeplab", "time_labels"} | END_TO_END,
     "getam.classifier getam.decoder getam.released": CLASSIFIER,
     "getam.coco": {"index_dataset"},
-    "getam.completion getam.labels getam.rrm": {"complete_labels"} | END_TO_END,
+    "getam.completion getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
+    "getam.labels": {"complete_labels"} | END_TO_END,
+    "getam.label_times": {"time_labels"},
+    "getam.map_sheet": {"compare_maps"},
+    "getam.map_values": {"plot_fusions"},
+    "getam.names": {"audit", "compare_maps", "make_table", "plot_scores"},
     "getam.demo getam.drawing getam.figures": {"make_demo"},
     "getam.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.double_backward": {"train_end_to_end"},
@@ -52,36 +60,35 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.backbones getam.pretrained": NETWORKS,
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages": {"audit"},
-    "getam.pictures": {"audit", "train_end_to_end"},
-    "getam.plots": set(),
+    "getam.pictures": {"audit", "compare_maps", "train_end_to_end"},
+    "getam.plots": (TABLES - {"compare_maps"}) | {"audit", "plot_scores"},
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
     - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
-    - {"voc_submission"},
+    - {"compare_maps", "make_table", "time_labels", "voc_submission"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
-    "getam.curves getam.names getam.plots getam.run_plots getam.score_plots getam.timings getam.training_plots": {
-        "audit",
-        "plot_scores",
-    },
+    "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
     "getam.contact_sheet getam.image_scores getam.overview getam.recorded getam.rendering": {"audit"},
     "getam.comparison getam.comparison_page getam.comparison_text": set(),
-    "getam.report": {"audit", "plot_scores", "summary"},
+    "getam.report": {"audit", "plot_scores", "summary"} | TABLES,
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
-    - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"},
+    - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
+    - TABLES,
     "getam.shards getam.version getam.workers": ALL - WITHOUT_SHARDS,
-    "getam.index": ALL - {"fetch_weights", "make_demo", "plot_scores", "summary"},
-    "getam.settings": ALL - {"plot_scores", "summary"},
+    "getam.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
+    "getam.table_report getam.table_scores": {"make_table"},
+    "getam.settings": ALL - {"compare_maps", "make_table", "plot_fusions", "plot_scores", "summary"},
     "getam getam.errors getam.files getam.machine": ALL,
     "getam.stages": ALL - DEEPLAB,
     "deeplab deeplab.stages": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
     # The commands, and those that no rule runs.
-    "getam.__main__ getam.cli getam.variants deeplab.__main__ deeplab.cli": set(),
+    "getam.__main__ getam.cli getam.tables getam.variants deeplab.__main__ deeplab.cli": set(),
 }
 """The stages that an edit of each module reruns, but for a stage's own."""
 

@@ -489,7 +489,7 @@ def test_every_rule_reads_in_the_same_order() -> None:
         resources = re.findall(r"^ {8}(\w+)=", asked, re.MULTILINE)
         # A job that is tried again may have had too little.
         assert re.findall(r"(\w+)=scaled\(", asked) == ["mem_mb", "runtime"], name
-        runs_network = bool(re.match("train|predict|dump|refine", name))
+        runs_network = bool(re.match("train|predict|dump|refine|time", name))
         assert resources[: 2 + runs_network] == ["gpu"] * runs_network + ["mem_mb", "runtime"], name
 
 

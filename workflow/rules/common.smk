@@ -28,6 +28,7 @@ from getam.settings import (
     only,
     validate_config,
 )
+from getam.tables import register
 from getam.variants import Variants
 from getam.version import source_hash
 
@@ -205,6 +206,7 @@ def checked_config() -> Variants:
     # the options of a backbone are replaced whole: an overlay's {} has to leave none.
     values = merge(config, workflow.config_settings.overwrite_config)
     variants = Variants(values, validate_config(values, source="configuration"))
+    register(variants)
     for run in variants:
         for problem in missing_data(variants[run]):
             raise InputError(f"configuration: {problem}")
@@ -323,4 +325,5 @@ wildcard_constraints:
     # Nothing matches where there are no variants.
     run="|".join(re.escape(run) for run in VARIANTS if run != SETTINGS.run) or "(?!)",
     shard=r"\d{3}",
+    table=r"table[1-7]|sweep",
     section="classifier|saliency|deeplab|end_to_end",

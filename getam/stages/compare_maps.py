@@ -1,0 +1,139 @@
+"""Shows the maps of several methods beside each other (Figure 2 of the paper)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from getam.errors import InputError
+from getam.files import atomic_file, read_array, read_json, read_labels, write_json, write_text
+from getam.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
+from getam.machine import MachineArguments
+from getam.map_sheet import SheetRow, draw_sheet
+from getam.report import markdown_table, three_decimals
+from getam.shards import rows_of, shard_folders
+
+logger = logging.getLogger(__name__)
+
+
+class Method(BaseModel):
+    """A method of making maps: its maps and their scores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str
+    maps: Path
+    scores: Path
+
+
+class Arguments(MachineArguments):
+    """Write <figure>.png, and .json and .md beside it: photographs, ground truth and the maps of each method."""
+
+    index: Path = Field(description="index.csv")
+    methods: tuple[Method, ...] = Field(
+        description="JSON: label, maps (folder of the shards of refine-maps) and scores (pseudo_labels.json) of each",
+        min_length=1,
+    )
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    images: Annotated[int, Field(ge=1)] = Field(description="images, evenly spaced over those of the maps")
+    out: Path = Field(description="<figure>.png; <figure>.json and <figure>.md are written beside it")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    scores = [_best(method.scores) for method in arguments.methods]
+    places = [
+        (row, folder.name)
+        for folder in shard_folders(arguments.methods[0].maps, arguments.shards)
+        for row in rows_of(folder, index)
+    ]
+    shown = [
+        (row, _shown_class(row, index), shard)
+        for row, shard in evenly_spaced([place for place in places if place[0].labels], arguments.images)
+    ]
+    headings = [
+        (method.label, f"mIoU {three_decimals(best['miou'])}")
+        for method, best in zip(arguments.methods, scores, strict=True)
+    ]
+    sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in shown])
+    with atomic_file(arguments.out) as temporary:
+        sheet.save(temporary, format="PNG")
+    content = {
+        "images": [{"id": row.id, "class": name} for row, name, _ in shown],
+        "methods": [
+            {"label": method.label, "file": str(method.scores), **best}
+            for method, best in zip(arguments.methods, scores, strict=True)
+        ],
+    }
+    markdown = _markdown(content, picture=arguments.out.name)
+    write_text(arguments.out.with_suffix(".md"), markdown)
+    write_json(arguments.out.with_suffix(".json"), content)
+    logger.info("%s\n%s", arguments.out, markdown)
+
+
+def _best(path: Path) -> dict[str, Any]:
+    """The maps' best threshold with its mIoU, each None without ground truth; images and split."""
+    scores = read_json(path)
+    try:
+        best = scores["best_threshold"] or {"threshold": None, "miou": None}
+        return {key: best[key] for key in ("threshold", "miou")} | {key: scores[key] for key in ("split", "images")}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: lacks {error}; delete it and run score-labels again") from None
+
+
+def _shown_class(row: IndexRow, index: Index) -> str:
+    """The class of an image whose maps are shown: the largest in the ground truth, or the first."""
+    if row.mask is None:
+        return row.labels[0]
+    sizes = np.bincount(read_labels(row.mask).ravel(), minlength=256)
+    return max(row.labels, key=lambda name: sizes[index.classes.index(name) + 1])
+
+
+def _sheet_row(row: IndexRow, name: str, shard: str, methods: Sequence[Method]) -> SheetRow:
+    return SheetRow(
+        f"{row.id}: {name}",
+        read_photograph(row),
+        None if row.mask is None else read_labels(row.mask),
+        [_read_map(method.maps / shard / f"{row.id}.npy", row, row.labels.index(name)) for method in methods],
+    )
+
+
+def _read_map(path: Path, row: IndexRow, number: int) -> np.ndarray:
+    maps = read_array(path)
+    if maps.shape != (len(row.labels), row.height, row.width):
+        raise InputError(f"{path}: shape {maps.shape} is not that of the image's maps (K, H, W); refine it again")
+    return maps[number].astype(np.float32)
+
+
+def _markdown(content: dict[str, Any], *, picture: str) -> str:
+    cells = [
+        (
+            each["label"],
+            three_decimals(each["miou"]),
+            three_decimals(each["threshold"]),
+            each["split"],
+            str(each["images"]),
+        )
+        for each in content["methods"]
+    ]
+    return "\n".join(
+        [
+            "# Maps of several methods",
+            "",
+            "mIoU of the refined maps alone: a pixel has the strongest class where its map is above the threshold,",
+            "else background. The ground truth of the same images chose the threshold: an upper bound.",
+            "",
+            *markdown_table(("Method", "mIoU", "Best threshold", "Split", "Images"), cells, right={1, 2, 4}),
+            "",
+            f"![maps]({picture})",
+            "",
+            "In the picture, each image's maps of its largest class (of its first, without ground truth), divided by",
+            "their maximum: dark 0, yellow 1.",
+            "",
+        ]
+    )

@@ -1,0 +1,93 @@
+"""Plots how the values of maps are distributed under each fusion of blocks (Figure 7 of the paper)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from getam.files import read_array, write_json, write_text
+from getam.index import read_index
+from getam.machine import MachineArguments
+from getam.map_values import BINS, SHARES, ValueCounts
+from getam.plots import save_plot
+from getam.progress import progress
+from getam.report import markdown_table, three_decimals
+from getam.shards import rows_of, shard_folders
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write <figure>.svg, and .json and .md beside it: shares of high values in the raw maps of each fusion."""
+
+    index: Path = Field(description="index.csv")
+    maps: dict[str, Path] = Field(description="JSON: {fusion: folder of the shards of dump-maps}", min_length=1)
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
+    out: Path = Field(description="<figure>.svg; <figure>.json and <figure>.md are written beside it")
+
+
+def run(arguments: Arguments) -> None:
+    index = read_index(arguments.index)
+    counts = {}
+    for fusion, folder in arguments.maps.items():
+        files = [
+            shard / f"{row.id}.npy"
+            for shard in shard_folders(folder, arguments.shards)
+            for row in rows_of(shard, index)
+            if row.labels
+        ]
+        counts[fusion] = ValueCounts()
+        for file in progress(files, total=len(files), unit="image", what=f"plot_fusions, {fusion}"):
+            counts[fusion].add(read_array(file))
+    save_plot(arguments.out, lambda figure: _draw(figure, counts))
+    content = {fusion: each.summary() for fusion, each in counts.items()}
+    markdown = _markdown(content)
+    write_text(arguments.out.with_suffix(".md"), markdown)
+    write_json(arguments.out.with_suffix(".json"), content)
+    logger.info("%s\n%s", arguments.out, markdown)
+
+
+def _draw(figure: Figure, counts: Mapping[str, ValueCounts]) -> None:
+    axes = figure.subplots()
+    for fusion, each in counts.items():
+        axes.plot(np.arange(BINS) / BINS, each.share_from(), label=fusion)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("value of the map, divided by its maximum")
+    axes.set_ylabel("share of values at least as high")
+    axes.set_title("Values of maps by how blocks are fused")
+    axes.legend()
+
+
+def _markdown(content: Mapping[str, Any]) -> str:
+    headings = ("Fusion", "Maps", "Mean", "Median", *(f"≥ {value:g}" for value in SHARES))
+    cells = [
+        (
+            fusion,
+            f"{each['maps']} ({each['empty_maps']} of zeros)" if each["empty_maps"] else str(each["maps"]),
+            three_decimals(each["mean"]),
+            three_decimals(each["median"]),
+            *(_percent(each["share_from"][str(value)]) for value in SHARES),
+        )
+        for fusion, each in content.items()
+    ]
+    return "\n".join(
+        [
+            "# Values of maps by how blocks are fused",
+            "",
+            "Raw maps of train, each divided by its maximum: mean, median and how many of the values are as high.",
+            "",
+            *markdown_table(headings, cells, right={2, 3, 4, 5, 6}),
+            "",
+        ]
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"

@@ -1,0 +1,121 @@
+"""Measures how long completion, dense CRF and RRM take for an image (Figure 11 of the paper)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from getam.errors import InputError
+from getam.files import read_array, read_gray, write_json, write_text
+from getam.gpu import NetworkArguments
+from getam.index import read_index, read_photograph
+from getam.label_times import METHODS, ROUNDS, Item, cpu_name, time_labels
+from getam.plots import save_plot
+from getam.report import escape, markdown_table
+from getam.settings import LabelSettings, PositiveInt, only
+from getam.shards import rows_of
+
+SECTION = "completion"
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(LabelSettings, NetworkArguments):
+    """Write <figure>.svg, and .json and .md beside it: seconds an image of each label maker, by batch size."""
+
+    index: Path = Field(description="index.csv")
+    maps: Path = Field(description="folder of a shard of refine-maps")
+    saliency: Path = Field(description="folder of the shard's saliency maps <id>.png, 8-bit gray")
+    images: Annotated[int, Field(ge=1)] = Field(description="first images of the shard that are labelled")
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="images labelled at a time", min_length=1)
+    out: Path = Field(description="<figure>.svg; <figure>.json and <figure>.md are written beside it")
+
+
+def run(arguments: Arguments) -> None:
+    device = arguments.prepare()
+    index = read_index(arguments.index)
+    rows = [row for row in rows_of(arguments.maps, index) if row.labels][: arguments.images]
+    if not rows:
+        raise InputError(f"{arguments.maps}: holds no image with a class; nothing can be labelled")
+    items = [
+        Item(
+            read_photograph(row),
+            read_array(arguments.maps / f"{row.id}.npy").astype(np.float32),
+            index.class_indices(row),
+            read_gray(arguments.saliency / f"{row.id}.png"),
+        )
+        for row in rows
+    ]
+    seconds = time_labels(items, only(LabelSettings, arguments), batch_sizes=arguments.batch_sizes, device=device)
+    content = {
+        "images": len(items),
+        "pixels": float(np.mean([item.saliency.size for item in items])),
+        "classes": float(np.mean([len(item.classes) for item in items])),
+        "crf_iterations": arguments.crf.iterations,
+        "rounds": ROUNDS,
+        "threads": arguments.threads,
+        "cpu": cpu_name(),
+        "completion_on": torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU",
+        "seconds_an_image": {
+            name: {str(size): value for size, value in by_size.items()} for name, by_size in seconds.items()
+        },
+        "ratio_to_completion": {
+            name: {str(size): seconds[name][size] / seconds["completion"][size] for size in arguments.batch_sizes}
+            for name in METHODS[1:]
+        },
+    }
+    save_plot(arguments.out, lambda figure: _draw(figure, seconds))
+    markdown = _markdown(content, arguments.batch_sizes)
+    write_text(arguments.out.with_suffix(".md"), markdown)
+    write_json(arguments.out.with_suffix(".json"), content)
+    logger.info("%s\n%s", arguments.out, markdown)
+
+
+def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
+    axes = figure.subplots()
+    for name, by_size in seconds.items():
+        sizes = sorted(by_size)
+        axes.plot(sizes, [1000 * by_size[size] for size in sizes], marker="o", markersize=4, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel("images labelled at a time")
+    axes.set_ylabel("milliseconds an image")
+    axes.set_title("Time of label makers")
+    axes.legend()
+
+
+def _markdown(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> str:
+    headings = ("Images at a time", *(f"{name}, ms an image" for name in METHODS))
+    headings += tuple(f"{name} ÷ completion" for name in METHODS[1:])
+    cells = [
+        (
+            str(size),
+            *(f"{1000 * content['seconds_an_image'][name][str(size)]:.2f}" for name in METHODS),
+            *(f"{content['ratio_to_completion'][name][str(size)]:.1f}x" for name in METHODS[1:]),
+        )
+        for size in batch_sizes
+    ]
+    threads = f"{content['threads']} thread" + "s" * (content["threads"] > 1)
+    pixels, classes = f"{content['pixels']:.0f}", f"{content['classes']:.1f}"
+    return "\n".join(
+        [
+            "# Time of label makers",
+            "",
+            f"{content['images']} images of this run, of {pixels} pixels and {classes} classes on average; "
+            f"{content['crf_iterations']} iterations of the dense CRF, of which RRM runs two; medians of "
+            f"{content['rounds']} rounds in turn.",
+            f"Completion ran on {escape(content['completion_on'])} ({threads} of torch), the other two on one core of "
+            f"{escape(content['cpu'])}. Times are that machine's; ratios are of one run.",
+            "",
+            *markdown_table(headings, cells, right=set(range(len(headings)))),
+            "",
+        ]
+    )

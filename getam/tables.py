@@ -1,0 +1,333 @@
+"""The paper's tables, the runs that its figures compare, and sweeps, as data: runs of which a few settings differ.
+
+A row is the run with an overlay; getam.variants finds what it shares with the others. Figures of the paper stand beside
+as fractions, each under the protocol that the caption names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from getam.errors import InputError
+from getam.settings import Config, SweepSettings, leaves, nest
+from getam.variants import Variants, depends_on
+
+
+class Score(NamedTuple):
+    """A number in a file of a run."""
+
+    heading: str
+    file: str
+    """Name in the folder of the run."""
+    path: tuple[str, ...]
+    """Keys that lead to it."""
+    of: str
+    """The file whose settings decide it."""
+
+
+class Row(NamedTuple):
+    """One run of a comparison."""
+
+    label: str
+    overlay: Mapping[str, Any]
+    """Settings in which it differs from the run."""
+    paper: Mapping[str, float] = {}
+    """The paper's figures for it, by their headings."""
+    value: float | None = None
+    """Of the setting that the rows differ in, where that is a number."""
+    scores: tuple[Score, ...] | None = None
+    """In the place of the table's."""
+    given: Mapping[str, float | None] = {}
+    """Scores that were measured elsewhere, by their headings."""
+    split: str = "train"
+    """Whose images have the row's maps and pseudo labels."""
+
+
+class Table(NamedTuple):
+    """A comparison of runs."""
+
+    title: str
+    caption: str
+    scores: tuple[Score, ...]
+    rows: tuple[Row, ...]
+    axis: str = ""
+    """The setting that the rows' values are of."""
+    ordered: bool = False
+    """Whether the paper's figures put the rows in an order that this run's scores can be compared with."""
+
+
+CLASSIFIER = Score("Classifier mAP, val", "classifier/metrics.json", ("mean_average_precision",), "classifier")
+SALIENCY = Score("Saliency MAE, val", "saliency_model/metrics.json", ("mae",), "saliency_model")
+MAPS = Score("Maps, best threshold", "pseudo_labels.json", ("best_threshold", "miou"), "refined")
+LABELS = tuple(
+    Score(f"Pseudo labels, 255 {meaning}", "pseudo_labels.json", ("protocols", protocol, "miou"), "pseudo_labels")
+    for protocol, meaning in (("excluded", "left out"), ("background", "as background"), ("wrong", "as wrong"))
+)
+COVERAGE = Score("Coverage", "pseudo_labels.json", ("coverage",), "pseudo_labels")
+DEEPLAB = Score("DeepLab, val", "deeplab/metrics.json", ("miou",), "deeplab/metrics.json")
+END_TO_END = Score("End to end, val", "end_to_end/metrics.json", ("miou",), "end_to_end/metrics.json")
+OF_LABELS = (*LABELS[:2], DEEPLAB)
+SCORES = (CLASSIFIER, SALIENCY, MAPS, *LABELS, COVERAGE, DEEPLAB, END_TO_END)
+"""All that a sweep may change."""
+
+PAPER = "Paper"
+VAL, TEST = "val", "test"
+
+BACKBONES = {"ViT": 0.679, "Hybrid": 0.704, "DeiT": 0.66, "DeiT-distilled": 0.697}
+"""The paper's figures, by the names in tables.backbones."""
+ALPHAS = {0.85: 0.692, 0.9: 0.704, 0.95: 0.7, 1: 0.689}
+"""The paper's figures."""
+FUSIONS = ("sum", "product", "matmul")
+
+COMPLETION = {"completion": {"method": "activation"}}
+CRF = {"completion": {"method": "crf"}}
+RRM = {"completion": {"method": "rrm"}}
+
+ABLATION = (
+    "The paper's figures are the mIoU on VOC 2012 val of the network that is trained end to end; this run's are those "
+    "of its pseudo labels on train and of the DeepLab that is trained on them. Orders can be compared, values cannot."
+)
+
+
+def definitions(settings: Config) -> dict[str, Table]:
+    """All comparisons by their names: table1 to table7, sweep, figure2 and figure7.
+
+    Raises:
+        InputError: sweep.key is no name of a setting.
+    """
+    getam, cam = ({"maps": {"method": method}} for method in ("getam", "cam"))
+    cnn = {"classifier": settings.tables.cnn, **cam}
+    paths = (
+        ("Multi-stage", Score(VAL, *DEEPLAB[1:]), settings.tables.test_miou.multi_stage),
+        ("End to end", Score(VAL, *END_TO_END[1:]), settings.tables.test_miou.end_to_end),
+    )
+    return {
+        "table1": Table(
+            "Table 1: pseudo labels",
+            "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val; its authors leave pixels "
+            "without a label out. This run's pseudo labels of val are made by the networks that were trained on train.",
+            (MAPS, *LABELS, COVERAGE),
+            (Row("train", {}, {PAPER: 0.696}), Row("val", {}, {PAPER: 0.667}, split="val")),
+        ),
+        "table2": Table(
+            "Table 2: backbones, trained end to end",
+            "The paper's figures are the mIoU on VOC 2012 val, each backbone with ImageNet's weights. Networks that "
+            "are trained from scratch differ in their architecture alone: a DeiT is then a ViT.",
+            (END_TO_END,),
+            tuple(
+                Row(name, {"end_to_end": overlay}, {PAPER: figure} if (figure := BACKBONES.get(name)) else {})
+                for name, overlay in settings.tables.backbones.items()
+            ),
+            ordered=True,
+        ),
+        "table3": Table(
+            "Table 3: maps and label makers",
+            ABLATION,
+            (MAPS, *OF_LABELS),
+            tuple(
+                Row(f"{maps} + {labels}", {**of_maps, **of_labels}, {PAPER: figure} if figure else {})
+                for maps, of_maps, figures in (
+                    ("GETAM", getam, (0.704, 0.551)),
+                    ("ViT CAM", cam, (0.553, None)),
+                    ("CNN CAM", cnn, (0.647, None)),
+                )
+                for (labels, of_labels), figure in zip(
+                    (("completion", COMPLETION), ("dense CRF", CRF)), figures, strict=True
+                )
+            ),
+            ordered=True,
+        ),
+        "table4": Table(
+            "Table 4: both paths on PASCAL VOC 2012",
+            "The paper's figures are mIoU on VOC 2012, test as its server answered; the released ones are those of the "
+            "authors' checkpoint. This run's are of its own data set; test is what tables.test_miou says.",
+            (),
+            tuple(
+                Row(label, {}, figures, scores=(score,), given={TEST: test})
+                for (label, score, test), figures in zip(
+                    paths,
+                    (
+                        {"Paper, val": 0.706, "Paper, test": 0.704},
+                        {"Paper, val": 0.704, "Paper, test": 0.699, "Released, val": 0.717, "Released, test": 0.723},
+                    ),
+                    strict=True,
+                )
+            ),
+        ),
+        "table5": Table(
+            "Table 5: both paths on COCO 2014",
+            "The paper's figures are mIoU on COCO 2014 val; the released one is that of the authors' checkpoint. This "
+            "run's are of its own data set.",
+            (),
+            tuple(
+                Row(label, {}, figures, scores=(score,))
+                for (label, score, _), figures in zip(
+                    paths, ({}, {"Paper, val": 0.349, "Released, val": 0.364}), strict=True
+                )
+            ),
+        ),
+        "table6": Table(
+            "Table 6: share of activations that is not mined, alpha",
+            ABLATION,
+            OF_LABELS,
+            tuple(
+                Row(
+                    f"alpha {alpha:g}",
+                    {"completion": {"method": "activation", "alpha": alpha}},
+                    {PAPER: figure} if (figure := ALPHAS.get(alpha)) else {},
+                    value=alpha,
+                )
+                for alpha in settings.tables.alphas
+            ),
+            axis="completion.alpha",
+            ordered=True,
+        ),
+        "table7": Table(
+            "Table 7: label makers",
+            ABLATION,
+            (*OF_LABELS, COVERAGE),
+            (
+                Row("Completion", COMPLETION, {PAPER: 0.704}),
+                Row("RRM", RRM, {PAPER: 0.626}),
+                Row("Dense CRF", CRF, {PAPER: 0.551}),
+            ),
+            ordered=True,
+        ),
+        "sweep": _sweep(settings),
+        "figure2": Table(
+            "Figure 2: class activation maps",
+            "Refined maps of one class of each image; the number of a method is the mIoU on train of its maps at their "
+            "best threshold.",
+            (MAPS,),
+            (
+                Row("CAM, token ignored", {"classifier": {"readout": "ignore"}, **cam}),
+                Row("CAM, token added", {"classifier": {"readout": "add"}, **cam}),
+                Row("Grad-CAM", {"maps": {"method": "grad_cam"}}),
+                Row("Rollout", {"maps": {"method": "rollout"}}),
+                Row("Attention gradient", {"maps": {"method": "attention_gradient"}}),
+                Row("GETAM", getam),
+                Row("CNN CAM", cnn),
+            ),
+        ),
+        "figure7": Table(
+            "Figure 7: values of maps by how blocks are fused",
+            "Raw maps of train, each divided by its maximum.",
+            (),
+            tuple(Row(fusion, {"maps": {"method": "getam", "fusion": fusion}}) for fusion in FUSIONS),
+        ),
+    }
+
+
+def _sweep(settings: Config) -> Table:
+    path = tuple(settings.sweep.key.split("."))
+    scores = tuple(
+        score
+        for score in SCORES
+        if depends_on(score.of, path) and (score != SALIENCY or settings.saliency.source == "train")
+    )
+    rows = tuple(
+        Row(
+            f"{settings.sweep.key} = {value}",
+            nest({path: value}),
+            value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
+        )
+        for value in settings.sweep.values
+    )
+    return Table(f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key)
+
+
+def register(variants: Variants) -> dict[str, list[str]]:
+    """Makes all runs of the comparisons known.
+
+    Returns:
+        {comparison: names of its rows' runs}; a comparison that the run's settings rule out is left out.
+    """
+    names = {}
+    for table in definitions(variants[variants.run]):
+        try:
+            names[table] = [name for _, name in runs_of(variants, table)]
+        except InputError:
+            # Said to who asks for it: a run without saliency, say, has no completion to compare, and need not.
+            continue
+    return names
+
+
+def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
+    """The rows of a comparison with their runs' names.
+
+    Raises:
+        InputError: the run's settings rule it out, or there is nothing to sweep.
+    """
+    settings = variants[variants.run]
+    definition = definitions(settings)[table]
+    if table == "sweep":
+        _check(settings.sweep, definition)
+    found = []
+    for row in definition.rows:
+        name = variants.add(row.overlay, source=f"{table}, {row.label}")
+        found.append((row, name if row.split == variants.split(name) else variants.add_split(row.split)))
+    return found
+
+
+def _check(sweep: SweepSettings, table: Table) -> None:
+    example = "--config sweep='{key: completion.gamma, values: [32, 64, 128]}'"
+    if not (sweep.key and sweep.values):
+        raise InputError(f"sweep: names no setting, or no values of it; write {example}")
+    if tuple(sweep.key.split(".")) not in {path for path, _ in leaves(Config)}:
+        raise InputError(f"sweep.key: {sweep.key}: no setting of config.yaml; write {example}")
+    if not table.scores:
+        raise InputError(f"sweep.key: {sweep.key}: no score depends on it; name another setting")
+
+
+def content_flags(variants: Variants, table: str) -> list[str]:
+    """What a comparison's table says, as the flags of make_table; each score with the file that holds it.
+
+    Raises:
+        InputError: see runs_of.
+    """
+    definition = definitions(variants[variants.run])[table]
+    rows = [
+        {
+            "label": row.label,
+            "own": name == variants.run,
+            "value": row.value,
+            "paper": dict(row.paper),
+            "given": dict(row.given),
+            "scores": {
+                score.heading: {"file": variants.file(name, score.file), "path": list(score.path)}
+                for score in _scores(definition, row)
+            },
+        }
+        for row, name in runs_of(variants, table)
+    ]
+    texts = {
+        "--title": definition.title,
+        "--caption": definition.caption,
+        "--axis": definition.axis,
+        "--ordered": json.dumps(definition.ordered),
+        "--rows": json.dumps(rows),
+    }
+    # One word each: Snakemake's quoting drops empty ones.
+    return [f"{flag}={text}" for flag, text in texts.items()]
+
+
+def score_files(variants: Variants, table: str) -> list[str]:
+    """The files that a comparison's scores are in, each once.
+
+    Raises:
+        InputError: see runs_of.
+    """
+    definition = definitions(variants[variants.run])[table]
+    return list(
+        dict.fromkeys(
+            variants.file(name, score.file)
+            for row, name in runs_of(variants, table)
+            for score in _scores(definition, row)
+        )
+    )
+
+
+def _scores(table: Table, row: Row) -> tuple[Score, ...]:
+    return table.scores if row.scores is None else row.scores

@@ -1,0 +1,199 @@
+# The paper's tables and figures, and sweeps: what runs of which a few settings differ give, side by side.
+
+import json
+
+from getam.tables import content_flags, runs_of, score_files
+
+
+def runs_compared(comparison: str) -> list[tuple[str, str]]:
+    """(label, name) of the runs of a comparison; one message where the configuration rules it out."""
+    try:
+        return [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
+    except InputError as error:
+        # Not an exception: Snakemake would print it with a file, a line and a trace of this function.
+        sys.exit(str(error))
+
+
+def table_scores(wildcards: object) -> list[str]:
+    """The files that a table's scores are in."""
+    runs_compared(wildcards.table)
+    return score_files(VARIANTS, wildcards.table)
+
+
+def maps_compared(comparison: str, stage: str) -> Callable[[object], list[str]]:
+    """The shards of a stage of all runs of a comparison."""
+    return lambda wildcards: [folder for _, run in runs_compared(comparison) for folder in shards(stage, run=run)]
+
+
+def label_scores(wildcards: object) -> list[str]:
+    """The scores of the maps that figure 2 shows."""
+    return score_files(VARIANTS, "figure2")
+
+
+def map_methods(wildcards: object) -> str:
+    """The methods of compare_maps, as JSON."""
+    return json.dumps(
+        [
+            {
+                "label": label,
+                "maps": VARIANTS.file(run, "refined"),
+                "scores": VARIANTS.file(run, "pseudo_labels.json"),
+            }
+            for label, run in runs_compared("figure2")
+        ]
+    )
+
+
+def fusion_folders(wildcards: object) -> str:
+    """The maps of plot_fusions, as JSON."""
+    return json.dumps({label: VARIANTS.file(run, "maps") for label, run in runs_compared("figure7")})
+
+
+def timed_saliency(wildcards: object) -> str:
+    """The saliency maps of the images whose labels figure 11 takes time of."""
+    if SETTINGS.saliency.source == "none":
+        sys.exit("figure11: times the paper's completion, which needs saliency; set saliency.source to train or folder")
+    return of("saliency/000")(wildcards)
+
+
+rule make_table:
+    input:
+        table_scores,
+    output:
+        json=f"{RESULTS}/tables/{{table}}.json",
+        markdown=f"{RESULTS}/tables/{{table}}.md",
+        plot=report(
+            f"{RESULTS}/tables/{{table}}.svg",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "{table}"},
+        ),
+    log:
+        f"{RESULTS}/logs/make_table/{{table}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/make_table/{{table}}.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
+    params:
+        code=code_of("getam.stages.make_table"),
+        content=lambda wildcards: content_flags(VARIANTS, wildcards.table),
+    message:
+        "make_table: {output.markdown}"
+    shell:
+        "getam make-table {params.content:q} --out {output.json:q} --threads {threads} --log {log:q}"
+
+
+rule compare_maps:
+    input:
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=maps_compared("figure2", "refined"),
+        scores=label_scores,
+    output:
+        picture=report(
+            f"{RESULTS}/tables/figure2.png",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure2"},
+        ),
+        json=f"{RESULTS}/tables/figure2.json",
+        markdown=f"{RESULTS}/tables/figure2.md",
+    log:
+        f"{RESULTS}/logs/compare_maps.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/compare_maps.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
+    params:
+        code=code_of("getam.stages.compare_maps"),
+        methods=map_methods,
+        shards=number_of_shards,
+        images=SETTINGS.tables.images,
+    message:
+        "compare_maps: {output.picture}"
+    shell:
+        "getam compare-maps --index {input.index:q} --methods {params.methods:q} --shards {params.shards}"
+        " --images {params.images} --out {output.picture:q} --threads {threads} --log {log:q}"
+
+
+rule plot_fusions:
+    input:
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=maps_compared("figure7", "maps"),
+    output:
+        plot=report(
+            f"{RESULTS}/tables/figure7.svg",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure7"},
+        ),
+        json=f"{RESULTS}/tables/figure7.json",
+        markdown=f"{RESULTS}/tables/figure7.md",
+    log:
+        f"{RESULTS}/logs/plot_fusions.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_fusions.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(60),
+    params:
+        code=code_of("getam.stages.plot_fusions"),
+        maps=fusion_folders,
+        shards=number_of_shards,
+    message:
+        "plot_fusions: {output.plot}"
+    shell:
+        "getam plot-fusions --index {input.index:q} --maps {params.maps:q} --shards {params.shards}"
+        " --out {output.plot:q} --threads {threads} --log {log:q}"
+
+
+rule time_labels:
+    input:
+        index=of("index.csv"),
+        classes=of("classes.txt"),
+        maps=of("refined/000"),
+        saliency=timed_saliency,
+    output:
+        plot=report(
+            f"{RESULTS}/tables/figure11.svg",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure11"},
+        ),
+        json=f"{RESULTS}/tables/figure11.json",
+        markdown=f"{RESULTS}/tables/figure11.md",
+    log:
+        f"{RESULTS}/logs/time_labels.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/time_labels.tsv"
+    conda:
+        CONDA_ENV
+    # The dense CRF takes one: no more for completion.
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        code=code_of("getam.stages.time_labels"),
+        flags=section("completion"),
+        images=SETTINGS.tables.images,
+        batch_sizes=json.dumps(SETTINGS.tables.batch_sizes),
+    message:
+        "time_labels: {output.plot}"
+    shell:
+        "getam time-labels --index {input.index:q} --maps {input.maps:q} --saliency {input.saliency:q}"
+        " --images {params.images} --batch-sizes {params.batch_sizes:q} --out {output.plot:q} {params.flags:q}"
+        " --gpus {resources.gpu} --threads {threads} --log {log:q}"
