@@ -25,6 +25,7 @@ TITLES = {
     "deeplab": "DeepLab",
     "deeplab_prediction": "DeepLab's predictions",
     "end_to_end": "End to end",
+    "checkpoint": "Imported checkpoint",
     "end_to_end_prediction": "End-to-end predictions",
 }
 """Section of recorded settings -> its title on a page."""

@@ -22,6 +22,7 @@ FILES = {
     "deeplab": "deeplab/model.json",
     "deeplab_prediction": "deeplab/predictions/manifest.json",
     "end_to_end": "end_to_end/model.json",
+    "checkpoint": "imported/model.json",
     "end_to_end_prediction": "end_to_end/predictions/manifest.json",
 }
 """Name of a stage's section -> the files that record it, in the order of the workflow."""

@@ -472,6 +472,9 @@ def test_a_checkpoint_takes_the_place_of_the_training(tmp_path: Path) -> None:
     assert arguments.file == tmp_path / "vitb.pth"
     assert str(arguments.classes).endswith("results/demo/classes.txt")
     assert f"--model {arguments.out}" in " ".join(commands["predict_end_to_end"])
+    # Nor do the scores' plots ask for one.
+    expected = (ALL | {"import_checkpoint"}) - {"train_end_to_end"}
+    assert workplace.plan("--config", f"checkpoint={checkpoint}") == expected
 
 
 def test_every_rule_reads_in_the_same_order() -> None:

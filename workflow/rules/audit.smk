@@ -40,11 +40,9 @@ rule summary:
 rule plot_scores:
     input:
         scores=rules.summary.input,
-        models=[
-            f"{RESULTS}/classifier/model.json",
-            f"{RESULTS}/deeplab/model.json",
-            f"{RESULTS}/end_to_end/model.json",
-        ],
+        classifier=f"{RESULTS}/classifier/model.json",
+        deeplab=f"{RESULTS}/deeplab/model.json",
+        end_to_end=end_to_end_model("model.json"),
     output:
         report(
             directory(f"{RESULTS}/plots"),
