@@ -15,6 +15,7 @@ demo: venv
 	@cat results/demo/summary.md
 	@echo
 	@echo "Scores:     results/demo/summary.md"
+	@echo "Overview:   results/demo/audit/overview.html"
 	@echo "Audit page: results/demo/audit/index.html"
 
 # make run ARGS="--cores 8 --resources gpu=2 --configfile configs/voc12.yaml": a run that goes on after any kill.

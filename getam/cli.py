@@ -58,6 +58,7 @@ STAGES = {
     "compare-maps": "show the maps of several methods beside each other",
     "plot-fusions": "plot the values of maps by how blocks are fused",
     "time-labels": "measure how long label makers take",
+    "plot-scores": "draw a run's scores, trainings and times",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
@@ -65,6 +66,7 @@ STAGES = {
 TOOLS = {
     "doctor": "say what this machine and this configuration have",
     "estimate": "say how many hours a recipe takes, from a rehearsal's logs",
+    "compare": "say how two runs differ: scores, settings, classes, images",
     "evaluate": "score a folder of predictions beside ground truth",
     "score-saliency": "score a folder of saliency maps beside masks",
     "check-submission": "check an archive for VOC's evaluation server",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float = 7.0,
         draw: gets a figure without axes, `constrained` in its layout.
         width, height: of the figure, inches; drawn at 96 pixels an inch.
     """
-    with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
+        # A class's name in letters that matplotlib's font lacks: whoever shows the SVG has a font for them.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         with atomic_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""Every score of a run in one place: summary.json, summary.md and the table on the terminal.
+"""Every score of a run in one place: summary.json, summary.md, summary.html and the table on the terminal.
 
 The scores are what the evaluating stages left in their JSON files, as fractions of 1; nothing is computed
 here. A run that took only one of the two paths has no files of the other, whose section is then left out.
@@ -6,8 +6,9 @@ here. A run that took only one of the two paths has no files of the other, whose
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,26 @@ class ScoreRow:
 
 
 HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "Supervision")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One score as a number, beside the row that shows it.
+
+    `classes` has what the score is the mean of, None for a class that nothing says anything about. `inference` is
+    the row's, without what is found rather than set, as the best threshold is.
+    """
+
+    row: ScoreRow
+    number: float | None
+    classes: Mapping[str, float | None] = field(default_factory=dict)
+    inference: str = ABSENT
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What two scores have to share to be compared, by the headings of the table."""
+        shared = (self.row.split, self.row.images, self.row.unknown, self.inference, self.row.supervision)
+        return dict(zip(HEADINGS[2:], shared, strict=True))
 
 
 def summarize(run: Path) -> dict[str, Any]:
@@ -132,26 +153,36 @@ _ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segforme
 
 def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
     """The scores of `summarize` in the order of the workflow, values with three decimals."""
-    rows = []
+    return [measured.row for measured in measured_scores(summary)]
+
+
+def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
+    """The scores of `summarize` in the order of the workflow."""
+    scores = []
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
         supervision = _supervision(classifier["supervision"], classifier)
-        value = number(classifier[f"{split}_map"])
-        rows.append(ScoreRow("Classifier mAP", value, split, images, supervision=supervision))
+        number = classifier[f"{split}_map"]
+        row = ScoreRow("Classifier mAP", score_text(number), split, images, supervision=supervision)
+        scores.append(Measured(row, number, classifier[f"{split}_average_precision"]))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
-            rows.append(ScoreRow(f"Saliency {score}", number(saliency[f"{split}_{key}"]), split, images))
+            number = saliency[f"{split}_{key}"]
+            scores.append(Measured(ScoreRow(f"Saliency {score}", score_text(number), split, images), number))
     if labels := summary.get("pseudo_labels"):
-        rows.extend(_pseudo_label_rows(labels))
-    for title, scores in _segmenters(summary):
-        split, images, protocol = scores["split"], str(scores["images"]), scores["protocol"]
+        scores.extend(_pseudo_label_scores(labels))
+    for title, section in _segmenters(summary):
+        split, images, protocol = section["split"], str(section["images"]), section["protocol"]
         inference, supervision = describe_inference(protocol), _supervision(protocol["supervision"], protocol)
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
-            value = number(scores[f"{split}_{key}"])
-            row = ScoreRow(f"{title} {score}", value, split, images, inference=inference, supervision=supervision)
-            rows.append(row)
-    return rows
+            number = section[f"{split}_{key}"]
+            row = ScoreRow(
+                f"{title} {score}", score_text(number), split, images, inference=inference, supervision=supervision
+            )
+            classes = section[f"{split}_iou"] if key == "miou" else {}
+            scores.append(Measured(row, number, classes, inference))
+    return scores
 
 
 def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -161,25 +192,26 @@ def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
             yield _ARCHITECTURES.get(scores["protocol"]["architecture"], title), scores
 
 
-def _pseudo_label_rows(labels: Mapping[str, Any]) -> list[ScoreRow]:
+def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
     split, images = labels["split"], str(labels["images"])
     supervision = _supervision(labels["supervision"], labels)
-    rows = []
     if best := labels["best_threshold"]:
         # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
         # bound of what a threshold on the maps can give.
-        inference = f"threshold {best['threshold']:.2f}, the best on {split}"
-        value = number(best["miou"])
+        chosen = f"the best on {split}"
         used = _supervision(labels["maps_supervision"], labels)
-        row = ScoreRow("Maps mIoU", value, split, images, inference=inference, supervision=used)
-        rows.append(row)
+        inference = f"threshold {best['threshold']:.2f}, {chosen}"
+        row = ScoreRow("Maps mIoU", score_text(best["miou"]), split, images, inference=inference, supervision=used)
+        yield Measured(row, best["miou"], inference=f"threshold: {chosen}")
     for protocol, meaning in PROTOCOLS.items():
-        value = number(labels[f"{split}_miou"][protocol])
-        rows.append(ScoreRow("Pseudo labels mIoU", value, split, images, unknown=meaning, supervision=supervision))
+        number = labels[f"{split}_miou"][protocol]
+        row = ScoreRow(
+            "Pseudo labels mIoU", score_text(number), split, images, unknown=meaning, supervision=supervision
+        )
+        yield Measured(row, number, labels[f"{split}_iou"][protocol])
     for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        value = number(labels[key])
-        rows.append(ScoreRow(f"Pseudo labels {score}", value, split, images, supervision=supervision))
-    return rows
+        row = ScoreRow(f"Pseudo labels {score}", score_text(labels[key]), split, images, supervision=supervision)
+        yield Measured(row, labels[key])
 
 
 def _supervision(used: str, scores: Mapping[str, Any]) -> str:
@@ -200,12 +232,17 @@ def describe_inference(protocol: Mapping[str, Any]) -> str:
 
 def scores_table(summary: Mapping[str, Any]) -> str:
     """The scores as an aligned table of plain text, without a line feed at its end."""
-    table = [HEADINGS, *(astuple(row) for row in score_rows(summary))]
+    return aligned_table(HEADINGS, [astuple(row) for row in score_rows(summary)], right={1, 3})
+
+
+def aligned_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, right: set[int]) -> str:
+    """A table of plain text, the columns `right` (counted from 0) flush right, without a line feed at its end."""
+    table = [headings, *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
-            cell.rjust(width) if heading in ("Value", "Images") else cell.ljust(width)
-            for heading, cell, width in zip(HEADINGS, cells, widths, strict=True)
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in table
     ]
@@ -230,10 +267,36 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     columns = _iou_columns(summary)
     if columns:
         names = list(dict.fromkeys(name for ious in columns.values() for name in ious))
-        rows = [(name, *(number(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(score_text(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
         lines += ["", "## IoU of each class", "", *markdown_table(("Class", *columns), rows, right=right)]
     return "\n".join([*lines, ""])
+
+
+def summary_html(summary: Mapping[str, Any], run_name: str) -> str:
+    """The content of summary.html: as summary.md, for Snakemake's report, which shows no Markdown."""
+    title = f"Scores of the run {html.escape(run_name)}"
+    scores = [astuple(row) for row in score_rows(summary)]
+    parts = [f"<h1>{title}</h1>", _html_table(HEADINGS, scores, right={1, 3})]
+    if columns := _iou_columns(summary):
+        names = dict.fromkeys(name for ious in columns.values() for name in ious)
+        rows = [(name, *(score_text(ious.get(name)) for ious in columns.values())) for name in names]
+        right = set(range(1, len(columns) + 1))
+        parts += ["<h2>IoU of each class</h2>", _html_table(("Class", *columns), rows, right=right)]
+    style = "body{font:14px sans-serif;margin:16px}td,th{padding:2px 12px;text-align:left;border-bottom:1px solid #ddd}"
+    style += "table{border-collapse:collapse}.right{text-align:right}h1{font-size:18px}h2{font-size:16px}"
+    head = f'<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n<style>{style}</style>'
+    return "\n".join([head, *parts, ""])
+
+
+def _html_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        marks = (' class="right"' if column in right else "" for column in range(len(cells)))
+        texts = (html.escape(cell) for cell in cells)
+        return "".join(f"<{tag}{mark}>{text}</{tag}>" for mark, text in zip(marks, texts, strict=True))
+
+    lines = [line(headings, "th"), *(line(cells, "td") for cells in rows)]
+    return "<table>\n" + "\n".join(f"<tr>{cells}</tr>" for cells in lines) + "\n</table>"
 
 
 def _iou_columns(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
@@ -263,6 +326,6 @@ def escape(text: str) -> str:
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
 
 
-def number(value: float | None) -> str:
+def score_text(value: float | None) -> str:
     """A score as it is shown everywhere: three decimals, or what stands for none."""
     return ABSENT if value is None else f"{value:.3f}"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from getam.names import shown_name
-from getam.report import escape, markdown_table, number
+from getam.report import escape, markdown_table, score_text
 from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
 
 LABEL = 40
@@ -85,7 +85,7 @@ def table_markdown(title: str, caption: str, rows: Sequence[Row], *, ordered: bo
 
 def _with_difference(is_base: bool, value: float | None, of_base: float | None) -> str:
     change = difference(value, of_base)
-    return number(value) if change is None or is_base else f"{number(value)} ({change:+.3f})"
+    return score_text(value) if change is None or is_base else f"{score_text(value)} ({change:+.3f})"
 
 
 def _protocol_lines(rows: Sequence[Row]) -> list[str]:

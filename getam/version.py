@@ -17,7 +17,7 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("getam", "deeplab")
 
-FILES_OF = {"getam.pages": "templates"}
+FILES_OF = {"getam.pages": "templates", "getam.rendering": "templates"}
 """Folders beside a module that it reads, which are as much of its code as itself."""
 
 

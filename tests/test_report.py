@@ -7,7 +7,7 @@ import pytest
 
 from getam.errors import InputError
 from getam.files import write_json
-from getam.report import score_rows, scores_table, summarize, summary_markdown
+from getam.report import score_rows, scores_table, summarize, summary_html, summary_markdown
 
 PSEUDO_LABELS = {
     "split": "train",
@@ -120,6 +120,18 @@ def test_markdown_of_hostile_names_stays_one_table_of_plain_text(run: Path) -> N
     assert line.startswith("| &#96;x&#96; &#124; &#60;script&#62;alert(1)")
     assert "&#91;a&#93;(b) &amp;amp; &#42;c&#42;" in line
     assert "<" not in markdown
+
+
+def test_html_has_the_same_rows_and_escapes_them(run: Path) -> None:
+    name = "<script>alert(1)</script>"
+    write_json(run / "end_to_end" / "metrics.json", segmentation(0.5, crf=False) | {"iou": {name: 0.25}})
+    summary = summarize(run)
+    page = summary_html(summary, "<b>")
+    assert "<h1>Scores of the run &lt;b&gt;</h1>" in page
+    assert '<tr><td>DeepLab mIoU</td><td class="right">0.600</td><td>val</td><td class="right">200</td>' in page
+    assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page
+    assert "<script" not in page
+    assert page.count("<tr>") - 1 == len(score_rows(summary)) + 1 + 4
 
 
 def test_terminal_table_is_aligned(run: Path) -> None:

@@ -32,9 +32,9 @@ FIGURES = {"compare_maps", "plot_fusions", "time_labels"}
 TABLES = FIGURES | {"make_table"}
 WITHOUT_IMAGES = TABLES | {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
-    "make_demo", "score_labels", "summary",
+    "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
-WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "make_table", "summary"}
+WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
@@ -47,7 +47,6 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.label_times": {"time_labels"},
     "getam.map_sheet": {"compare_maps"},
     "getam.map_values": {"plot_fusions"},
-    "getam.names": {"compare_maps", "make_table"},
     "getam.demo getam.drawing getam.figures": {"make_demo"},
     "getam.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.double_backward": {"train_end_to_end"},
@@ -61,25 +60,29 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages": {"audit"},
     "getam.pictures": {"audit", "compare_maps", "train_end_to_end"},
-    "getam.plots": TABLES - {"compare_maps"},
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
-    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"}
-    - {"compare_maps", "make_table", "time_labels"},
+    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
+    - {"voc_submission", "compare_maps", "make_table", "time_labels"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
-    "getam.report": {"audit", "summary"} | TABLES,
+    "getam.names": {"audit", "compare_maps", "make_table", "plot_scores"},
+    "getam.plots": {"audit", "plot_scores"} | (TABLES - {"compare_maps"}),
+    "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
+    "getam.contact_sheet getam.image_scores getam.overview getam.recorded getam.rendering": {"audit"},
+    "getam.comparison getam.comparison_page getam.comparison_text": set(),
+    "getam.report": {"audit", "plot_scores", "summary"} | TABLES,
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
-    - {"audit", "fetch_weights", "index_dataset", "make_demo", "summary", "voc_submission"}
+    - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,
     "getam.shards getam.version getam.workers": ALL - WITHOUT_SHARDS,
-    "getam.index": ALL - {"fetch_weights", "make_demo", "make_table", "summary"},
+    "getam.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
     "getam.table_report getam.table_scores": {"make_table"},
-    "getam.settings": ALL - {"compare_maps", "make_table", "plot_fusions", "summary"},
+    "getam.settings": ALL - {"compare_maps", "make_table", "plot_fusions", "plot_scores", "summary"},
     "getam getam.errors getam.files getam.machine": ALL,
     "getam.stages": ALL - DEEPLAB,
     "deeplab deeplab.stages": DEEPLAB,

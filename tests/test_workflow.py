@@ -56,7 +56,7 @@ def copy(finished: Workplace, tmp_path: Path) -> Workplace:
     return workplace
 
 
-SCORES = {"summary", "audit"}
+SCORES = {"summary", "plot_scores", "audit"}
 DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
 END_TO_END = {"train_end_to_end", "predict_end_to_end", "evaluate_end_to_end"}
 AFTER_COMPLETION = {"complete_labels", "score_labels"} | DEEPLAB | SCORES
@@ -121,10 +121,13 @@ SOURCES: dict[str, set[str]] = {
     "deeplab/model.py": DEEPLAB | SCORES,
     "deeplab/stages/evaluate_deeplab.py": {"evaluate_deeplab"} | SCORES,
     "getam/report.py": SCORES,
+    "getam/plots.py": {"plot_scores", "audit"},
+    "getam/overview.py": {"audit"},
     "getam/stages/summary.py": {"summary"},
     "getam/pages.py": {"audit"},
     "getam/templates/audit.html": {"audit"},
     "getam/cli.py": set(),
+    "getam/comparison.py": set(),
     "getam/tools/doctor.py": set(),
     "getam/voc_submission.py": set(),
 }
@@ -177,7 +180,7 @@ def test_a_training_asks_for_its_gpus_and_more_of_them_rerun_nothing(finished: W
 
 
 def test_the_completion_edit_lists_the_rules_by_name(finished: Workplace) -> None:
-    names = "complete_labels score_labels train_deeplab predict_deeplab evaluate_deeplab summary audit"
+    names = "complete_labels score_labels train_deeplab predict_deeplab evaluate_deeplab summary plot_scores audit"
     assert finished.plan("--config", "completion={alpha: 0.123}") == set(names.split())
 
 
@@ -512,8 +515,13 @@ CONTRACT = (
     "end_to_end/metrics.json",
     "end_to_end/predictions/manifest.json",
     "audit/index.html",
+    "audit/overview.html",
+    "audit/contact_sheet.html",
+    "plots/iou.svg",
+    "plots/times.svg",
     "summary.json",
     "summary.md",
+    "summary.html",
 )
 
 
@@ -525,6 +533,35 @@ def test_a_complete_run_writes_every_file_and_is_then_done(tiny: Workplace) -> N
     assert {path.stem for path in (results / "logs").iterdir()} == ALL
     assert {path.stem for path in (results / "benchmarks").iterdir()} == ALL
     assert len(_pseudo_labels(tiny)) == 24
+    assert tiny.plan("--configfile", str(TINY)) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_report_shows_scores_plots_and_images_without_a_network(tiny: Workplace) -> None:
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    result = subprocess.run(
+        [*tiny.command, "--report", "report.html", "--configfile", str(TINY)],
+        cwd=tiny.folder,
+        env=tiny.environment | nowhere,
+        capture_output=True,
+        text=True,
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    plots = [path.name for path in (tiny.folder / "results" / "tiny" / "plots").glob("*.svg")]
+    assert len(plots) >= 5
+    for name in ("summary.html", "contact_sheet.html", *plots):
+        assert f"Adding {name}" in output
+    page = (tiny.folder / "report.html").read_text(encoding="utf-8")
+    # The workflow's description, and a caption of each kind.
+    for text in (
+        "Weakly-supervised semantic segmentation by",
+        "Every score of the run",
+        "Pixels of each class",
+        "lowest",
+    ):
+        assert text in page
     assert tiny.plan("--configfile", str(TINY)) == set()
 
 

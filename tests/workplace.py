@@ -27,7 +27,7 @@ if stage.startswith("train-"):
 elif stage in ("make-table", "compare-maps", "plot-fusions", "time-labels"):
     files = [out.with_suffix(suffix) for suffix in (".json", ".md", ".svg", ".png")]
 elif out.suffix:
-    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md"]}}
+    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md", "summary.html"]}}
     files = [out, *(out.parent / name for name in beside.get(stage, []))]
 else:
     files = [out / "content"]

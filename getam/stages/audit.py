@@ -1,4 +1,4 @@
-"""Makes the page that shows every stage's result beside the image."""
+"""Makes the pages that show every stage's result beside the image, and the run as a whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
+from getam.contact_sheet import write_contact_sheet
 from getam.files import atomic_folder
 from getam.index import read_index
 from getam.machine import MachineArguments
+from getam.overview import write_overview
 from getam.pages import write_audit
 from getam.settings import AuditSettings
 
@@ -16,7 +18,7 @@ SECTION = "audit"
 
 
 class Arguments(AuditSettings, MachineArguments):
-    """Write audit/index.html, which opens from disk without a server."""
+    """Write audit/index.html and audit/overview.html, which open from disk without a server."""
 
     run: Path = Field(description="folder of the run, results/<run>")
     index: Path = Field(description="index.csv")
@@ -27,3 +29,5 @@ def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     with atomic_folder(arguments.out) as folder:
         write_audit(arguments.run, folder, rows=index.rows, classes=index.classes, max_images=arguments.images)
+        write_overview(arguments.run, folder)
+        write_contact_sheet(arguments.run, folder / "contact_sheet.html", rows=index.rows, classes=index.classes)

@@ -1,4 +1,4 @@
-"""Gathers the scores of a run into summary.json and summary.md."""
+"""Gathers the scores of a run into summary.json, summary.md and summary.html."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pydantic import Field
 
 from getam.files import write_json, write_text
 from getam.machine import MachineArguments
-from getam.report import scores_table, summarize, summary_markdown
+from getam.report import scores_table, summarize, summary_html, summary_markdown
 
 logger = logging.getLogger(__name__)
 
 
 class Arguments(MachineArguments):
-    """Write summary.json and summary.md beside it: every score of the run, with its protocol."""
+    """Write summary.json, and summary.md and summary.html beside it: every score of the run, with its protocol."""
 
     run: Path = Field(description="folder of the run, results/<run>")
-    out: Path = Field(description="summary.json; summary.md is written beside it")
+    out: Path = Field(description="summary.json; summary.md and summary.html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
     summary = summarize(arguments.run)
     write_text(arguments.out.with_suffix(".md"), summary_markdown(summary, arguments.run.name))
+    write_text(arguments.out.with_suffix(".html"), summary_html(summary, arguments.run.name))
     write_json(arguments.out, summary)
     logger.info("scores of the run %s:\n%s", arguments.run.name, scores_table(summary))

@@ -1,4 +1,4 @@
-# Every score of the run in one place, and every stage's result beside its image.
+# Every score of the run in one place, its plots, and every stage's result beside its image.
 
 
 rule summary:
@@ -11,6 +11,12 @@ rule summary:
     output:
         json=f"{RESULTS}/summary.json",
         markdown=f"{RESULTS}/summary.md",
+        html=report(
+            f"{RESULTS}/summary.html",
+            caption="../report/summary.rst",
+            category="Scores",
+            labels={"result": "scores with their protocols, IoU of each class"},
+        ),
     log:
         f"{RESULTS}/logs/summary.log",
     benchmark:
@@ -30,6 +36,42 @@ rule summary:
         "getam summary --run {params.run:q} --out {output.json:q} --threads {threads} --log {log:q}"
 
 
+# Models: beside one lies what its training left for TensorBoard.
+rule plot_scores:
+    input:
+        scores=rules.summary.input,
+        models=[
+            f"{RESULTS}/classifier/model.json",
+            f"{RESULTS}/deeplab/model.json",
+            f"{RESULTS}/end_to_end/model.json",
+        ],
+    output:
+        report(
+            directory(f"{RESULTS}/plots"),
+            patterns=["{plot}.svg"],
+            caption="../report/plots.rst",
+            category="Plots",
+            labels={"plot": "{plot}"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_scores.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_scores.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
+    params:
+        code=code_of("getam.stages.plot_scores"),
+        run=subpath(output[0], parent=True),
+    message:
+        "plot_scores: {output}"
+    shell:
+        "getam plot-scores --run {params.run:q} --out {output:q} --threads {threads} --log {log:q}"
+
+
 rule audit:
     input:
         index=f"{RESULTS}/index.csv",
@@ -42,7 +84,14 @@ rule audit:
         end_to_end=f"{RESULTS}/end_to_end/predictions",
         scores=rules.summary.input,
     output:
-        directory(f"{RESULTS}/audit"),
+        # Of the page with every image, which may take a GB, the report has what shows a few.
+        report(
+            directory(f"{RESULTS}/audit"),
+            patterns=["contact_{page}.html"],
+            caption="../report/audit.rst",
+            category="Images",
+            labels={"result": "the worst, the best and the most unknown images"},
+        ),
     log:
         f"{RESULTS}/logs/audit.log",
     benchmark:

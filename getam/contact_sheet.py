@@ -1,0 +1,147 @@
+"""A few telling images of a run on one page that holds its pictures: the worst, the best, the most unknown."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from getam.files import UNKNOWN, read_gray, read_image, read_labels, voc_palette, write_text
+from getam.image_scores import files_in_shards, image_iou
+from getam.index import IndexRow, evenly_spaced
+from getam.pictures import label_picture
+from getam.rendering import render
+
+LOOKED_AT = 400
+"""Most images of a split that are chosen from, evenly spaced over its sorted ids."""
+
+SHOWN = 8
+"""Most images of a kind."""
+
+SIDE = 150
+"""Longest side of a picture, pixels."""
+
+LAYERS = {
+    "photograph": "photograph",
+    "ground_truth": "ground truth",
+    "pseudo_labels": "pseudo labels",
+    "deeplab": "DeepLab",
+    "end_to_end": "end to end",
+    "saliency": "saliency",
+}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    row: IndexRow
+    scores: Mapping[str, float]
+    unknown: float | None
+
+
+def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str]) -> None:
+    """Writes the page `out`, at most a few MB, which needs no other file.
+
+    Of LOOKED_AT images of each split, shows the SHOWN with the lowest and with the highest IoU of each source of labels
+    (a predicted 255 as background), and those with the most unknown pixels. Nothing is written for a run without
+    labels. `classes` are the names of the label values 1, 2, ...
+
+    Raises:
+        InputError: a file can't be read; the message names it.
+    """
+    files = {layer: files_in_shards(run / layer, ".png") for layer in ("pseudo_labels", "saliency")}
+    files |= {layer: _by_id(run / layer / "predictions") for layer in ("deeplab", "end_to_end")}
+    files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
+    seen = [_look(row, files) for row in _candidates(rows)]
+    groups = {title: images for title, images in _groups(seen) if images}
+    if not groups:
+        return
+    palette = voc_palette()
+    present = {name for images in groups.values() for image in images for name in image.row.labels}
+    page = render(
+        "contact_sheet.html",
+        run=run.name,
+        looked_at=len(seen),
+        total=len(rows),
+        colors=[
+            (name, "#" + palette[value].tobytes().hex())
+            for value, name in enumerate(("background", *classes))
+            if name in present or not value
+        ],
+        groups={
+            title: [(image.row, _facts(image), list(_pictures(image.row, files))) for image in images]
+            for title, images in groups.items()
+        },
+    )
+    write_text(out, page)
+
+
+def _by_id(folder: Path) -> dict[str, Path]:
+    return {path.name.removesuffix(".png"): path for path in folder.glob("*.png")}
+
+
+def _candidates(rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
+    for split in dict.fromkeys(row.split for row in rows):
+        members = sorted((row for row in rows if row.split == split), key=lambda row: row.id)
+        yield from evenly_spaced(members, LOOKED_AT)
+
+
+def _look(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Seen:
+    scores, unknown = {}, None
+    truth = read_labels(files["ground_truth"][row.id]) if row.id in files["ground_truth"] else None
+    for layer in ("pseudo_labels", "deeplab", "end_to_end"):
+        if row.id not in files[layer]:
+            continue
+        labels = read_labels(files[layer][row.id])
+        if layer == "pseudo_labels":
+            unknown = float((labels == UNKNOWN).mean())
+        if truth is not None and truth.shape == labels.shape and (iou := image_iou(labels, truth)) is not None:
+            scores[layer] = iou
+    return _Seen(row, scores, unknown)
+
+
+def _groups(seen: Sequence[_Seen]) -> Iterator[tuple[str, list[_Seen]]]:
+    for layer in ("pseudo_labels", "deeplab", "end_to_end"):
+        # An id decides between equals, so that the page is the same every time.
+        ranked = sorted((image for image in seen if layer in image.scores), key=lambda i: (i.scores[layer], i.row.id))
+        most = min(SHOWN, len(ranked) // 2)
+        yield f"{LAYERS[layer]}: lowest IoU", ranked[:most]
+        if layer == "pseudo_labels":
+            yield f"{LAYERS[layer]}: highest IoU", ranked[::-1][:most]
+    unknown = [image for image in seen if image.unknown]
+    yield "pseudo labels: most unknown", sorted(unknown, key=lambda i: (-(i.unknown or 0), i.row.id))[:SHOWN]
+
+
+def _facts(image: _Seen) -> str:
+    facts = [f"IoU {LAYERS[layer]} {score:.3f}" for layer, score in image.scores.items()]
+    if image.unknown is not None:
+        facts.append(f"{100 * image.unknown:.1f} % unknown")
+    return ", ".join(facts)
+
+
+def _pictures(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> Iterator[tuple[str, str]]:
+    """Name and address of each layer's picture."""
+    scale = min(1.0, SIDE / max(row.height, row.width))
+    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    for layer, name in LAYERS.items():
+        if layer == "photograph":
+            picture = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
+        elif row.id not in files[layer]:
+            continue
+        elif layer == "saliency":
+            picture = Image.fromarray(read_gray(files[layer][row.id])).resize(size, Image.Resampling.BILINEAR)
+        else:
+            picture = label_picture(read_labels(files[layer][row.id]), size)
+        yield name, _address(picture, "JPEG" if layer == "photograph" else "PNG")
+
+
+def _address(picture: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    if kind == "PNG":
+        # Few colors: a palette takes a third of the bytes.
+        picture = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE) if picture.mode == "RGB" else picture
+    picture.save(file, format=kind, quality=80)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,27 @@
+"""Draws what a run's files hold: scores, confusion, threshold curve, trainings, times."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pydantic import Field
+
+from getam.files import atomic_folder
+from getam.machine import MachineArguments
+from getam.run_plots import write_plots
+
+logger = logging.getLogger(__name__)
+
+
+class Arguments(MachineArguments):
+    """Write the plots of a run, an SVG each; what the run doesn't have is left out."""
+
+    run: Path = Field(description="folder of the run, results/<run>")
+    out: Path = Field(description="folder for the plots")
+
+
+def run(arguments: Arguments) -> None:
+    with atomic_folder(arguments.out) as folder:
+        names = write_plots(arguments.run, folder)
+    logger.info("plots of the run %s: %s", arguments.run.name, ", ".join(names) or "none")
