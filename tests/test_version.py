@@ -65,6 +65,7 @@ STAGES_OF: dict[str, set[str]] = {
     - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
     - {"voc_submission", "compare_maps", "make_table", "time_labels"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
+    "getam.documents": {"make_table"},
     "getam.names": {"audit", "compare_maps", "make_table", "plot_scores"},
     "getam.plots": {"audit", "plot_scores"} | (TABLES - {"compare_maps"}),
     "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
