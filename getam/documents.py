@@ -46,8 +46,8 @@ def as_markdown(document: Document) -> str:
 
 
 def _inline(text: str) -> str:
-    # Between words it quotes nothing and closes no tag.
-    return escape(text).replace(" &#62; ", " > ")
+    # Between blanks they quote nothing and begin no tag.
+    return escape(text).replace(" &#62; ", " > ").replace(" &#60; ", " < ")
 
 
 def as_html(document: Document) -> str:
