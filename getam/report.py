@@ -163,13 +163,13 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
         split, images = classifier["split"], str(classifier["images"])
         supervision = _supervision(classifier["supervision"], classifier)
         number = classifier[f"{split}_map"]
-        row = ScoreRow("Classifier mAP", score_text(number), split, images, supervision=supervision)
+        row = ScoreRow("Classifier mAP", three_decimals(number), split, images, supervision=supervision)
         scores.append(Measured(row, number, classifier[f"{split}_average_precision"]))
     if saliency := summary.get("saliency"):
         split, images = saliency["split"], str(saliency["images"])
         for score, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
             number = saliency[f"{split}_{key}"]
-            scores.append(Measured(ScoreRow(f"Saliency {score}", score_text(number), split, images), number))
+            scores.append(Measured(ScoreRow(f"Saliency {score}", three_decimals(number), split, images), number))
     if labels := summary.get("pseudo_labels"):
         scores.extend(_pseudo_label_scores(labels))
     for title, section in _segmenters(summary):
@@ -178,7 +178,7 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             number = section[f"{split}_{key}"]
             row = ScoreRow(
-                f"{title} {score}", score_text(number), split, images, inference=inference, supervision=supervision
+                f"{title} {score}", three_decimals(number), split, images, inference=inference, supervision=supervision
             )
             classes = section[f"{split}_iou"] if key == "miou" else {}
             scores.append(Measured(row, number, classes, inference))
@@ -201,16 +201,16 @@ def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
         chosen = f"the best on {split}"
         used = _supervision(labels["maps_supervision"], labels)
         inference = f"threshold {best['threshold']:.2f}, {chosen}"
-        row = ScoreRow("Maps mIoU", score_text(best["miou"]), split, images, inference=inference, supervision=used)
+        row = ScoreRow("Maps mIoU", three_decimals(best["miou"]), split, images, inference=inference, supervision=used)
         yield Measured(row, best["miou"], inference=f"threshold: {chosen}")
     for protocol, meaning in PROTOCOLS.items():
         number = labels[f"{split}_miou"][protocol]
         row = ScoreRow(
-            "Pseudo labels mIoU", score_text(number), split, images, unknown=meaning, supervision=supervision
+            "Pseudo labels mIoU", three_decimals(number), split, images, unknown=meaning, supervision=supervision
         )
         yield Measured(row, number, labels[f"{split}_iou"][protocol])
     for score, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        row = ScoreRow(f"Pseudo labels {score}", score_text(labels[key]), split, images, supervision=supervision)
+        row = ScoreRow(f"Pseudo labels {score}", three_decimals(labels[key]), split, images, supervision=supervision)
         yield Measured(row, labels[key])
 
 
@@ -267,7 +267,7 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     columns = _iou_columns(summary)
     if columns:
         names = list(dict.fromkeys(name for ious in columns.values() for name in ious))
-        rows = [(name, *(score_text(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(three_decimals(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
         lines += ["", "## IoU of each class", "", *markdown_table(("Class", *columns), rows, right=right)]
     return "\n".join([*lines, ""])
@@ -279,7 +279,7 @@ def summary_html(summary: Mapping[str, Any], run_name: str) -> str:
     parts = [html_table(HEADINGS, scores, right={1, 3})]
     if columns := _iou_columns(summary):
         names = dict.fromkeys(name for ious in columns.values() for name in ious)
-        rows = [(name, *(score_text(ious.get(name)) for ious in columns.values())) for name in names]
+        rows = [(name, *(three_decimals(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
         parts += ["<h2>IoU of each class</h2>", html_table(("Class", *columns), rows, right=right)]
     return html_page(f"Scores of the run {run_name}", parts)
@@ -333,6 +333,6 @@ def escape(text: str) -> str:
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
 
 
-def score_text(value: float | None) -> str:
+def three_decimals(value: float | None) -> str:
     """A score as it is shown everywhere: three decimals, or what stands for none."""
     return ABSENT if value is None else f"{value:.3f}"

@@ -15,7 +15,7 @@ from getam.files import atomic_file, read_array, read_json, read_labels, write_j
 from getam.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.map_sheet import SheetRow, draw_sheet
-from getam.report import markdown_table, score_text
+from getam.report import markdown_table, three_decimals
 from getam.shards import rows_of, shard_folders
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> None:
         for row, shard in evenly_spaced([place for place in places if place[0].labels], arguments.images)
     ]
     headings = [
-        (method.label, f"mIoU {score_text(best['miou'])}")
+        (method.label, f"mIoU {three_decimals(best['miou'])}")
         for method, best in zip(arguments.methods, scores, strict=True)
     ]
     sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in shown])
@@ -112,7 +112,13 @@ def _read_map(path: Path, row: IndexRow, number: int) -> np.ndarray:
 
 def _markdown(content: dict[str, Any], *, picture: str) -> str:
     cells = [
-        (each["label"], score_text(each["miou"]), score_text(each["threshold"]), each["split"], str(each["images"]))
+        (
+            each["label"],
+            three_decimals(each["miou"]),
+            three_decimals(each["threshold"]),
+            each["split"],
+            str(each["images"]),
+        )
         for each in content["methods"]
     ]
     return "\n".join(

@@ -17,7 +17,7 @@ from getam.machine import MachineArguments
 from getam.map_values import BINS, SHARES, ValueCounts
 from getam.plots import save_plot
 from getam.progress import progress
-from getam.report import markdown_table, score_text
+from getam.report import markdown_table, three_decimals
 from getam.shards import rows_of, shard_folders
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,8 @@ def _markdown(content: Mapping[str, Any]) -> str:
         (
             fusion,
             f"{each['maps']} ({each['empty_maps']} of zeros)" if each["empty_maps"] else str(each["maps"]),
-            score_text(each["mean"]),
-            score_text(each["median"]),
+            three_decimals(each["mean"]),
+            three_decimals(each["median"]),
             *(_percent(each["share_from"][str(value)]) for value in SHARES),
         )
         for fusion, each in content.items()
