@@ -54,11 +54,11 @@ STAGES = {
     "predict-end-to-end": "segment images with the end-to-end network",
     "evaluate-end-to-end": "score the end-to-end network's predictions",
     "voc-submission": "pack predictions for VOC's evaluation server",
+    "plot-scores": "draw a run's scores, trainings and times",
     "make-table": "make a table of runs that differ in a few settings",
     "compare-maps": "show the maps of several methods beside each other",
     "plot-fusions": "plot the values of maps by how blocks are fused",
     "time-labels": "measure how long label makers take",
-    "plot-scores": "draw a run's scores, trainings and times",
     "audit": "make the page that shows every stage's result",
     "summary": "gather the scores of a run",
 }
