@@ -2,7 +2,7 @@
 
 import json
 
-from getam.tables import content_flags, runs_of, score_files
+from getam.table_runs import content_flags, runs_of, score_files
 
 
 def runs_compared(comparison: str) -> list[tuple[str, str]]:
