@@ -275,21 +275,28 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
 
 def summary_html(summary: Mapping[str, Any], run_name: str) -> str:
     """The content of summary.html: as summary.md, for Snakemake's report, which shows no Markdown."""
-    title = f"Scores of the run {html.escape(run_name)}"
     scores = [astuple(row) for row in score_rows(summary)]
-    parts = [f"<h1>{title}</h1>", _html_table(HEADINGS, scores, right={1, 3})]
+    parts = [html_table(HEADINGS, scores, right={1, 3})]
     if columns := _iou_columns(summary):
         names = dict.fromkeys(name for ious in columns.values() for name in ious)
         rows = [(name, *(three_decimals(ious.get(name)) for ious in columns.values())) for name in names]
         right = set(range(1, len(columns) + 1))
-        parts += ["<h2>IoU of each class</h2>", _html_table(("Class", *columns), rows, right=right)]
+        parts += ["<h2>IoU of each class</h2>", html_table(("Class", *columns), rows, right=right)]
+    return html_page(f"Scores of the run {run_name}", parts)
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """A page of parts that are HTML, in a plain style, with its title above them."""
+    title = html.escape(title)
     style = "body{font:14px sans-serif;margin:16px}td,th{padding:2px 12px;text-align:left;border-bottom:1px solid #ddd}"
     style += "table{border-collapse:collapse}.right{text-align:right}h1{font-size:18px}h2{font-size:16px}"
     head = f'<!doctype html>\n<meta charset="utf-8">\n<title>{title}</title>\n<style>{style}</style>'
-    return "\n".join([head, *parts, ""])
+    return "\n".join([head, f"<h1>{title}</h1>", *parts, ""])
 
 
-def _html_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> str:
+def html_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: set[int]) -> str:
+    """A table; cells may hold any text, and the columns numbered in `right` are set to the right."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         marks = (' class="right"' if column in right else "" for column in range(len(cells)))
         texts = (html.escape(cell) for cell in cells)
@@ -327,5 +334,5 @@ def escape(text: str) -> str:
 
 
 def three_decimals(value: float | None) -> str:
-    """A score as it is shown everywhere; what stands for none where there is none."""
+    """A score as it is shown everywhere: three decimals, or what stands for none."""
     return ABSENT if value is None else f"{value:.3f}"

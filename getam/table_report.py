@@ -1,4 +1,4 @@
-"""A table of runs as Markdown and as a plot, the paper's figures beside this run's."""
+"""A table of runs as a text and as a plot, the paper's figures beside this run's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from getam.documents import Document, Grid, Items
 from getam.names import shown_name
-from getam.report import escape, markdown_table, three_decimals
+from getam.report import three_decimals
 from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
 
 LABEL = 40
@@ -55,7 +56,7 @@ def table_json(title: str, caption: str, rows: Sequence[Row], *, axis: str, orde
     }
 
 
-def table_markdown(title: str, caption: str, rows: Sequence[Row], *, ordered: bool) -> str:
+def table_document(title: str, caption: str, rows: Sequence[Row], *, ordered: bool) -> Document:
     """The table, its differences to the reference, the protocols, and where the paper's order holds."""
     base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
     cells = [
@@ -66,20 +67,16 @@ def table_markdown(title: str, caption: str, rows: Sequence[Row], *, ordered: bo
         )
         for row in rows
     ]
-    brackets = f"; in brackets how far they are from those of {escape(base.label)}" if len(rows) > 1 else ""
-    return "\n".join(
+    brackets = f"; in brackets how far they are from those of {base.label}" if len(rows) > 1 else ""
+    return Document(
+        title,
         [
-            f"# {escape(title)}",
-            "",
-            *([escape(caption), ""] if caption else []),
+            *([caption] if caption else []),
             f"All scores are fractions of 1{brackets}.",
-            "",
-            *markdown_table(("", *paper, *scores), cells, right=set(range(1, 1 + len(paper) + len(scores)))),
-            "",
-            *_protocol_lines(rows),
-            "",
-            *(line for heading in (_ordered_headings(rows) if ordered else ()) for line in _order_lines(rows, heading)),
-        ]
+            Grid(("", *paper, *scores), cells, set(range(1, 1 + len(paper) + len(scores)))),
+            Items(_protocol_lines(rows)),
+            *(_order(rows, heading) for heading in (_ordered_headings(rows) if ordered else ())),
+        ],
     )
 
 
@@ -101,7 +98,7 @@ def _protocol_lines(rows: Sequence[Row]) -> list[str]:
         )
         if said:
             columns.setdefault(said, []).append(heading)
-    return [f"- {escape('; '.join(named))}: {escape(' / '.join(said))}" for said, named in columns.items()]
+    return [f"{'; '.join(named)}: {' / '.join(said)}" for said, named in columns.items()]
 
 
 def _ordered_headings(rows: Sequence[Row]) -> list[str]:
@@ -109,17 +106,14 @@ def _ordered_headings(rows: Sequence[Row]) -> list[str]:
     return [heading for heading in headings(rows) if heading not in NO_ORDER] if len(ranked(rows)) > 1 else []
 
 
-def _order_lines(rows: Sequence[Row], heading: str) -> list[str]:
+def _order(rows: Sequence[Row], heading: str) -> Items:
     """What of the paper's order holds by one score, in words that the numbers decide."""
     steps = order(rows, heading)
     held = sum(step.holds is True for step in steps)
-    return [
-        f"Order as in the paper, by {escape(heading)}: {held} of {len(steps)}",
-        "",
-        *(f"- {escape(step.better)} > {escape(step.worse)}: {_answer(step)}" for step in steps),
-        f"- {_best(rows, heading)}",
-        "",
-    ]
+    return Items(
+        [*(f"{step.better} > {step.worse}: {_answer(step)}" for step in steps), _best(rows, heading)],
+        lead=f"Order as in the paper, by {heading}: {held} of {len(steps)}",
+    )
 
 
 def _answer(step: Step) -> str:
@@ -135,14 +129,14 @@ def _best(rows: Sequence[Row], heading: str) -> str:
     published = ranked(rows)
     scores = {row.label: row.scores.get(heading) for row in published}
     known = {label: score for label, score in scores.items() if score is not None}
-    said = f"best as in the paper, {escape(published[0].label)}"
+    said = f"best as in the paper, {published[0].label}"
     if len(known) < len(scores):
         return f"{said}: not known, a score is missing"
     best = max(known.values())
     winners = [label for label, score in known.items() if score == best]
     if winners == [published[0].label]:
         return f"{said}: yes ({best:.3f})"
-    return f"{said}: no, {escape(' and '.join(winners))} ({best:.3f})"
+    return f"{said}: no, {' and '.join(winners)} ({best:.3f})"
 
 
 def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) -> None:

@@ -6,13 +6,11 @@ as fractions, each under the protocol that the caption names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from getam.errors import InputError
-from getam.settings import Config, SweepSettings, leaves, nest
-from getam.variants import Variants, depends_on
+from getam.settings import Config, nest
+from getam.variants import depends_on
 
 
 class Score(NamedTuple):
@@ -92,11 +90,7 @@ ABLATION = (
 
 
 def definitions(settings: Config) -> dict[str, Table]:
-    """All comparisons by their names: table1 to table7, sweep, figure2 and figure7.
-
-    Raises:
-        InputError: sweep.key is no name of a setting.
-    """
+    """All comparisons by their names: table1 to table7, sweep, figure2 and figure7."""
     getam, cam = ({"maps": {"method": method}} for method in ("getam", "cam"))
     cnn = {"classifier": settings.tables.cnn, **cam}
     paths = (
@@ -236,98 +230,3 @@ def _sweep(settings: Config) -> Table:
         for value in settings.sweep.values
     )
     return Table(f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key)
-
-
-def register(variants: Variants) -> dict[str, list[str]]:
-    """Makes all runs of the comparisons known.
-
-    Returns:
-        {comparison: names of its rows' runs}; a comparison that the run's settings rule out is left out.
-    """
-    names = {}
-    for table in definitions(variants[variants.run]):
-        try:
-            names[table] = [name for _, name in runs_of(variants, table)]
-        except InputError:
-            # Said to who asks for it: a run without saliency, say, has no completion to compare, and need not.
-            continue
-    return names
-
-
-def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
-    """The rows of a comparison with their runs' names.
-
-    Raises:
-        InputError: the run's settings rule it out, or there is nothing to sweep.
-    """
-    settings = variants[variants.run]
-    definition = definitions(settings)[table]
-    if table == "sweep":
-        _check(settings.sweep, definition)
-    found = []
-    for row in definition.rows:
-        name = variants.add(row.overlay, source=f"{table}, {row.label}")
-        found.append((row, name if row.split == variants.split(name) else variants.add_split(row.split)))
-    return found
-
-
-def _check(sweep: SweepSettings, table: Table) -> None:
-    example = "--config sweep='{key: completion.gamma, values: [32, 64, 128]}'"
-    if not (sweep.key and sweep.values):
-        raise InputError(f"sweep: names no setting, or no values of it; write {example}")
-    if tuple(sweep.key.split(".")) not in {path for path, _ in leaves(Config)}:
-        raise InputError(f"sweep.key: {sweep.key}: no setting of config.yaml; write {example}")
-    if not table.scores:
-        raise InputError(f"sweep.key: {sweep.key}: no score depends on it; name another setting")
-
-
-def content_flags(variants: Variants, table: str) -> list[str]:
-    """What a comparison's table says, as the flags of make_table; each score with the file that holds it.
-
-    Raises:
-        InputError: see runs_of.
-    """
-    definition = definitions(variants[variants.run])[table]
-    rows = [
-        {
-            "label": row.label,
-            "own": name == variants.run,
-            "value": row.value,
-            "paper": dict(row.paper),
-            "given": dict(row.given),
-            "scores": {
-                score.heading: {"file": variants.file(name, score.file), "path": list(score.path)}
-                for score in _scores(definition, row)
-            },
-        }
-        for row, name in runs_of(variants, table)
-    ]
-    texts = {
-        "--title": definition.title,
-        "--caption": definition.caption,
-        "--axis": definition.axis,
-        "--ordered": json.dumps(definition.ordered),
-        "--rows": json.dumps(rows),
-    }
-    # One word each: Snakemake's quoting drops empty ones.
-    return [f"{flag}={text}" for flag, text in texts.items()]
-
-
-def score_files(variants: Variants, table: str) -> list[str]:
-    """The files that a comparison's scores are in, each once.
-
-    Raises:
-        InputError: see runs_of.
-    """
-    definition = definitions(variants[variants.run])[table]
-    return list(
-        dict.fromkeys(
-            variants.file(name, score.file)
-            for row, name in runs_of(variants, table)
-            for score in _scores(definition, row)
-        )
-    )
-
-
-def _scores(table: Table, row: Row) -> tuple[Score, ...]:
-    return table.scores if row.scores is None else row.scores

@@ -76,6 +76,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "end_to_end.decoder.scales": {"end_to_end": {"decoder": {"scales": [4, 2, 1]}}},
     "tables.cnn": {"tables": {"cnn": {"backbone": "resnet34"}}},
     "tables.backbones": {"tables": {"backbones": {"Small": {"backbone": "vit_small_patch16_224"}}}},
+    "tables.test_miou.multi_stage": {"tables": {"test_miou": {"multi_stage": 0.7}}},
+    "tables.test_miou.end_to_end": {"tables": {"test_miou": {"end_to_end": 0.7}}},
     "deeplab.frozen_batch_norm": {"deeplab": {"frozen_batch_norm": True, "pretrained": True}},
 }
 """Keys whose other values are valid beside others alone, or that need a value of their own."""

@@ -61,7 +61,8 @@ def test_the_order_is_said_as_the_numbers_are(tmp_path: Path) -> None:
     content, text = make(tmp_path, three(tmp_path, 0.75, 0.5, 0.25))
     assert [step["holds"] for step in content["order"][HEADING]] == [True, True]
     assert f"Order as in the paper, by {HEADING}: 2 of 2" in text
-    assert "- a &#62; b: yes (0.750 > 0.500)" in text or "- a > b: yes (0.750 > 0.500)" in text
+    assert "- a > b: yes (0.750 > 0.500)" in text
+    assert "<li>a &gt; b: yes (0.750 &gt; 0.500)</li>" in (tmp_path / "t.html").read_text()
     assert "- best as in the paper, a: yes (0.750)" in text
 
     content, text = make(tmp_path, three(tmp_path, 0.5, 0.5, 0.75))
@@ -127,6 +128,9 @@ def test_hostile_labels_add_no_markup(tmp_path: Path) -> None:
     _, text = make(tmp_path, rows, title="<b>|")
     assert "<script>" not in text
     assert "<b>" not in text
+    page = (tmp_path / "t.html").read_text()
+    assert "<script" not in page
+    assert "<b>" not in page
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(HOSTILE)
     assert {line.count("|") for line in table} == {4}

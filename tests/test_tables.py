@@ -18,7 +18,8 @@ from getam.end_to_end import EndToEndNetwork
 from getam.errors import InputError
 from getam.settings import Config, merge, read_yaml, validate_config
 from getam.stages.make_table import Arguments
-from getam.tables import content_flags, definitions, register, runs_of, score_files
+from getam.table_runs import content_flags, register, runs_of, score_files
+from getam.tables import definitions
 from getam.variants import Variants
 
 TABLES = [f"table{number}" for number in range(1, 8)]

@@ -44,6 +44,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.coco": {"index_dataset"},
     "getam.completion getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
     "getam.labels": {"complete_labels"} | END_TO_END,
+    "getam.documents": {"make_table"},
     "getam.label_times": {"time_labels"},
     "getam.map_sheet": {"compare_maps"},
     "getam.map_values": {"plot_fusions"},
@@ -88,7 +89,7 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab deeplab.stages": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
     # The commands, and those that no rule runs.
-    "getam.__main__ getam.cli getam.tables getam.variants deeplab.__main__ deeplab.cli": set(),
+    "getam.__main__ getam.cli getam.table_runs getam.tables getam.variants deeplab.__main__ deeplab.cli": set(),
 }
 """The stages that an edit of each module reruns, but for a stage's own."""
 

@@ -25,7 +25,7 @@ stage, out = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
 if stage.startswith("train-"):
     files = [out / name for name in ("model.safetensors", "model.json", "metrics.json")]
 elif stage in ("make-table", "compare-maps", "plot-fusions", "time-labels"):
-    files = [out.with_suffix(suffix) for suffix in (".json", ".md", ".svg", ".png")]
+    files = [out.with_suffix(suffix) for suffix in (".json", ".md", ".html", ".svg", ".png")]
 elif out.suffix:
     beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md", "summary.html"]}}
     files = [out, *(out.parent / name for name in beside.get(stage, []))]

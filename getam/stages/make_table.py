@@ -7,17 +7,18 @@ from pathlib import Path
 
 from pydantic import Field
 
+from getam.documents import as_html, as_markdown
 from getam.files import write_json, write_text
 from getam.machine import MachineArguments
 from getam.plots import save_plot
-from getam.table_report import draw_table, table_json, table_markdown
+from getam.table_report import draw_table, table_document, table_json
 from getam.table_scores import GivenRow, read_rows
 
 logger = logging.getLogger(__name__)
 
 
 class Arguments(MachineArguments):
-    """Write <table>.json, and .md and .svg beside it: scores of runs beside each other and the paper's figures."""
+    """Write <table>.json, and .md, .html and .svg beside it: scores of runs, and the paper's figures."""
 
     title: str = Field(description="title of the table")
     caption: str = Field(description="what the paper's figures are, in words; empty for none")
@@ -26,12 +27,13 @@ class Arguments(MachineArguments):
     rows: tuple[GivenRow, ...] = Field(
         description="JSON: label, own, value, paper, given, scores: {heading: {file, path}} of each run", min_length=1
     )
-    out: Path = Field(description="<table>.json; <table>.md and <table>.svg are written beside it")
+    out: Path = Field(description="<table>.json; <table>.md, .html and .svg are written beside it")
 
 
 def run(arguments: Arguments) -> None:
     rows = read_rows(arguments.rows)
-    markdown = table_markdown(arguments.title, arguments.caption, rows, ordered=arguments.ordered)
+    document = table_document(arguments.title, arguments.caption, rows, ordered=arguments.ordered)
+    markdown = as_markdown(document)
     save_plot(
         arguments.out.with_suffix(".svg"),
         lambda figure: draw_table(figure, arguments.title, rows, axis=arguments.axis),
@@ -39,6 +41,7 @@ def run(arguments: Arguments) -> None:
         height=max(3.0, 1.2 + 0.55 * len(rows)),
     )
     write_text(arguments.out.with_suffix(".md"), markdown)
+    write_text(arguments.out.with_suffix(".html"), as_html(document))
     content = table_json(arguments.title, arguments.caption, rows, axis=arguments.axis, ordered=arguments.ordered)
     write_json(arguments.out, content)
     logger.info("%s\n%s", arguments.out.with_suffix(".md"), markdown)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from pydantic import Field
 
 from getam.files import read_array, write_json, write_text
@@ -58,6 +59,9 @@ def _draw(figure: Figure, counts: Mapping[str, ValueCounts]) -> None:
     for fusion, each in counts.items():
         axes.plot(np.arange(BINS) / BINS, each.share_from(), label=fusion)
     axes.set_yscale("log")
+    # Powers are written as formulas, which the style shows as they are.
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(0, 1)
     axes.set_xlabel("value of the map, divided by its maximum")
     axes.set_ylabel("share of values at least as high")

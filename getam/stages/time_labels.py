@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from pydantic import Field
 
 from getam.errors import InputError
@@ -85,6 +86,9 @@ def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
         axes.plot(sizes, [1000 * by_size[size] for size in sizes], marker="o", markersize=4, label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    # Powers are written as formulas, which the style shows as they are.
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("images labelled at a time")
     axes.set_ylabel("milliseconds an image")

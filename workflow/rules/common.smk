@@ -28,7 +28,7 @@ from getam.settings import (
     only,
     validate_config,
 )
-from getam.tables import register
+from getam.table_runs import register
 from getam.variants import Variants
 from getam.version import source_hash
 

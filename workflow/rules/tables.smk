@@ -2,7 +2,7 @@
 
 import json
 
-from getam.tables import content_flags, runs_of, score_files
+from getam.table_runs import content_flags, runs_of, score_files
 
 
 def runs_compared(comparison: str) -> list[tuple[str, str]]:
@@ -62,11 +62,18 @@ rule make_table:
     output:
         json=f"{RESULTS}/tables/{{table}}.json",
         markdown=f"{RESULTS}/tables/{{table}}.md",
+        # The report shows no Markdown.
+        html=report(
+            f"{RESULTS}/tables/{{table}}.html",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "{table}", "as": "table"},
+        ),
         plot=report(
             f"{RESULTS}/tables/{{table}}.svg",
             caption="../report/tables.rst",
             category="Tables and figures of the paper",
-            labels={"name": "{table}"},
+            labels={"name": "{table}", "as": "plot"},
         ),
     log:
         f"{RESULTS}/logs/make_table/{{table}}.log",
@@ -98,7 +105,7 @@ rule compare_maps:
             f"{RESULTS}/tables/figure2.png",
             caption="../report/tables.rst",
             category="Tables and figures of the paper",
-            labels={"name": "figure2"},
+            labels={"name": "figure2", "as": "picture"},
         ),
         json=f"{RESULTS}/tables/figure2.json",
         markdown=f"{RESULTS}/tables/figure2.md",
@@ -134,7 +141,7 @@ rule plot_fusions:
             f"{RESULTS}/tables/figure7.svg",
             caption="../report/tables.rst",
             category="Tables and figures of the paper",
-            labels={"name": "figure7"},
+            labels={"name": "figure7", "as": "plot"},
         ),
         json=f"{RESULTS}/tables/figure7.json",
         markdown=f"{RESULTS}/tables/figure7.md",
@@ -170,7 +177,7 @@ rule time_labels:
             f"{RESULTS}/tables/figure11.svg",
             caption="../report/tables.rst",
             category="Tables and figures of the paper",
-            labels={"name": "figure11"},
+            labels={"name": "figure11", "as": "plot"},
         ),
         json=f"{RESULTS}/tables/figure11.json",
         markdown=f"{RESULTS}/tables/figure11.md",

@@ -1,0 +1,63 @@
+"""A text with tables, given as Markdown, to read in a terminal too, and as HTML, for Snakemake's report."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from getam.report import escape, html_page, html_table, markdown_table
+
+
+class Items(NamedTuple):
+    """A list, with the words before it if there are some."""
+
+    lines: Sequence[str]
+    lead: str = ""
+
+
+class Grid(NamedTuple):
+    """A table; the columns numbered in `right` are set to the right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: set[int]
+
+
+class Document(NamedTuple):
+    """A title and what follows; all texts are plain, and may hold anything."""
+
+    title: str
+    blocks: Sequence[str | Items | Grid]
+
+
+def as_markdown(document: Document) -> str:
+    lines = [f"# {escape(document.title)}", ""]
+    for block in document.blocks:
+        if isinstance(block, Grid):
+            lines += markdown_table(block.headings, block.rows, block.right)
+        elif isinstance(block, Items):
+            lines += [_inline(block.lead), ""] if block.lead else []
+            lines += [f"- {_inline(line)}" for line in block.lines]
+        else:
+            lines.append(_inline(block))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _inline(text: str) -> str:
+    # Between blanks they quote nothing and begin no tag.
+    return escape(text).replace(" &#62; ", " > ").replace(" &#60; ", " < ")
+
+
+def as_html(document: Document) -> str:
+    parts = []
+    for block in document.blocks:
+        if isinstance(block, Grid):
+            parts.append(html_table(block.headings, block.rows, block.right))
+        elif isinstance(block, Items):
+            parts += [f"<p>{html.escape(block.lead)}</p>"] if block.lead else []
+            parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in block.lines) + "</ul>")
+        else:
+            parts.append(f"<p>{html.escape(block)}</p>")
+    return html_page(document.title, parts)
