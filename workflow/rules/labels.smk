@@ -7,6 +7,7 @@ rule complete_labels:
         classes=f"{RESULTS}/classes.txt",
         maps=f"{RESULTS}/refined/{{shard}}",
         saliency=saliency_of_labels,
+        verdicts=verdicts_file(),
     output:
         directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
     log:

@@ -1,0 +1,176 @@
+"use strict";
+
+// What the page knows: facts of index.html, and lists and images by the scripts that call list() and image() below.
+// A page that is opened from disk may load no data but scripts.
+window.getamAudit = (() => {
+  const facts = JSON.parse(document.getElementById("audit").textContent);
+  const LAYERS = Object.keys(facts.layers);
+  const HELD = 64; // images whose layers are kept
+  const AT_ONCE = 6; // scripts that load side by side
+
+  const images = []; // entries of the lists, in their order
+  const received = new Map(); // number -> content, until its script has loaded
+  const held = new Map(); // number -> record, the latest used last
+  const waiting = new Map(); // number -> callbacks
+  const problems = [];
+  let loading = 0;
+
+  function list(number, rows) {
+    for (const row of rows) {
+      const entry = Object.fromEntries(facts.columns.map((name, position) => [name, row[position]]));
+      entry.has = (layer) => (entry.layers >> LAYERS.indexOf(layer)) % 2 === 1;
+      entry.photograph = stem(entry.number) + ".jpg";
+      entry.text = [entry.id, ...entry.labels.map((value) => facts.classes[value])].join("\n").toLowerCase();
+      images[entry.number] = entry;
+    }
+  }
+
+  function image(number, content) {
+    received.set(number, content);
+  }
+
+  const stem = (number) => "images/" + Math.floor(number / 1000) + "/" + number;
+
+  function load(source) {
+    return new Promise((resolve) => {
+      const script = document.createElement("script");
+      script.src = source;
+      const done = () => {
+        script.remove();
+        resolve();
+      };
+      script.onload = done;
+      script.onerror = done;
+      document.head.append(script);
+    });
+  }
+
+  // One list after the other, so that the first is shown at once.
+  async function loadLists(update) {
+    for (let number = 0; number < facts.lists; number++) {
+      const source = "lists/" + String(number).padStart(3, "0") + ".js";
+      await load(source);
+      if (!images[number * facts.perList]) {
+        const last = Math.min((number + 1) * facts.perList, facts.images);
+        problems.push(`${source} is missing or damaged: images ${number * facts.perList + 1} to ${last} are not shown. ` +
+          "Copy the whole folder audit/, or run the stage audit again.");
+      }
+      update();
+    }
+  }
+
+  // Calls back with the image's record, or with {problem}; gives a function that calls that off.
+  function request(number, callback) {
+    if (!waiting.has(number)) waiting.set(number, new Set());
+    waiting.get(number).add(callback);
+    // Not at once: what scrolls past is called off before it loads.
+    setTimeout(loadNext, 30);
+    return () => {
+      waiting.get(number)?.delete(callback);
+      if (waiting.get(number)?.size === 0) waiting.delete(number);
+    };
+  }
+
+  async function loadNext() {
+    // The latest first: it is what is looked at now.
+    const number = [...waiting.keys()].reverse().find((key) => !received.has(key));
+    if (number === undefined || loading >= AT_ONCE) return;
+    received.set(number, null);
+    loading++;
+    const source = stem(number) + ".js";
+    await load(source);
+    loading--;
+    const content = received.get(number);
+    received.delete(number);
+    const record = content ? keep(number, content) : {
+      problem: `${source} is missing or damaged. Copy the whole folder audit/, or run the stage audit again.`,
+    };
+    const callbacks = waiting.get(number) ?? [];
+    waiting.delete(number);
+    for (const callback of callbacks) callback(record);
+    loadNext();
+  }
+
+  function keep(number, content) {
+    const record = { ...content, decoded: new Map(), ready: new Map() };
+    held.set(number, record);
+    for (const oldest of [...held.keys()].slice(0, -HELD)) held.delete(oldest);
+    return record;
+  }
+
+  function recall(number) {
+    const record = held.get(number);
+    if (record) {
+      held.delete(number);
+      held.set(number, record);
+    }
+    return record ?? null;
+  }
+
+  // What is shown of an image: a layer, or of maps one of each class. `values` are label values.
+  function tilesOf(entry, layers) {
+    return layers.filter(entry.has).flatMap((layer) => layer === "raw" || layer === "refined"
+      ? entry.labels.map((value, position) => ({ layer, position, value }))
+      : [{ layer, position: 0 }]);
+  }
+
+  const nameOf = (tile) => facts.layers[tile.layer] + (tile.value === undefined ? "" : ": " + facts.classes[tile.value]);
+
+  // {width, height, values} of a tile; position -1 is the strongest of an image's maps, and `which` its position.
+  function decode(record, tile) {
+    const key = tile.layer + tile.position;
+    if (!record.decoded.has(key)) {
+      record.decoded.set(key, read(record, tile).then((layer) => {
+        record.ready.set(key, layer);
+        return layer;
+      }));
+    }
+    return record.decoded.get(key);
+  }
+
+  const ready = (record, tile) => record.ready.get(tile.layer + tile.position);
+
+  async function read(record, { layer, position }) {
+    if (layer === "saliency") return readPng(record.saliency);
+    if (layer === "raw" || layer === "refined") {
+      const maps = record[layer].map((map) => map.png ?? map);
+      return position < 0 ? strongest(await Promise.all(maps.map(readPng))) : readPng(maps[position]);
+    }
+    return readPng(record.labels[layer]);
+  }
+
+  function strongest(maps) {
+    const { width, height } = maps[0];
+    const values = new Uint8Array(maps[0].values);
+    const which = new Uint8Array(values.length);
+    for (let position = 1; position < maps.length; position++) {
+      const map = maps[position].values;
+      for (let i = 0; i < values.length; i++) {
+        if (map[i] > values[i]) {
+          values[i] = map[i];
+          which[i] = position;
+        }
+      }
+    }
+    return { width, height, values, which };
+  }
+
+  const reader = document.createElement("canvas").getContext("2d", { willReadFrequently: true, alpha: false });
+
+  // Gray values of a PNG. From a data: URL, so that the canvas may be read.
+  async function readPng(png) {
+    const picture = new Image();
+    picture.src = "data:image/png;base64," + png;
+    await picture.decode();
+    const { naturalWidth: width, naturalHeight: height } = picture;
+    reader.canvas.width = width;
+    reader.canvas.height = height;
+    reader.drawImage(picture, 0, 0);
+    const pixels = reader.getImageData(0, 0, width, height).data;
+    const values = new Uint8Array(width * height);
+    for (let i = 0; i < values.length; i++) values[i] = pixels[4 * i];
+    return { width, height, values };
+  }
+
+  return { facts, LAYERS, images, problems, list, image, loadLists, request, recall, tilesOf, nameOf, decode, ready };
+})();
