@@ -40,8 +40,8 @@ IN_SHARDS = {"maps": ".npy", "refined": ".npy", "saliency": ".png", "pseudo_labe
 PREDICTIONS = ("deeplab", "end_to_end")
 
 SCORES = {
-    "excluded": "pseudo labels, 255 left out",
-    "background": "pseudo labels, 255 as background",
+    "excluded": "labels, 255 left out",
+    "background": "labels, 255 as background",
     "deeplab": "DeepLab",
     "end_to_end": "end to end",
 }

@@ -209,7 +209,6 @@
           <label>Sort ${choice("sort", [["id", "id"], ...measures.map((key) => [key, selection.measureName(key)])])}</label>
           <label><span class="hidden">Order</span>${choice("order", filter.sort === "id"
             ? [["worst", "ascending"], ["best", "descending"]] : [["worst", "worst first"], ["best", "best first"]])}</label>
-          <output class="count" aria-live="polite">${number.format(shown.length)} of ${number.format(facts.images)} images</output>
         </div>
         <div class="line">
           <span class="views" role="group" aria-label="view">
@@ -219,19 +218,19 @@
           <fieldset class="layers">
             <legend class="hidden">Layers</legend>
             ${there.map((layer) => html`
-              <label key=${layer}><input type=${view === "side" ? "checkbox" : "radio"} name="layer" value=${layer}
+              <label key=${view + layer}><input type=${view === "side" ? "checkbox" : "radio"} name="layer" value=${layer}
                 checked=${view === "side" ? layers.includes(layer) : overlay === layer} onChange=${() => toggle(layer)} />
                 ${facts.layers[layer]} <kbd>${LAYERS.indexOf(layer) + 1}</kbd></label>`)}
           </fieldset>
+        </div>
+        <div class="line">
           ${view === "overlay" && html`<label>Opacity <input type="range" min="0" max="100" step="5" value=${opacity}
             onInput=${(event) => prefer({ opacity: Number(event.target.value) })} /></label>`}
           <label>Size <input type="range" ...${TILES} value=${tile} onInput=${(event) => prefer({ tile: Number(event.target.value) })} /></label>
           <label><input type="checkbox" checked=${palette === "voc"} onChange=${actions.c} /> VOC colors</label>
-        </div>
-        <div class="line">
-          <${CommonLegend} rules=${there.includes("rules")} />
+          <output class="count" aria-live="polite">${number.format(shown.length)} of ${number.format(facts.images)} images</output>
           <span class="buttons">
-            ${number.format(verdicts.count())} verdicts
+            ${number.format(verdicts.count())} verdict${verdicts.count() === 1 ? "" : "s"}
             <button type="button" onClick=${() => verdicts.download("json")}>Export JSON</button>
             <button type="button" onClick=${() => verdicts.download("csv")}>Export CSV</button>
             <button type="button" onClick=${() => file.current.click()}>Import JSON</button>
@@ -245,6 +244,7 @@
         <${Gallery} images=${shown} layers=${chosen} setColumns=${(count) => { columns.current = count; }}
           ...${{ view, overlay, tile, palette, current, select, open }} />
       </div>
+      <footer><${CommonLegend} rules=${there.includes("rules")} /></footer>
       ${!large && !help && html`<${Hint} />`}
       <p class="hidden" role="status">${current ? `${current.id} ${verdicts.get(current.id).verdict}` : ""}</p>
       ${large && current && html`<${Detail} entry=${current} place=${shown.indexOf(current) + 1} count=${number.format(shown.length)}

@@ -114,7 +114,8 @@ window.getamAudit = (() => {
       : [{ layer, position: 0 }]);
   }
 
-  const nameOf = (tile) => facts.layers[tile.layer] + (tile.value === undefined ? "" : ": " + facts.classes[tile.value]);
+  const nameOf = ({ layer, value }) => value === undefined ? facts.layers[layer]
+    : `${facts.layers[layer].replace(" maps", "")}: ${facts.classes[value]}`;
 
   // {width, height, values} of a tile; position -1 is the strongest of an image's maps, and `which` its position.
   function decode(record, tile) {

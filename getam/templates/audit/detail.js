@@ -43,6 +43,7 @@ getamAudit.detail = (() => {
     const [windowWidth, windowHeight] = useWindow();
     useLayoutEffect(() => {
       dialog.current.showModal();
+      dialog.current.focus(); // and not its first control, which would take the keys
       return () => probe.set(null);
     }, []);
     const sound = record && !record.problem;
@@ -53,7 +54,7 @@ getamAudit.detail = (() => {
       if (sound) for (const tile of tilesOf(entry, LAYERS)) if (tile.layer !== "photograph") decode(record, tile);
     }, [record]);
     return html`
-      <dialog class="detail" ref=${dialog} aria-label="large view" onCancel=${(event) => { event.preventDefault(); close(); }}>
+      <dialog class="detail" tabindex="-1" ref=${dialog} aria-label="large view" onCancel=${(event) => { event.preventDefault(); close(); }}>
         <div class="head">
           <h2>${entry.id}</h2>
           <span class="soft">${place} of ${count}</span>

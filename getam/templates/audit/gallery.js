@@ -6,13 +6,14 @@ getamAudit.gallery = (() => {
   const { html, useRecord, Tile, Legend } = getamAudit.tiles;
   const { useEffect, useLayoutEffect, useMemo, useRef, useState } = preactHooks;
 
-  const FACTS = 230; // width of a row's facts, pixels
-  const FACTS_HEIGHT = 148; // least height of a row
+  const FACTS = 232; // width of a row's facts, pixels
+  const FACTS_HEIGHT = 138; // least height of a row
   const CAPTION = 20;
   const GAP = 8;
   const BEYOND = 200; // pixels above and below what is in sight that are drawn too
 
-  const tileWidth = (height) => Math.round(height * 4 / 3);
+  // The width of a tile; wide and tall images are fitted in.
+  const tileWidth = (entry, height) => Math.round(height * Math.min(4 / 3, Math.max(2 / 3, entry.width / entry.height)));
   const percent = (share) => (100 * share).toFixed(1) + " %";
 
   function useSize(ref) {
@@ -29,16 +30,16 @@ getamAudit.gallery = (() => {
 
   // Images of each row, and where each row begins; the last number is the height of all.
   function layout(images, view, layers, tile, width) {
-    const cell = tileWidth(tile) + GAP;
     if (view === "overlay") {
-      const columns = Math.max(1, Math.floor((width - GAP) / cell));
+      const cell = images.reduce((widest, entry) => Math.max(widest, tileWidth(entry, tile)), 0);
+      const columns = Math.max(1, Math.floor((width - GAP) / (cell + GAP)));
       const rows = Math.ceil(images.length / columns);
       const height = tile + 2 * CAPTION + GAP;
-      return { columns, starts: Float64Array.from({ length: rows + 1 }, (_, row) => row * height) };
+      return { columns, cell, starts: Float64Array.from({ length: rows + 1 }, (_, row) => row * height) };
     }
-    const columns = Math.max(1, Math.floor((width - FACTS - 3 * GAP) / cell));
     const starts = new Float64Array(images.length + 1);
     images.forEach((entry, row) => {
+      const columns = Math.max(1, Math.floor((width - FACTS - 3 * GAP) / (tileWidth(entry, tile) + GAP)));
       const lines = Math.ceil(tilesOf(entry, layers).length / columns);
       starts[row + 1] = starts[row] + Math.max(FACTS_HEIGHT, lines * (tile + CAPTION + GAP)) + 2 * GAP;
     });
@@ -60,7 +61,7 @@ getamAudit.gallery = (() => {
     const scroller = useRef(null);
     const { width, height } = useSize(scroller);
     const [top, setTop] = useState(0);
-    const { columns, starts } = useMemo(
+    const { columns, cell, starts } = useMemo(
       () => layout(images, view, layers, tile, width), [images, view, layers, tile, width]);
     useEffect(() => setColumns(columns), [columns]);
     const position = images.indexOf(current);
@@ -85,7 +86,7 @@ getamAudit.gallery = (() => {
       const last = rowAt(starts, top + height + BEYOND);
       for (let number = rowAt(starts, Math.max(0, top - BEYOND)); number <= last; number++) rows.push(number);
     }
-    const shared = { layers, overlay, tile, palette, select, open };
+    const shared = { layers, overlay, tile, cell, palette, select, open };
     return html`
       <div class="scroller" ref=${scroller} tabindex="0" role="list" aria-label="images" onScroll=${scrolled}>
         <div class="all" style=${{ height: `${starts[starts.length - 1]}px` }}>
@@ -122,21 +123,21 @@ getamAudit.gallery = (() => {
         <div class="tiles">
           ${record?.problem && html`<p class="problem">${record.problem}</p>`}
           ${tilesOf(entry, layers).map((one) => html`
-            <${Tile} key=${one.layer + one.position} tile=${one} width=${tileWidth(tile)} height=${tile} over=${false}
+            <${Tile} key=${one.layer + one.position} tile=${one} width=${tileWidth(entry, tile)} height=${tile} over=${false}
               caption=${true} ...${{ entry, record, palette }} />`)}
         </div>
       </article>`;
   }
 
   function Cell(props) {
-    const { entry, overlay, tile, palette, open } = props;
+    const { entry, overlay, tile, cell, palette, open } = props;
     const record = useRecord(entry.number);
     const one = { layer: entry.has(overlay) ? overlay : "photograph", position: overlay === "raw" || overlay === "refined" ? -1 : 0 };
     // A map of an image without a class.
     if (one.position < 0 && entry.labels.length === 0) one.layer = "photograph";
     return html`
-      <article class="cell" ...${attributes(props)} onDblClick=${() => open(entry)} style=${{ width: `${tileWidth(tile)}px` }}>
-        <${Tile} key=${one.layer} tile=${one} width=${tileWidth(tile)} height=${tile} over=${true}
+      <article class="cell" ...${attributes(props)} onDblClick=${() => open(entry)} style=${{ width: `${cell}px` }}>
+        <${Tile} key=${one.layer} tile=${one} width=${cell} height=${tile} over=${true}
           caption=${false} ...${{ entry, record, palette }} />
         <${Name} entry=${entry} open=${open} />
         <p class="soft line">${record?.problem ?? entry.labels.map((value) => facts.classes[value]).join(", ")}</p>
@@ -153,12 +154,13 @@ getamAudit.gallery = (() => {
   }
 
   function Facts({ entry, record, palette }) {
-    const measures = [...Object.entries(facts.scores).map(([key, name]) => [key, "IoU " + name]), ...Object.entries(facts.shares)]
-      .filter(([key]) => entry[key] !== null);
+    const [scores, shares] = [facts.scores, facts.shares].map((names) =>
+      Object.entries(names).filter(([key]) => entry[key] !== null));
     return html`
       <p class="soft">${entry.split}, ${entry.width}\u00d7${entry.height}${entry.rejected ? ", rejected by a verdict" : ""}</p>
       <${Legend} ...${{ entry, record, palette }} />
-      <dl>${measures.map(([key, name]) => html`<div key=${key}><dt>${name}</dt><dd>${percent(entry[key])}</dd></div>`)}</dl>`;
+      <dl>${scores.map(([key, name]) => html`<div key=${key}><dt>IoU ${name}</dt><dd>${percent(entry[key])}</dd></div>`)}</dl>
+      <p class="shares">${shares.map(([key, name]) => html`<span key=${key}><span class="soft">${name}</span> ${percent(entry[key])}</span> `)}</p>`;
   }
 
   return { Gallery, Facts, percent };

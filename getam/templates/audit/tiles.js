@@ -145,6 +145,7 @@ getamAudit.tiles = (() => {
     return html`<ul class="legend common" aria-label="colors of all images">
       <li><${Swatch} background=${colors.unknownBackground} />unknown, 255</li>
       <li>maps 0 <span class="swatch heat" style=${{ background: colors.heatBackground }} aria-hidden="true"></span> maximum</li>
+      ${rules && html`<li class="soft">rules:</li>`}
       ${rules && facts.rules.map(({ name, words }, rule) => html`<li key=${rule} title=${words}>
         <${Swatch} background=${colors.ruleBackground(rule)} />${name}</li>`)}
     </ul>`;
