@@ -65,15 +65,13 @@ def write_gallery(
     """
     chosen = find_files(run, _choose(rows, images), classes=classes, shards=shards)
     entries: list[tuple[Any, ...]] = []
-    written = progress(
-        _write_images(out, chosen, threads), total=len(chosen), unit="image", what="audit", size=len
-    )
+    written = progress(_write_images(out, chosen, threads), total=len(chosen), unit="image", what="audit", size=len)
     for chunk in written:
         entries += chunk
     (out / "lists").mkdir()
     lists = [entries[start : start + LIST] for start in range(0, len(entries), LIST)]
     for number, part in enumerate(lists):
-        _write_call(out / "lists" / f"{number:03d}.js", "list", number, part)
+        _write_call(out / "lists" / f"{number:03d}.js", "list", part)
     shown = {value for files in chosen for value in files.values}
     write_page(
         run,
@@ -156,7 +154,7 @@ def _write_image(stem: Path, number: int, files: ImageFiles) -> tuple[Any, ...]:
         content["raw"] = [_raw_map(values) for values in layers.raw]
     if layers.refined is not None:
         content["refined"] = [_map_png(values.astype(np.float32), size) for values in layers.refined]
-    _write_call(stem.with_suffix(".js"), "image", number, content)
+    _write_call(stem.with_suffix(".js"), "image", content)
     there = {"photograph", *layers.labels, *(name for name in ("saliency", "raw", "refined") if name in content)}
     bits = sum(1 << position for position, name in enumerate(LAYERS) if name in there)
     facts = (number, row.id, row.split, row.width, row.height, files.values, bits, int(files.rejected))
@@ -183,10 +181,10 @@ def _map_png(values: np.ndarray, size: tuple[int, int] | None = None) -> str:
 def _png(values: np.ndarray) -> str:
     """(H, W), uint8, as the base64 text of a gray PNG."""
     _, content = cv2.imencode(".png", values, PNG)
-    return base64.b64encode(content).decode("ascii")
+    return base64.b64encode(content.tobytes()).decode("ascii")
 
 
-def _write_call(path: Path, function: str, number: int, content: Any) -> None:
+def _write_call(path: Path, function: str, content: Any) -> None:
     """A script that hands the page its data. NaN is not JSON: a page that holds one would stay empty."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    path.write_text(f"getamAudit.{function}({number},{text});\n", encoding="ascii")
+    path.write_text(f"getamAudit.{function}({text});\n", encoding="ascii")

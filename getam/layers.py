@@ -5,7 +5,6 @@ Imports torch only where a rule has to be computed: the processes that make the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +88,7 @@ class ImageLayers:
     refined: np.ndarray | None
 
 
-def find_files(
-    run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int
-) -> list[ImageFiles]:
+def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
     """Looks up what the run in folder `run` has of each row.
 
     Shards beyond `shards` are of an earlier, larger number and not looked at.
@@ -195,21 +192,21 @@ def image_scores(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     values: dict[str, float | None] = dict.fromkeys((*SCORES, *SHARES))
     pseudo, rules, truth = (labels.get(name) for name in ("pseudo_labels", "rules", "ground_truth"))
     if pseudo is not None:
-        values["unknown"] = float((pseudo == UNKNOWN).mean())
-        values["coverage"] = 1 - values["unknown"]
+        unknown = float((pseudo == UNKNOWN).mean())
+        values["unknown"], values["coverage"] = unknown, 1 - unknown
     if rules is not None:
-        counts = np.bincount(rules.ravel(), minlength=len(Rule)) / rules.size
-        values["mined"], values["conflict"] = float(counts[Rule.MINED]), float(counts[Rule.CONFLICT])
+        shares = np.bincount(rules.ravel(), minlength=len(Rule)) / rules.size
+        values["mined"], values["conflict"] = float(shares[Rule.MINED]), float(shares[Rule.CONFLICT])
     if truth is not None:
         for name in PREDICTIONS:
             if name in labels:
                 values[name] = _mean_iou(_counts(truth, labels[name]))
         if pseudo is not None:
             counts = _counts(truth, pseudo)
-            unknown = counts[:, UNKNOWN].copy()
+            left_out = counts[:, UNKNOWN].copy()
             counts[:, UNKNOWN] = 0
             values["excluded"] = _mean_iou(counts)
-            counts[:, 0] += unknown
+            counts[:, 0] += left_out
             values["background"] = _mean_iou(counts)
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
@@ -231,6 +228,4 @@ def _mean_iou(counts: np.ndarray) -> float | None:
     there = true > 0
     if not there.any():
         return None
-    mean = float((hits[there] / (true + predicted - hits)[there]).mean())
-    assert math.isfinite(mean)
-    return mean
+    return float((hits[there] / (true + predicted - hits)[there]).mean())

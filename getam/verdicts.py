@@ -74,7 +74,9 @@ def read_verdicts(path: Path, known: Collection[str]) -> list[Verdict]:
     for where, verdict in found:
         before = verdicts.setdefault(verdict.id, verdict)
         if verdict.word not in WORDS:
-            problems.append(f"{path}, {where}: verdict {verdict.word!r} of {verdict.id!r} is none of {', '.join(WORDS)}")
+            problems.append(
+                f"{path}, {where}: verdict {verdict.word!r} of {verdict.id!r} is none of {', '.join(WORDS)}"
+            )
         elif verdict.id not in known:
             problems.append(f"{path}, {where}: id {verdict.id!r} is not in index.csv; name verdicts on this data set")
         elif before.word != verdict.word:

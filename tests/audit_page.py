@@ -77,9 +77,7 @@ class Audit:
     ) -> None:
         self.out = run / "audit"
         self.out.mkdir(parents=True)
-        self.count = write_gallery(
-            run, self.out, rows=rows, classes=classes, shards=2, images=images, threads=threads
-        )
+        self.count = write_gallery(run, self.out, rows=rows, classes=classes, shards=2, images=images, threads=threads)
         self.page = (self.out / "index.html").read_text(encoding="utf-8")
         self.facts = json.loads(self.page.split('id="audit">')[1].split("</script>")[0])
         lists = [self.call(path, "list") for path in sorted((self.out / "lists").iterdir())]
@@ -89,7 +87,7 @@ class Audit:
     def call(path: Path, function: str) -> Any:
         """What a script hands over."""
         text = path.read_text(encoding="ascii")
-        head = f"getamAudit.{function}({int(path.stem)},"
+        head = f"getamAudit.{function}("
         assert text.startswith(head)
         assert text.endswith(");\n")
         return json.loads(text[len(head) : -3])

@@ -105,9 +105,7 @@ def test_rules_follow_from_labels_and_saliency(run: Path, rows: list[IndexRow]) 
     assert [*RULES] == [*Rule]
 
 
-@pytest.mark.parametrize(
-    ("settings", "rule"), [({"conflict": "lowest"}, Rule.MINED), ({"opening": 3}, Rule.OPENING)]
-)
+@pytest.mark.parametrize(("settings", "rule"), [({"conflict": "lowest"}, Rule.MINED), ({"opening": 3}, Rule.OPENING)])
 def test_rules_of_other_settings_are_computed(
     run: Path, rows: list[IndexRow], settings: dict[str, Any], rule: Rule
 ) -> None:
@@ -192,9 +190,7 @@ def test_scores_of_the_run_are_in_the_header(run: Path, rows: list[IndexRow]) ->
     assert "<td>Classifier mAP</td><td>0.980</td>" in audit(run, rows).page
 
 
-@pytest.mark.parametrize(
-    ("images", "ids"), [(1, "0"), (2, "06"), (3, "036"), (10, "0123456"), (0, "0123456")]
-)
+@pytest.mark.parametrize(("images", "ids"), [(1, "0"), (2, "06"), (3, "036"), (10, "0123456"), (0, "0123456")])
 def test_images_are_evenly_spaced_over_the_sorted_ids(tmp_path: Path, images: int, ids: str) -> None:
     rows = [index_row(tmp_path, id, "train", None, ()) for id in "5016324"]
     assert "".join(audit(tmp_path / "demo", rows, images=images).entries) == ids

@@ -12,7 +12,12 @@ from getam.errors import InputError
 from getam.verdicts import Verdict, read_verdicts, rejected_ids
 
 KNOWN = {"a", "b,c", 'd"e', "__proto__"}
-FOUND = [Verdict("a", "bad", "hole,\n\"here\""), Verdict("b,c", "good"), Verdict('d"e', "bad"), Verdict("__proto__", "unsure")]
+FOUND = [
+    Verdict("a", "bad", 'hole,\n"here"'),
+    Verdict("b,c", "good"),
+    Verdict('d"e', "bad"),
+    Verdict("__proto__", "unsure"),
+]
 JSON = json.dumps({"run": "demo", "verdicts": [{"id": v.id, "verdict": v.word, "note": v.note} for v in FOUND]})
 CSV = 'id,verdict,note\na,bad,"hole,\n""here"""\n"b,c",good,\n"d""e",bad,\n__proto__,unsure,\n'
 
@@ -71,10 +76,10 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, message: s
 
 
 def test_what_is_no_text_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="nowhere.json: no such file; name one that the audit page has exported"):
+    with pytest.raises(InputError, match=r"nowhere\.json: no such file; name one that the audit page has exported"):
         read_verdicts(tmp_path / "nowhere.json", KNOWN)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(InputError, match="folder.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"folder\.csv: cannot be read"):
         read_verdicts(tmp_path / "folder.csv", KNOWN)
     (tmp_path / "v.csv").write_bytes(b"id,verdict\n\xff,bad\n")
     with pytest.raises(InputError, match=r"v\.csv: not UTF-8 text"):

@@ -32,14 +32,16 @@ WITHOUT_IMAGES = {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
     "make_demo", "score_labels", "summary",
 }  # fmt: skip
-WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "summary"}
+WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
-    "getam.class_maps getam.crf": {"complete_labels", "predict_deeplab"} | END_TO_END,
+    "getam.class_maps": {"audit", "complete_labels", "predict_deeplab"} | END_TO_END,
+    "getam.crf": {"complete_labels", "predict_deeplab"} | END_TO_END,
     "getam.classifier getam.decoder getam.released": CLASSIFIER,
     "getam.coco": {"index_dataset"},
-    "getam.completion getam.labels getam.rrm": {"complete_labels"} | END_TO_END,
+    "getam.completion getam.rules": {"audit", "complete_labels"} | END_TO_END,
+    "getam.labels getam.rrm": {"complete_labels"} | END_TO_END,
     "getam.demo getam.drawing getam.figures": {"make_demo"},
     "getam.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.double_backward": {"train_end_to_end"},
@@ -51,16 +53,17 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end"},
     "getam.backbones getam.pretrained": NETWORKS,
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
-    "getam.pages": {"audit"},
+    "getam.gallery getam.layers getam.pages": {"audit"},
     "getam.pictures": {"audit", "train_end_to_end"},
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
-    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"},
+    - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "summary", "voc_submission"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
     "getam.report": {"audit", "summary"},
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
+    "getam.verdicts": {"complete_labels"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments": TRAININGS,
     "getam.checkpoints getam.supervision": ALL

@@ -181,7 +181,9 @@ def missing_data(settings: Config) -> Iterator[str]:
     if saliency.source == "folder" and not Path(saliency.folder).is_dir():
         yield f"saliency.folder: {saliency.folder}: no such folder; name that of your saliency maps"
     verdicts = settings.completion.verdicts
-    if verdicts and not Path(verdicts).is_file():
+    if verdicts and Path(os.path.relpath(verdicts)).is_relative_to(f"results/{settings.run}/audit"):
+        yield f"completion.verdicts: {verdicts}: lies in the folder that audit makes anew; move it"
+    elif verdicts and not Path(verdicts).is_file():
         yield f"completion.verdicts: {verdicts}: no such file; name one that the audit page has exported, or ''"
     if data.augmented and not Path(data.augmented).is_dir():
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"

@@ -4,7 +4,7 @@
 (() => {
   const { facts, LAYERS, images, problems, loadLists, recall, selection, verdicts } = getamAudit;
   const { html, Hint, CommonLegend, probe } = getamAudit.tiles;
-  const { Gallery } = getamAudit.gallery;
+  const { Gallery, addressOf } = getamAudit.gallery;
   const { Detail, moveProbe } = getamAudit.detail;
   const { Help } = getamAudit.help;
   const { useEffect, useMemo, useRef, useState } = preactHooks;
@@ -72,35 +72,32 @@
     }, []);
 
     useEffect(() => {
-      if (!wanted.current) return;
-      const entry = images.find((one) => one?.id === wanted.current);
+      const entry = wanted.current && images.find((one) => one?.id === wanted.current);
       if (entry) {
         wanted.current = "";
+        if (!shown.includes(entry)) setFilter(selection.NONE);
         setCurrent(entry);
         setLarge(true);
-      } else if (loaded >= facts.lists) {
+        return;
+      }
+      if (wanted.current && loaded >= facts.lists) {
         setMessage(`No image on this page has the id ${wanted.current}.`);
         wanted.current = "";
       }
-    }, [loaded]);
+      if (!wanted.current && !large && !shown.includes(current)) setCurrent(shown[0] ?? null);
+    }, [loaded, shown, large]);
 
-    useEffect(() => {
-      if (wanted.current) return;
-      if (!shown.includes(current) && !large) setCurrent(shown[0] ?? null);
-    }, [shown, large]);
-
-    const select = (entry) => {
-      if (!entry) return;
-      setCurrent(entry);
-      history.replaceState(null, "", "#" + encodeURIComponent(entry.id));
-    };
     const open = (entry) => {
-      select(entry);
+      setCurrent(entry);
       setLarge(true);
     };
+    // The large view's address is the image's.
+    useEffect(() => {
+      if (loaded && !wanted.current) history.replaceState(null, "", addressOf(large ? current : null));
+    }, [large, current]);
     const move = (step) => {
       const position = shown.indexOf(current);
-      select(shown[within(position + step, 0, shown.length - 1)]);
+      if (shown.length) setCurrent(shown[within(position + step, 0, shown.length - 1)]);
     };
     const mark = (entry, verdict, text = verdicts.get(entry.id).note) => {
       verdicts.set(entry.id, verdict, text);
@@ -181,9 +178,12 @@
       return () => document.removeEventListener("keydown", listener);
     }, []);
 
-    const change = (key) => (event) => setFilter((before) => ({ ...before, [key]: event.target.value }));
+    const change = (key) => (event) => {
+      setFilter((before) => ({ ...before, [key]: event.target.value }));
+      setCurrent(null); // the first that is shown then
+    };
     const choice = (key, options) => html`
-      <select value=${filter[key]} onInput=${change(key)}>
+      <select name=${key} value=${filter[key]} onInput=${change(key)}>
         ${options.map(([value, text]) => html`<option key=${value} value=${value}>${text}</option>`)}
       </select>`;
     const upload = async (event) => {
@@ -242,7 +242,7 @@
       </form>
       <div class="view" style=${{ "--opacity": opacity / 100 }}>
         <${Gallery} images=${shown} layers=${chosen} setColumns=${(count) => { columns.current = count; }}
-          ...${{ view, overlay, tile, palette, current, select, open }} />
+          ...${{ view, overlay, tile, palette, current, select: setCurrent, open }} />
       </div>
       <footer><${CommonLegend} rules=${there.includes("rules")} /></footer>
       ${!large && !help && html`<${Hint} />`}

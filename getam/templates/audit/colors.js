@@ -96,6 +96,8 @@ getamAudit.colors = (() => {
       }
     }
     context.putImageData(picture, 0, 0);
+    canvas.dataset.painted = layer;
+    if (!performance.getEntriesByName("first picture").length) performance.mark("first picture");
   }
 
   return { UNKNOWN, classBackground, unknownBackground, ruleBackground, heatBackground, paint };

@@ -9,13 +9,17 @@ window.getamAudit = (() => {
   const AT_ONCE = 6; // scripts that load side by side
 
   const images = []; // entries of the lists, in their order
-  const received = new Map(); // number -> content, until its script has loaded
+  const received = new WeakMap(); // script -> what it has handed over
   const held = new Map(); // number -> record, the latest used last
   const waiting = new Map(); // number -> callbacks
+  const loading = new Set(); // numbers
   const problems = [];
-  let loading = 0;
 
-  function list(number, rows) {
+  // What the scripts call.
+  const list = (rows) => received.set(document.currentScript, rows);
+  const image = (content) => received.set(document.currentScript, content);
+
+  function addImages(rows) {
     for (const row of rows) {
       const entry = Object.fromEntries(facts.columns.map((name, position) => [name, row[position]]));
       entry.has = (layer) => (entry.layers >> LAYERS.indexOf(layer)) % 2 === 1;
@@ -25,19 +29,16 @@ window.getamAudit = (() => {
     }
   }
 
-  function image(number, content) {
-    received.set(number, content);
-  }
-
   const stem = (number) => "images/" + Math.floor(number / 1000) + "/" + number;
 
+  // What a script hands over; undefined where it is missing or damaged.
   function load(source) {
     return new Promise((resolve) => {
       const script = document.createElement("script");
       script.src = source;
       const done = () => {
         script.remove();
-        resolve();
+        resolve(received.get(script));
       };
       script.onload = done;
       script.onerror = done;
@@ -49,8 +50,9 @@ window.getamAudit = (() => {
   async function loadLists(update) {
     for (let number = 0; number < facts.lists; number++) {
       const source = "lists/" + String(number).padStart(3, "0") + ".js";
-      await load(source);
-      if (!images[number * facts.perList]) {
+      const rows = await load(source);
+      if (rows) addImages(rows);
+      else {
         const last = Math.min((number + 1) * facts.perList, facts.images);
         problems.push(`${source} is missing or damaged: images ${number * facts.perList + 1} to ${last} are not shown. ` +
           "Copy the whole folder audit/, or run the stage audit again.");
@@ -73,15 +75,12 @@ window.getamAudit = (() => {
 
   async function loadNext() {
     // The latest first: it is what is looked at now.
-    const number = [...waiting.keys()].reverse().find((key) => !received.has(key));
-    if (number === undefined || loading >= AT_ONCE) return;
-    received.set(number, null);
-    loading++;
+    const number = [...waiting.keys()].reverse().find((key) => !loading.has(key));
+    if (number === undefined || loading.size >= AT_ONCE) return;
+    loading.add(number);
     const source = stem(number) + ".js";
-    await load(source);
-    loading--;
-    const content = received.get(number);
-    received.delete(number);
+    const content = await load(source);
+    loading.delete(number);
     const record = content ? keep(number, content) : {
       problem: `${source} is missing or damaged. Copy the whole folder audit/, or run the stage audit again.`,
     };

@@ -144,11 +144,17 @@ getamAudit.gallery = (() => {
       </article>`;
   }
 
+  const addressOf = (entry) => "#" + (entry ? encodeURIComponent(entry.id) : "");
+
   // The id, which opens the large view, and the verdict.
   function Name({ entry, open }) {
     const { verdict, note } = verdicts.get(entry.id);
+    const follow = (event) => {
+      event.preventDefault();
+      open(entry);
+    };
     return html`<h2>
-      <button type="button" class="name" tabindex="-1" title="open the large view" onClick=${() => open(entry)}>${entry.id}</button>
+      <a class="name" tabindex="-1" href=${addressOf(entry)} title="open the large view" onClick=${follow}>${entry.id}</a>
       ${verdict && html`<span class=${`verdict ${verdict}`} title=${note}>${verdict}${note && " \u270e"}</span>`}
     </h2>`;
   }
@@ -163,5 +169,5 @@ getamAudit.gallery = (() => {
       <p class="shares">${shares.map(([key, name]) => html`<span key=${key}><span class="soft">${name}</span> ${percent(entry[key])}</span> `)}</p>`;
   }
 
-  return { Gallery, Facts, percent };
+  return { Gallery, Facts, addressOf };
 })();
