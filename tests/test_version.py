@@ -113,7 +113,7 @@ for stage in json.loads(sys.argv[1]):
     os.wait()
 """
 
-INSIDE_OF_FUNCTIONS = {"getam.checkpoints", "getam.completion"}
+INSIDE_OF_FUNCTIONS = {"getam.checkpoints", "getam.completion", "getam.rules"}
 """What stages import only when they run."""
 
 

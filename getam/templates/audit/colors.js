@@ -77,12 +77,19 @@ getamAudit.colors = (() => {
     return table;
   }
 
+  // Used again by all tiles of a size: they would leave more behind than the browser clears away in a fast scroll.
+  let last = null;
+  function scratch(context, width, height) {
+    if (last?.width !== width || last.height !== height) last = context.createImageData(width, height);
+    return last;
+  }
+
   // Paints a decoded layer at the canvas's size, nearest pixels; stripes have that size on the screen.
   function paint(canvas, decoded, layer, classes, palette, over, ratio) {
     const { even, odd, upright } = look(layer, classes, palette, over);
     const { width, height } = canvas;
     const context = canvas.getContext("2d");
-    const picture = context.createImageData(width, height);
+    const picture = scratch(context, width, height);
     const pixels = new Uint32Array(picture.data.buffer);
     const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor((x + 0.5) * decoded.width / width));
     const stripe = 3 * ratio;
