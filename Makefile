@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
-.PHONY: demo run venv test test-fast test-slow slurm test-slurm rehearsal bench lint
+.PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -36,11 +36,27 @@ venv: .venv/installed
 test: test-fast test-slow
 
 # Two at a time, the tests of a file in one process: most wait for a single thread.
-test-fast: venv
+test-fast: venv browser
 	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist loadfile
 
 test-slow: venv
 	$(BIN)/pytest -m slow
+
+# What the tests of the audit page open it in; without it they are skipped.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } || \
+		echo "No Chromium: the tests of the audit page will be skipped. To run them: apt-get install chromium" >&2
+
+# The JavaScript libraries of the audit page, of the versions in package-lock.json; needs npm and the network.
+vendor:
+	cd getam/templates/vendor && npm ci --ignore-scripts --no-audit --no-fund && \
+		cp node_modules/preact/dist/preact.umd.js preact.js && cp node_modules/preact/LICENSE LICENSE.preact && \
+		cp node_modules/preact/hooks/dist/hooks.umd.js preact-hooks.js && \
+		cp node_modules/htm/dist/htm.umd.js htm.js && cp node_modules/htm/LICENSE LICENSE.htm && \
+		sed -i '/^\/\/# sourceMappingURL=/d' *.js && rm -r node_modules && \
+		sha256sum package.json package-lock.json LICENSE.* *.js >SHA256SUMS
 
 # What it takes to start a Slurm on this machine; ends with a message where that cannot be.
 slurm: venv

@@ -14,6 +14,7 @@ from torch import Tensor
 from getam.class_maps import BROKEN, label_values
 from getam.errors import InputError
 from getam.files import UNKNOWN
+from getam.rules import Rule, rules_of
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Opening = int | Literal["released"]
@@ -64,6 +65,37 @@ def complete_labels(
         return open_classes(labels, opening).numpy() if opening else labels.numpy()
     labels = _complete(maps, classes, saliency, alpha, gamma, conflict, epsilon)
     return open_classes(labels, opening) if opening else labels
+
+
+def decisions(
+    maps: np.ndarray,
+    classes: Sequence[int],
+    saliency: np.ndarray,
+    *,
+    alpha: float,
+    gamma: float,
+    epsilon: float = 0.0,
+    conflict: Literal["unknown", "lowest"] = "unknown",
+    opening: Opening = 0,
+) -> np.ndarray:
+    """Which rule of Eq. 5 decided each pixel of `complete_labels` with the same arguments.
+
+    Returns:
+        (H, W), uint8: values of getam.rules.Rule. `conflict` and `opening` tell where the opening changed a label.
+
+    Raises:
+        InputError: as complete_labels does.
+    """
+
+    def completed(conflict: Literal["unknown", "lowest"], opening: Opening) -> np.ndarray:
+        return complete_labels(
+            maps, classes, saliency, alpha=alpha, gamma=gamma, conflict=conflict, opening=opening, epsilon=epsilon
+        )
+
+    rules = rules_of(completed("unknown", 0), saliency > 0)
+    if opening:
+        rules[completed(conflict, opening) != completed(conflict, 0)] = Rule.OPENING
+    return rules
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

@@ -259,8 +259,8 @@ def summary_markdown(summary: Mapping[str, Any], run_name: str) -> str:
     lines += [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all",
         "images at their original size, and the mIoU is the mean over the classes and the background.",
-        "Supervision: I image labels, S saliency, F pixel labels (of pretrained weights); in brackets where the image",
-        "labels come from.",
+        "Supervision: I image labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of",
+        "pretrained weights); in brackets where the image labels come from.",
         "",
         *markdown_table(HEADINGS, scores, right={1, 3}),
     ]

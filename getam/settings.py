@@ -373,6 +373,25 @@ class LabelSettings(CompletionSettings):
     rrm: RrmSettings
 
 
+class PseudoLabelSettings(LabelSettings):
+    """complete_labels as a stage: the labels, and what a person who has looked at them rejects."""
+
+    verdicts: str = Field(
+        description="file of verdicts that the audit page exports, .json or .csv, of which `bad` rejects an image; "
+        "empty: none"
+    )
+    rejected: Literal["leave_out", "unknown"] = Field(
+        description="a rejected image: leave_out (it has no label, and what follows doesn't know it) or unknown (all "
+        "of its pixels are 255)"
+    )
+
+    @model_validator(mode="after")
+    def _verdicts_by_suffix(self) -> PseudoLabelSettings:
+        if self.verdicts and Path(self.verdicts).suffix.lower() not in (".json", ".csv"):
+            raise ValueError(f"verdicts: {self.verdicts} is neither .json nor .csv; name a file that the page exports")
+        return self
+
+
 class PredictionSettings(Section):
     """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
 
@@ -545,7 +564,9 @@ class CheckpointSettings(Section):
 class AuditSettings(Section):
     """audit: the page that shows every stage's result beside the image."""
 
-    images: PositiveInt = Field(description="images of each split on the page, evenly spaced over the sorted ids")
+    images: Annotated[int, Field(ge=0)] = Field(
+        description="most images of each split on the page, evenly spaced over the sorted ids; 0: all"
+    )
 
 
 Measured = Annotated[Fraction | None, BeforeValidator(lambda value: None if value == "null" else value)]
@@ -595,7 +616,7 @@ class Config(Section):
     maps: MapSettings
     refine: RefineSettings
     saliency: SaliencySourceSettings
-    completion: LabelSettings
+    completion: PseudoLabelSettings
     deeplab: DeepLabTrainingSettings
     deeplab_prediction: PredictionSettings
     end_to_end: EndToEndSettings

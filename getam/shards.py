@@ -27,6 +27,9 @@ from getam.workers import ProcessPool, ThreadPool
 
 MANIFEST = "manifest.json"
 
+REJECTED = "rejected"
+"""In the manifest of pseudo labels: the shard's images that a person has rejected, left out of `ids` or all unknown."""
+
 QUEUED = 4
 """Files that wait beside those that the workers write; a stage that is faster than its workers waits for them."""
 

@@ -1,6 +1,7 @@
 """What a network or a label has learned from, as scores state it, handed on from file to file.
 
-I: image labels; S: masks of salient objects; F: masks of classes, as weights know that were pretrained on pixel labels.
+I: image labels; S: masks of salient objects; V: a person's verdicts on pseudo labels; F: masks of classes, as weights
+know that were pretrained on pixel labels.
 What is made from several has all of theirs: I+S.
 """
 
@@ -13,7 +14,7 @@ from getam.files import read_json
 from getam.settings import PretrainedSettings
 from getam.shards import read_manifest
 
-IMAGE_LABELS, SALIENCY, PIXEL_LABELS = "I", "S", "F"
+IMAGE_LABELS, SALIENCY, VERDICTS, PIXEL_LABELS = "I", "S", "V", "F"
 KEY = "supervision"
 """In a model's description and in a manifest."""
 
@@ -24,7 +25,7 @@ UNKNOWN_SOURCE = "I+S"
 def joined(*parts: str) -> str:
     """("I+S", "I+F") -> "I+S+F" """
     used = {letter for part in parts for letter in part.split("+")}
-    order = (IMAGE_LABELS, SALIENCY, PIXEL_LABELS)
+    order = (IMAGE_LABELS, SALIENCY, VERDICTS, PIXEL_LABELS)
     return "+".join(letter for letter in order if letter in used)
 
 

@@ -24,11 +24,12 @@ import getam.version
 from getam.completion import complete_labels
 from getam.crf import crf_labels
 from getam.errors import InputError
-from getam.files import read_array, read_gray, read_json, read_labels, write_array, write_gray
+from getam.files import read_array, read_gray, read_json, read_labels, write_array, write_gray, write_json
 from getam.index import Index, IndexRow, read_index, read_photograph, write_index
 from getam.rrm import rrm_labels
 from getam.settings import BASE_CONFIG, LabelSettings, read_yaml, validate_config
 from getam.shards import new_shard
+from getam.stages import score_labels
 
 CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]
@@ -362,3 +363,78 @@ def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path
     assert process.returncode == 0
     for path in complete(data, "whole", method="crf").glob("*.png"):
         assert (data / "000" / path.name).read_bytes() == path.read_bytes()
+
+
+def reject(data: Path, *ids: str) -> str:
+    """A file of verdicts that calls these images bad, and another one good."""
+    path = data / "verdicts.csv"
+    path.write_text("".join(f"{line}\n" for line in ("id,verdict,note", "i4,good,", *(f"{id},bad," for id in ids))))
+    return str(path)
+
+
+@pytest.mark.parametrize("method", ["activation", "crf"])
+def test_rejected_images_are_left_out(data: Path, method: str) -> None:
+    whole = complete(data, "whole", method=method)
+    out = complete(data, method=method, verdicts=reject(data, "i0", "i2"))
+    manifest = read_json(out / "manifest.json")
+    assert (manifest["ids"], manifest["rejected"]) == (["i1", "i3", "i4"], ["i0", "i2"])
+    assert sorted(path.stem for path in out.glob("*.png")) == manifest["ids"]
+    for path in out.glob("*.png"):
+        assert path.read_bytes() == (whole / path.name).read_bytes()
+    # A person's look at labels is a supervision of its own.
+    assert manifest["supervision"] == {"activation": "I+S+V", "crf": "I+V"}[method]
+
+
+def test_rejected_images_may_be_blanked(data: Path) -> None:
+    whole = complete(data, "whole")
+    out = complete(data, verdicts=reject(data, "i0", "i2"), rejected="unknown")
+    manifest = read_json(out / "manifest.json")
+    assert (manifest["ids"], manifest["rejected"]) == (["i0", "i1", "i2", "i3", "i4"], ["i0", "i2"])
+    for path in out.glob("*.png"):
+        if path.stem in manifest["rejected"]:
+            assert (read_labels(path) == 255).all()
+            assert read_labels(path).shape == read_labels(whole / path.name).shape
+        else:
+            assert path.read_bytes() == (whole / path.name).read_bytes()
+
+
+def test_all_images_may_be_rejected_and_what_follows_copes(data: Path) -> None:
+    out = complete(data, "labels/000", verdicts=reject(data, "i0", "i1", "i2", "i3"))
+    assert read_json(out / "manifest.json")["ids"] == ["i4"]
+    verdicts = data / "all.json"
+    write_json(verdicts, {"verdicts": [{"id": f"i{number}", "verdict": "bad"} for number in range(5)]})
+    out = complete(data, "labels/000", verdicts=str(verdicts))
+    assert read_json(out / "manifest.json")["ids"] == []
+    (data / "shards").mkdir()
+    (data / "maps").rename(data / "shards" / "000")
+    score_labels.run(
+        score_labels.Arguments(
+            index=data / "index.csv",
+            maps=data / "shards",
+            pseudo_labels=data / "labels",
+            shards=1,
+            out=data / "scores.json",
+            threads=1,
+        )
+    )
+    scores = read_json(data / "scores.json")
+    assert (scores["images"], scores["coverage"], scores["best_threshold"]) == (0, None, None)
+
+
+def test_bad_verdicts_are_one_message_and_leave_nothing(data: Path) -> None:
+    before = sorted(path.name for path in data.iterdir())
+    with pytest.raises(InputError, match=r"nowhere\.csv: no such file"):
+        complete(data, verdicts=str(data / "nowhere.csv"))
+    assert sorted(path.name for path in data.iterdir()) == before
+    with pytest.raises(InputError, match=r"verdicts\.csv, line 3: id 'i9' is not in index\.csv"):
+        complete(data, verdicts=reject(data, "i9"))
+
+
+def test_a_stopped_stage_starts_anew_when_the_verdicts_have_changed(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = reject(data, "i3")
+    before = stop(data, monkeypatch, verdicts=verdicts)
+    os.utime(verdicts, (1, 1))
+    out = complete(data, verdicts=verdicts)
+    assert (out / "i0.png").stat().st_mtime_ns != before["i0.png"]

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.literal_completion import literal_complete, literal_released_opening
 
-from getam.completion import Opening, background_tie, complete_labels, open_classes
+from getam.completion import Opening, background_tie, complete_labels, decisions, open_classes
 from getam.errors import InputError
+from getam.rules import Rule, rules_of
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 Conflict = Literal["unknown", "lowest"]
@@ -353,3 +354,61 @@ def test_options_without_a_meaning_are_refused(options: dict[str, float], messag
     how = {"alpha": 0.5, "gamma": 32.0} | options
     with pytest.raises(InputError, match=message):
         complete_labels(MAPS, CLASSES, SALIENCY, **how)
+
+
+# Rules
+
+
+def test_rules_of_sixteen_pixels_by_hand() -> None:
+    maps, saliency = MAPS.copy(), SALIENCY.copy()
+    rules = decisions(maps, CLASSES, saliency, alpha=0.5, gamma=32)
+    # Two classes claim the pixel (2, 0); no other is above a quantile where nothing is salient.
+    assert rules.dtype == np.uint8
+    np.testing.assert_array_equal(rules, [[1, 1, 1, 2], [1, 2, 0, 0], [4, 0, 0, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(maps, MAPS)
+    np.testing.assert_array_equal(saliency, SALIENCY)
+
+
+def test_the_rule_of_every_kind_of_pixel() -> None:
+    labels = np.array([[0, 3, 255], [0, 3, 255]], np.uint8)
+    salient = np.array([[False, False, False], [True, True, True]])
+    found = rules_of(labels, salient)[[0, 0, 0, 1, 1], [0, 1, 2, 1, 2]]
+    wanted = [Rule.BACKGROUND, Rule.MINED, Rule.CONFLICT, Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN]
+    assert found.tolist() == wanted
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+@settings(max_examples=50, deadline=None)
+def test_labels_follow_from_rules_with_the_lowest_conflict(seed: int, count: int, alpha: float) -> None:
+    rng = np.random.default_rng(seed)
+    # Few levels, so that activations tie.
+    maps = (rng.integers(0, 6, (count, 7, 9)) / 5).astype(np.float32)
+    saliency = rng.integers(0, 2, (7, 9), np.uint8)
+    classes = [2, 5, 9][:count]
+    labels = complete_labels(maps, classes, saliency, alpha=alpha, gamma=4, conflict="lowest")
+    rules = decisions(maps, classes, saliency, alpha=alpha, gamma=4)
+    assert (labels[rules == Rule.BACKGROUND] == 0).all()
+    assert (labels[rules == Rule.SALIENT_UNKNOWN] == 255).all()
+    claimed = np.isin(rules, [Rule.SALIENT_CLASS, Rule.MINED, Rule.CONFLICT])
+    assert np.isin(labels[claimed], [value + 1 for value in classes]).all()
+    assert ((saliency > 0) == np.isin(rules, [Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN])).all()
+
+
+def test_rules_tell_what_the_opening_has_changed() -> None:
+    maps = np.zeros((1, 8, 8), np.float32)
+    maps[0, 1:4, 1:4] = maps[0, 6, 1:7] = 1
+    saliency = np.ones((8, 8), np.uint8)
+    rules = decisions(maps, [0], saliency, alpha=0.9, gamma=32, opening=3)
+    expected = np.full((8, 8), Rule.SALIENT_UNKNOWN)
+    expected[1:4, 1:4], expected[6, 1:7] = Rule.SALIENT_CLASS, Rule.OPENING
+    np.testing.assert_array_equal(rules, expected)
+
+
+def test_the_opening_is_of_the_labels_with_their_own_conflict() -> None:
+    # Both classes claim all but one pixel each: with the lowest, a block that the opening keeps.
+    maps = np.zeros((2, 5, 5), np.float32)
+    maps[:, 1:4, 1:4] = 1
+    maps[:, 0, 0] = 0.5
+    saliency = np.zeros((5, 5), np.uint8)
+    how = {"alpha": 0.0, "gamma": 32, "opening": 3}
+    assert not (decisions(maps, [0, 1], saliency, conflict="lowest", **how) == Rule.OPENING).any()

@@ -379,9 +379,15 @@ def test_only_takes_the_settings_out_of_arguments() -> None:
     class Arguments(LabelSettings):
         out: Path
 
-    arguments = Arguments(**config().completion.model_dump(), out=Path("x"))
-    assert only(LabelSettings, arguments) == config().completion
+    arguments = Arguments(**config().end_to_end.completion.model_dump(), out=Path("x"))
+    assert only(LabelSettings, arguments) == config().end_to_end.completion
     assert type(only(LabelSettings, arguments)) is LabelSettings
+
+
+def test_verdicts_are_the_stages_alone_and_known_by_their_suffix() -> None:
+    assert config({"completion": {"verdicts": "a.JSON"}}).completion.verdicts == "a.JSON"
+    assert "verdicts: a.txt is neither .json nor .csv" in refusal({"completion": {"verdicts": "a.txt"}})
+    assert "unknown key" in refusal({"end_to_end": {"completion": {"verdicts": "a.csv"}}})
 
 
 def test_sections_share_the_strictness_of_their_base() -> None:
@@ -412,6 +418,7 @@ def test_the_recipe_of_coco_is_that_of_voc_but_for_what_it_says() -> None:
     voc, coco = (read_yaml(PROJECT / "configs" / f"{name}.yaml") for name in ("voc12", "coco14"))
     assert {key for key in differing(voc, coco) if not key.startswith("data.")} == {
         "run",
+        "audit.images",
         "classifier.epochs",
         "completion.alpha",
         "deeplab.epochs",

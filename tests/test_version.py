@@ -34,15 +34,16 @@ WITHOUT_IMAGES = TABLES | {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
     "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
-WITHOUT_SHARDS = {"audit", "fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
+WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
-    "getam.class_maps": {"complete_labels", "plot_fusions", "predict_deeplab", "time_labels"} | END_TO_END,
+    "getam.class_maps": {"audit", "complete_labels", "plot_fusions", "predict_deeplab", "time_labels"} | END_TO_END,
     "getam.crf": {"complete_labels", "predict_deeplab", "time_labels"} | END_TO_END,
     "getam.classifier getam.decoder getam.released": CLASSIFIER,
     "getam.coco": {"index_dataset"},
-    "getam.completion getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
+    "getam.completion getam.rules": {"audit", "complete_labels", "time_labels"} | END_TO_END,
+    "getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
     "getam.labels": {"complete_labels"} | END_TO_END,
     "getam.documents": {"make_table"},
     "getam.label_times": {"time_labels"},
@@ -60,12 +61,12 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end"},
     "getam.backbones getam.pretrained": NETWORKS,
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
-    "getam.pages": {"audit"},
+    "getam.gallery getam.layers getam.pages": {"audit"},
     "getam.pictures": {"audit", "compare_maps", "train_end_to_end"},
     "getam.plots": (TABLES - {"compare_maps"}) | {"audit", "plot_scores"},
     "getam.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
     "getam.progress": ALL
-    - {"audit", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
+    - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
     - {"compare_maps", "make_table", "time_labels", "voc_submission"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
     "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
@@ -75,6 +76,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
+    "getam.verdicts": {"complete_labels"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
@@ -126,7 +128,7 @@ for stage in json.loads(sys.argv[1]):
     os.wait()
 """
 
-INSIDE_OF_FUNCTIONS = {"getam.checkpoints", "getam.completion"}
+INSIDE_OF_FUNCTIONS = {"getam.checkpoints", "getam.completion", "getam.rules"}
 """What stages import only when they run."""
 
 

@@ -115,6 +115,7 @@ SOURCES: dict[str, set[str]] = {
     "getam/refine.py": (AFTER_MAPS - {"dump_maps"}) | END_TO_END,
     "getam/saliency.py": {"train_saliency"} | AFTER_SALIENCY,
     "getam/completion.py": AFTER_COMPLETION | END_TO_END,
+    "getam/verdicts.py": AFTER_COMPLETION,
     "getam/double_backward.py": END_TO_END | SCORES,
     "getam/stages/complete_labels.py": AFTER_COMPLETION,
     "getam/stages/predict_end_to_end.py": (END_TO_END - {"train_end_to_end"}) | SCORES,
@@ -125,7 +126,10 @@ SOURCES: dict[str, set[str]] = {
     "getam/overview.py": {"audit"},
     "getam/stages/summary.py": {"summary"},
     "getam/pages.py": {"audit"},
+    "getam/gallery.py": {"audit"},
     "getam/templates/audit.html": {"audit"},
+    "getam/templates/audit/tiles.js": {"audit"},
+    "getam/templates/vendor/preact.js": {"audit"},
     "getam/cli.py": set(),
     "getam/comparison.py": set(),
     "getam/tools/doctor.py": set(),
@@ -249,6 +253,18 @@ def test_saliency_maps_may_be_brought_along(finished: Workplace) -> None:
     brought = {"saliency": {"source": "folder", "folder": "maps"}}
     planned = finished.plan("--configfile", str(finished.overlay(brought)))
     assert planned == (AFTER_SALIENCY - {"predict_saliency"}) | {"collect_saliency"}
+
+
+def test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change(copy: Workplace) -> None:
+    verdicts = copy.folder / "verdicts.csv"
+    verdicts.write_text("id,verdict,note\n")
+    named = ("--configfile", str(copy.overlay({"completion": {"verdicts": "verdicts.csv"}})))
+    assert copy.plan(*named) == AFTER_COMPLETION
+    result = copy.snakemake(*named, cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert copy.plan(*named) == set()
+    verdicts.write_text("id,verdict,note\ntrain_00000,bad,\n")
+    assert copy.plan(*named) == AFTER_COMPLETION
 
 
 WITHOUT = {
@@ -399,6 +415,18 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no file of weights": (
         {"deeplab": {"pretrained": "nowhere.pth"}},
         "deeplab.pretrained: nowhere.pth: no such file; name a .safetensors or .pth file, true or false",
+    ),
+    "no file of verdicts": (
+        {"completion": {"verdicts": "nowhere.csv"}},
+        "completion.verdicts: nowhere.csv: no such file; name one that the audit page has exported, or ''",
+    ),
+    "braces in the name of verdicts": (
+        {"completion": {"verdicts": "{a}.csv"}},
+        "completion.verdicts: {a}.csv: braces are wildcards to Snakemake; give the file or folder a name without",
+    ),
+    "verdicts inside of what is made anew": (
+        {"completion": {"verdicts": "results/demo/audit/verdicts.csv"}},
+        "completion.verdicts: results/demo/audit/verdicts.csv: lies in the folder that audit makes anew; move it",
     ),
     "rates of another architecture": (
         {"deeplab": {"architecture": "deeplabv3plus"}},

@@ -43,7 +43,9 @@ def run(arguments: Arguments) -> None:
     folders = shard_folders(arguments.pseudo_labels, arguments.shards)
     rows = [(row, folder / f"{row.id}.png") for folder in folders for row in rows_of(folder, index)]
     if not rows:
-        raise InputError(f"{arguments.pseudo_labels}: no pseudo labels; run complete-labels first")
+        raise InputError(
+            f"{arguments.pseudo_labels}: no pseudo labels; run complete-labels first, or reject fewer images"
+        )
     model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
     images = TrainingImages(rows, load=_load, transform=RandomScaleCrop(settings.crop), seed=settings.seed)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from getam.contact_sheet import write_contact_sheet
 from getam.files import atomic_folder
+from getam.gallery import write_gallery
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.overview import write_overview
-from getam.pages import write_audit
 from getam.settings import AuditSettings
 
 SECTION = "audit"
@@ -22,12 +23,21 @@ class Arguments(AuditSettings, MachineArguments):
 
     run: Path = Field(description="folder of the run, results/<run>")
     index: Path = Field(description="index.csv")
-    out: Path = Field(description="folder for index.html and its pictures")
+    shards: Annotated[int, Field(ge=1)] = Field(description="number of shards of the run's per-image stages")
+    out: Path = Field(description="folder for index.html, its lists and images")
 
 
 def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     with atomic_folder(arguments.out) as folder:
-        write_audit(arguments.run, folder, rows=index.rows, classes=index.classes, max_images=arguments.images)
+        write_gallery(
+            arguments.run,
+            folder,
+            rows=index.rows,
+            classes=index.classes,
+            shards=arguments.shards,
+            images=arguments.images,
+            threads=arguments.threads,
+        )
         write_overview(arguments.run, folder)
         write_contact_sheet(arguments.run, folder / "contact_sheet.html", rows=index.rows, classes=index.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,21 +10,24 @@ import numpy as np
 from pydantic import Field
 
 from getam.errors import InputError
-from getam.files import read_array, read_gray, write_labels
+from getam.files import UNKNOWN, read_array, read_gray, write_labels
 from getam.index import IndexRow, read_index, read_photograph
 from getam.labels import WITHOUT_SALIENCY, make_labels
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.settings import LabelSettings, only
-from getam.shards import MANIFEST, new_shard, rows_of
-from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_shards
+from getam.settings import LabelSettings, PseudoLabelSettings, only
+from getam.shards import MANIFEST, REJECTED, new_shard, rows_of
+from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, VERDICTS, joined, of_shards
+from getam.verdicts import rejected_ids
 
 # Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
 
 SECTION = "completion"
 
+logger = logging.getLogger(__name__)
 
-class Arguments(LabelSettings, MachineArguments):
+
+class Arguments(PseudoLabelSettings, MachineArguments):
     """Write pseudo_labels/<shard>/<id>.png: palette PNG (H, W), 0..C, 255 unknown."""
 
     maps: Path = Field(description="folder of a shard of refine-maps")
@@ -33,7 +37,7 @@ class Arguments(LabelSettings, MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(LabelSettings, arguments)
+    settings = only(PseudoLabelSettings, arguments)
     arguments.set_threads()
     if settings.method not in WITHOUT_SALIENCY:
         import torch
@@ -42,6 +46,13 @@ def run(arguments: Arguments) -> None:
         torch.set_num_threads(1)
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
+    verdicts = [Path(settings.verdicts)] if settings.verdicts else []
+    bad = frozenset[str]().union(*(rejected_ids(path, index.by_id.keys()) for path in verdicts))
+    rejected = [row.id for row in rows if row.id in bad]
+    if rejected:
+        logger.info("%d of %d images are rejected by %s", len(rejected), len(rows), settings.verdicts)
+    if settings.rejected == "leave_out":
+        rows = [row for row in rows if row.id not in bad]
     with (
         new_shard(
             arguments.out,
@@ -53,14 +64,17 @@ def run(arguments: Arguments) -> None:
             in_processes=settings.method in WITHOUT_SALIENCY,
             inputs=[
                 arguments.index,
+                *verdicts,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
             ],
-            facts={KEY: _supervision(arguments)},
+            facts={KEY: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
         ) as shard,
     ):
         todo = [row for [row] in shard.unfinished([[row] for row in rows])]
         written = shard.write_all(
-            todo, _write, lambda row: (row, index.class_indices(row), arguments.maps, arguments.saliency, settings)
+            todo,
+            _write,
+            lambda row: (row, index.class_indices(row), arguments.maps, arguments.saliency, settings, row.id in bad),
         )
         for _ in progress(written, total=len(todo), unit="image", what="complete_labels", size=int):
             pass
@@ -68,6 +82,8 @@ def run(arguments: Arguments) -> None:
 
 def _supervision(arguments: Arguments) -> str:
     maps = of_shards([arguments.maps], unknown=IMAGE_LABELS)
+    if arguments.verdicts:
+        maps = joined(maps, VERDICTS)
     if arguments.method in WITHOUT_SALIENCY:
         return maps
     # Maps brought by hand have no manifest.
@@ -81,8 +97,17 @@ def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) 
 
 
 def _write(
-    path: Path, row: IndexRow, classes: Sequence[int], maps: Path, saliency: Path, settings: LabelSettings
+    path: Path,
+    row: IndexRow,
+    classes: Sequence[int],
+    maps: Path,
+    saliency: Path,
+    settings: LabelSettings,
+    rejected: bool,
 ) -> None:
+    if rejected:
+        write_labels(path, np.full((row.height, row.width), UNKNOWN, np.uint8))
+        return
     maps_path, beside = _inputs(row, maps, saliency, settings)
     values = _read_maps(maps_path, row)
     image = _read_saliency(beside, row) if settings.method not in WITHOUT_SALIENCY else read_photograph(row)

@@ -96,16 +96,18 @@ rule audit:
         f"{RESULTS}/benchmarks/audit.tsv"
     conda:
         CONDA_ENV
-    threads: IMAGE_THREADS
+    threads: DECODING_THREADS
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(1000 + 800 * DECODING_THREADS),
         runtime=scaled(60),
     params:
         code=code_of("getam.stages.audit"),
         flags=section("audit"),
         run=subpath(input.index, parent=True),
+        shards=SETTINGS.data.shards,
     message:
-        f"audit: {SETTINGS.audit.images} images of each split, {RESULTS}/audit/index.html"
+        f"audit: {SETTINGS.audit.images or 'all'} images of each split, {RESULTS}/audit/index.html"
     shell:
-        "getam audit --run {params.run:q} --index {input.index:q} --out {output:q} {params.flags:q}"
+        "getam audit --run {params.run:q} --index {input.index:q} --shards {params.shards} --out {output:q}"
+        " {params.flags:q}"
         " --threads {threads} --log {log:q}"

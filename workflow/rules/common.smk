@@ -156,6 +156,12 @@ def saliency_of_labels(wildcards: object) -> list[str]:
     return [of("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.method == "activation" else []
 
 
+def verdicts_file(wildcards: object) -> list[str]:
+    """The file by which complete_labels rejects images, where one is named."""
+    verdicts = settings_of(wildcards).completion.verdicts
+    return [verdicts] if verdicts else []
+
+
 def saliency_shards(wildcards: object) -> list[str]:
     """The saliency maps of all shards; nothing in a run without saliency."""
     return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
@@ -218,6 +224,7 @@ def missing_data(settings: Config) -> Iterator[str]:
     data, saliency = settings.data, settings.saliency
     brought = {f"data.{key}": getattr(data, key) for key in ("root", "augmented", "saliency_train", "saliency_val")}
     brought |= {"saliency.folder": saliency.folder, "checkpoint.file": settings.checkpoint.file}
+    brought |= {"completion.verdicts": settings.completion.verdicts}
     brought |= {f"{name}.pretrained": weights.pretrained for name, weights in settings.pretrained_networks().items()}
     for key, path in brought.items():
         if {"{", "}"} & {*str(path)}:
@@ -229,6 +236,11 @@ def missing_data(settings: Config) -> Iterator[str]:
             yield f"data.{key}: {folder}: no such folder; name an existing one, or one in {DEMO_DATA} for the demo's"
     if saliency.source == "folder" and not Path(saliency.folder).is_dir():
         yield f"saliency.folder: {saliency.folder}: no such folder; name that of your saliency maps"
+    verdicts = settings.completion.verdicts
+    if verdicts and Path(os.path.relpath(verdicts)).is_relative_to(f"results/{settings.run}/audit"):
+        yield f"completion.verdicts: {verdicts}: lies in the folder that audit makes anew; move it"
+    elif verdicts and not Path(verdicts).is_file():
+        yield f"completion.verdicts: {verdicts}: no such file; name one that the audit page has exported, or ''"
     if data.augmented and not Path(data.augmented).is_dir():
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
     if data.format == "coco" and in_demo(data.root):

@@ -7,6 +7,7 @@ rule complete_labels:
         classes=of("classes.txt"),
         maps=of("refined/{shard}"),
         saliency=saliency_of_labels,
+        verdicts=verdicts_file,
     output:
         directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
     log:

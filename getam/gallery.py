@@ -1,0 +1,190 @@
+"""The audit page's images, in a folder that opens without a server: lists of them, and a script of layers for each.
+
+Browsers let a page that is opened from disk load no data but scripts. So a list is `lists/<nnn>.js`, which calls
+getamAudit.list, and an image is `images/<number // 1000>/<number>.js`, which calls getamAudit.image, and a thumbnail
+beside it. Ids and class names come from the data set: they are text in that JSON, and no file is named after them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from getam.errors import MachineError
+from getam.files import UNKNOWN, read_image
+from getam.index import IndexRow
+from getam.layers import LABEL_LAYERS, LAYERS, SCORES, SHARES, ImageFiles, find_files, image_scores, read_layers
+from getam.pages import write_page
+from getam.progress import progress
+from getam.workers import ProcessPool
+
+SIDE = 320
+"""Longest side of a thumbnail and of a map, in pixels; a smaller image keeps its size, and so do labels."""
+
+LIST = 500
+"""Images of a list."""
+
+CHUNK = 16
+"""Images that a process is handed at a time."""
+
+COLUMNS = ("number", "id", "split", "width", "height", "labels", "layers", "rejected", *SCORES, *SHARES)
+"""What a list says of an image. labels: label values; layers: bits, by the positions in LAYERS."""
+
+PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+"""Runs alone: of labels and maps as small as zlib's best, and many times as fast."""
+
+
+def write_gallery(
+    run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
+) -> int:
+    """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing, empty folder `out`.
+
+    Whatever a run doesn't have (ground truth, a path that didn't run) is left out.
+
+    Args:
+        classes: the names of the label values 1, 2, ...
+        shards: of the run's per-image stages.
+        images: most of each split, evenly spaced over its sorted ids; 0: all.
+        threads: processes.
+
+    Returns:
+        The number of images on the page.
+
+    Raises:
+        InputError: a file can't be read, or doesn't fit the index; the message names it.
+        MachineError: a process was killed.
+    """
+    chosen = find_files(run, _choose(rows, images), classes=classes, shards=shards)
+    entries: list[tuple[Any, ...]] = []
+    written = progress(_write_images(out, chosen, threads), total=len(chosen), unit="image", what="audit", size=len)
+    for chunk in written:
+        entries += chunk
+    (out / "lists").mkdir()
+    lists = [entries[start : start + LIST] for start in range(0, len(entries), LIST)]
+    for number, part in enumerate(lists):
+        _write_call(out / "lists" / f"{number:03d}.js", "list", part)
+    shown = {value for files in chosen for value in files.values}
+    write_page(
+        run,
+        out,
+        classes=classes,
+        audit={
+            "key": _key(rows),
+            "total": len(rows),
+            "images": len(chosen),
+            "lists": len(lists),
+            "perList": LIST,
+            "columns": COLUMNS,
+            "layers": LAYERS,
+            "labelLayers": LABEL_LAYERS,
+            "scores": SCORES,
+            "shares": SHARES,
+            "splits": [*dict.fromkeys(files.row.split for files in chosen)],
+            "shown": sorted(shown),
+        },
+    )
+    return len(chosen)
+
+
+def _choose(rows: Sequence[IndexRow], images: int) -> list[IndexRow]:
+    chosen = []
+    for split in dict.fromkeys(row.split for row in rows):
+        members = sorted((row for row in rows if row.split == split), key=lambda row: row.id)
+        # The step is at least 1, so that no two positions round to the same one.
+        count = min(images or len(members), len(members))
+        positions = np.linspace(0, len(members) - 1, count).round().astype(int)
+        chosen += [members[position] for position in positions]
+    return chosen
+
+
+def _key(rows: Sequence[IndexRow]) -> str:
+    """Tells data sets apart, for verdicts that a browser keeps."""
+    facts = [[row.id, row.split, *row.labels] for row in rows]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _write_images(out: Path, chosen: Sequence[ImageFiles], threads: int) -> Iterator[list[tuple[Any, ...]]]:
+    for thousand in range(-(-len(chosen) // 1000)):
+        (out / "images" / str(thousand)).mkdir(parents=True)
+    numbered = [*enumerate(chosen)]
+    chunks = [numbered[start : start + CHUNK] for start in range(0, len(numbered), CHUNK)]
+    if threads == 1 or len(chunks) == 1:
+        yield from (_write_chunk(out, chunk) for chunk in chunks)
+        return
+    with ProcessPool(min(threads, len(chunks))) as pool:
+        try:
+            yield from pool.map(_write_chunk, [out] * len(chunks), chunks)
+        except BrokenProcessPool:
+            raise MachineError(
+                f"{out}: a worker process was killed, for want of memory perhaps; use fewer threads"
+            ) from None
+
+
+def _write_chunk(out: Path, chunk: Sequence[tuple[int, ImageFiles]]) -> list[tuple[Any, ...]]:
+    cv2.setNumThreads(1)
+    return [_write_image(out / "images" / str(number // 1000) / str(number), number, files) for number, files in chunk]
+
+
+def _write_image(stem: Path, number: int, files: ImageFiles) -> tuple[Any, ...]:
+    """Writes the thumbnail and the script of one image; gives its values of COLUMNS."""
+    row = files.row
+    scale = min(1.0, SIDE / max(row.height, row.width))
+    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    photograph = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
+    photograph.save(stem.with_suffix(".jpg"), quality=80)
+    layers = read_layers(files)
+    seen = {value for name in LABEL_LAYERS if name in layers.labels for value in _values(layers.labels[name])}
+    content: dict[str, Any] = {
+        # The image's own classes first, then those that somebody sees in it: the order of their colors.
+        "classes": [*files.values, *sorted(seen - {0, UNKNOWN, *files.values})],
+        "labels": {name: _png(values) for name, values in layers.labels.items()},
+    }
+    if layers.saliency is not None:
+        content["saliency"] = _map_png(layers.saliency / np.float32(255), size)
+    if layers.raw is not None:
+        content["raw"] = [_raw_map(values) for values in layers.raw]
+    if layers.refined is not None:
+        content["refined"] = [_map_png(values.astype(np.float32), size) for values in layers.refined]
+    _write_call(stem.with_suffix(".js"), "image", content)
+    there = {"photograph", *layers.labels, *(name for name in ("saliency", "raw", "refined") if name in content)}
+    bits = sum(1 << position for position, name in enumerate(LAYERS) if name in there)
+    facts = (number, row.id, row.split, row.width, row.height, files.values, bits, int(files.rejected))
+    return *facts, *image_scores(layers.labels).values()
+
+
+def _values(labels: np.ndarray) -> Sequence[int]:
+    return np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
+
+
+def _raw_map(values: np.ndarray) -> dict[str, Any]:
+    peak = float(values.max())
+    # Kept at the size of the token grid: the page enlarges it without smoothing.
+    return {"png": _map_png(values / peak if peak > 0 else np.zeros_like(values)), "max": float(f"{peak:.3g}")}
+
+
+def _map_png(values: np.ndarray, size: tuple[int, int] | None = None) -> str:
+    """A map (H, W) in [0, 1] in whole percent, no larger than `size` (width, height)."""
+    if size is not None and size != values.shape[::-1]:
+        values = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+    return _png((values.clip(0, 1) * 100).round().astype(np.uint8))
+
+
+def _png(values: np.ndarray) -> str:
+    """(H, W), uint8, as the base64 text of a gray PNG."""
+    _, content = cv2.imencode(".png", values, PNG)
+    return base64.b64encode(content.tobytes()).decode("ascii")
+
+
+def _write_call(path: Path, function: str, content: Any) -> None:
+    """A script that hands the page its data. NaN is not JSON: a page that holds one would stay empty."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    path.write_text(f"getamAudit.{function}({text});\n", encoding="ascii")

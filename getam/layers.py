@@ -1,0 +1,231 @@
+"""What a run has of an image, as layers of the audit page: label values, rules and maps, and scores beside each other.
+
+Imports torch only where a rule has to be computed: the processes that make the page start seconds faster without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from getam.class_maps import BROKEN
+from getam.errors import InputError
+from getam.files import UNKNOWN, read_array, read_gray, read_labels
+from getam.index import IndexRow
+from getam.rules import Rule, rules_of
+from getam.settings import CompletionSettings
+from getam.shards import MANIFEST, REJECTED, read_manifest, shard_folders
+
+LAYERS = {
+    "photograph": "photograph",
+    "raw": "GETAM maps",
+    "refined": "refined maps",
+    "saliency": "saliency",
+    "pseudo_labels": "pseudo labels",
+    "rules": "rules of Eq. 5",
+    "ground_truth": "ground truth",
+    "deeplab": "DeepLab",
+    "end_to_end": "end to end",
+}
+"""What can be shown of an image, in the order of the page, with the names that it uses."""
+
+LABEL_LAYERS = ("pseudo_labels", "ground_truth", "deeplab", "end_to_end")
+"""Those whose values are label values."""
+
+IN_SHARDS = {"maps": ".npy", "refined": ".npy", "saliency": ".png", "pseudo_labels": ".png"}
+PREDICTIONS = ("deeplab", "end_to_end")
+
+SCORES = {
+    "excluded": "labels, 255 left out",
+    "background": "labels, 255 as background",
+    "deeplab": "DeepLab",
+    "end_to_end": "end to end",
+}
+"""The IoUs of an image, with the names that the page uses."""
+
+SHARES = {
+    "coverage": "labelled",
+    "unknown": "unknown",
+    "mined": "mined",
+    "conflict": "conflict",
+}
+"""Shares of an image's pixels, by its pseudo label and by the rules."""
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Where the layers of an image are.
+
+    Attributes:
+        values: the label values of its classes, ascending.
+        completion: how its pseudo label was made; None where no rule of Eq. 5 made it.
+        rejected: whether a person's verdict has left out or blanked its pseudo label.
+    """
+
+    row: IndexRow
+    values: tuple[int, ...]
+    paths: Mapping[str, Path]
+    completion: CompletionSettings | None
+    rejected: bool
+
+
+@dataclass(frozen=True)
+class ImageLayers:
+    """The layers of an image but for its photograph.
+
+    Attributes:
+        labels: label values and rules by layer, (H, W), uint8.
+        saliency: (H, W), uint8.
+        raw, refined: (K, h, w), >= 0, one a class.
+    """
+
+    labels: dict[str, np.ndarray]
+    saliency: np.ndarray | None
+    raw: np.ndarray | None
+    refined: np.ndarray | None
+
+
+def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
+    """Looks up what the run in folder `run` has of each row.
+
+    Shards beyond `shards` are of an earlier, larger number and not looked at.
+
+    Raises:
+        InputError: a manifest of pseudo labels can't be read.
+    """
+    found = {name: _by_id(shard_folders(run / name, shards), suffix) for name, suffix in IN_SHARDS.items()}
+    found |= {name: _by_id([run / name / "predictions"], ".png") for name in PREDICTIONS}
+    rejected: set[str] = set()
+    completion: dict[Path, CompletionSettings | None] = {}
+    for folder in shard_folders(run / "pseudo_labels", shards):
+        # Labels that are brought along have no manifest.
+        manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
+        rejected |= {*manifest.get(REJECTED, ())}
+        completion[folder] = _completion(manifest.get("settings", {}))
+    values = {name: value for value, name in enumerate(classes, start=1)}
+    files = []
+    for row in rows:
+        paths = {name: by_id[row.id] for name, by_id in found.items() if row.id in by_id}
+        if row.mask is not None and row.mask.exists():
+            paths["ground_truth"] = row.mask
+        settings = completion[paths["pseudo_labels"].parent] if "pseudo_labels" in paths else None
+        known = tuple(sorted(values[name] for name in row.labels))
+        files.append(ImageFiles(row, known, paths, None if row.id in rejected else settings, row.id in rejected))
+    return files
+
+
+def _by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
+    paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
+
+
+def _completion(settings: Mapping[str, object]) -> CompletionSettings | None:
+    if settings.get("method") != "activation":
+        return None
+    return CompletionSettings.model_validate({name: settings.get(name) for name in CompletionSettings.model_fields})
+
+
+def read_layers(files: ImageFiles) -> ImageLayers:
+    """Reads what there is of an image.
+
+    Raises:
+        InputError: a file can't be read, or has another size or number of classes than the index says.
+    """
+    row, paths = files.row, files.paths
+    labels = {name: read_labels(paths[name]) for name in LABEL_LAYERS if name in paths}
+    saliency = read_gray(paths["saliency"]) if "saliency" in paths else None
+    for name, values in (labels | ({"saliency": saliency} if saliency is not None else {})).items():
+        if values.shape != (row.height, row.width):
+            height, width = values.shape
+            raise InputError(
+                f"{paths[name]}: {height}x{width}, but {row.image} is {row.height}x{row.width} in the index; "
+                "run the stage that wrote it again"
+            )
+    raw, refined = (_read_maps(files, name) for name in ("maps", "refined"))
+    rules = _rules(files, labels.get("pseudo_labels"), saliency, refined)
+    return ImageLayers(labels | ({"rules": rules} if rules is not None else {}), saliency, raw, refined)
+
+
+def _read_maps(files: ImageFiles, name: str) -> np.ndarray | None:
+    if name not in files.paths:
+        return None
+    maps = read_array(files.paths[name])
+    if maps.ndim != 3 or len(maps) != len(files.values) or 0 in maps.shape[1:]:
+        raise InputError(
+            f"{files.paths[name]}: an array of shape {maps.shape}, but the index gives {files.row.id} "
+            f"{len(files.values)} classes; run the stage that wrote it again"
+        )
+    if not np.isfinite(maps).all():
+        raise InputError(f"{files.paths[name]}: {BROKEN}")
+    return maps
+
+
+def _rules(
+    files: ImageFiles, labels: np.ndarray | None, saliency: np.ndarray | None, refined: np.ndarray | None
+) -> np.ndarray | None:
+    settings = files.completion
+    if settings is None or labels is None or saliency is None:
+        return None
+    salient = saliency > 255 * settings.saliency_threshold
+    if settings.conflict == "unknown" and not settings.opening:
+        return rules_of(labels, salient)
+    if refined is None:
+        return None
+    from getam.completion import decisions
+
+    return decisions(
+        refined,
+        [value - 1 for value in files.values],
+        salient,
+        alpha=settings.alpha,
+        gamma=settings.gamma,
+        conflict=settings.conflict,
+        opening=settings.opening,
+    )
+
+
+def image_scores(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Keys of SCORES and SHARES -> a fraction; None where the image has none."""
+    values: dict[str, float | None] = dict.fromkeys((*SCORES, *SHARES))
+    pseudo, rules, truth = (labels.get(name) for name in ("pseudo_labels", "rules", "ground_truth"))
+    if pseudo is not None:
+        unknown = float((pseudo == UNKNOWN).mean())
+        values["unknown"], values["coverage"] = unknown, 1 - unknown
+    if rules is not None:
+        shares = np.bincount(rules.ravel(), minlength=len(Rule)) / rules.size
+        values["mined"], values["conflict"] = float(shares[Rule.MINED]), float(shares[Rule.CONFLICT])
+    if truth is not None:
+        for name in PREDICTIONS:
+            if name in labels:
+                values[name] = _mean_iou(_counts(truth, labels[name]))
+        if pseudo is not None:
+            counts = _counts(truth, pseudo)
+            left_out = counts[:, UNKNOWN].copy()
+            counts[:, UNKNOWN] = 0
+            values["excluded"] = _mean_iou(counts)
+            counts[:, 0] += left_out
+            values["background"] = _mean_iou(counts)
+    return {name: None if value is None else round(value, 4) for name, value in values.items()}
+
+
+def _counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Pixels by (ground truth, prediction), but those of unknown ground truth: (256, 256), int64."""
+    joint = truth.astype(np.uint16) << 8 | predicted
+    counts = np.bincount(joint.ravel(), minlength=1 << 16).reshape(256, 256)
+    counts[UNKNOWN] = 0
+    return counts
+
+
+def _mean_iou(counts: np.ndarray) -> float | None:
+    """Mean IoU over the label values that the ground truth contains; None where it contains none.
+
+    An image's own score, to find the bad ones by: the run's mIoU sums over all images first.
+    """
+    hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    there = true > 0
+    if not there.any():
+        return None
+    return float((hits[there] / (true + predicted - hits)[there]).mean())

@@ -1,0 +1,45 @@
+"use strict";
+
+// Which images are shown, and in which order.
+getamAudit.selection = (() => {
+  const { facts } = getamAudit;
+  const MEASURES = { ...facts.scores, ...facts.shares };
+  const WORST_IS_HIGH = new Set(["unknown", "mined", "conflict"]);
+  const NONE = {
+    text: "", class: "", split: "", verdict: "", score: Object.keys(MEASURES)[0], min: "", max: "", sort: "id", order: "worst",
+  };
+
+  const measureName = (key) => (key in facts.scores ? "IoU " : "") + MEASURES[key] + (key in facts.shares ? " pixels" : "");
+
+  // Those of which an image has a value.
+  const measures = (images) => Object.keys(MEASURES).filter((key) => images.some((entry) => entry[key] !== null));
+
+  function select(images, filter) {
+    const text = filter.text.trim().toLowerCase();
+    const value = filter.class === "" ? null : Number(filter.class);
+    const split = filter.split === "" ? null : facts.splits[filter.split];
+    const min = filter.min === "" ? -Infinity : Number(filter.min) / 100;
+    const max = filter.max === "" ? Infinity : Number(filter.max) / 100;
+    const ranged = filter.min !== "" || filter.max !== "";
+    const found = images.filter((entry) =>
+      (split === null || entry.split === split) &&
+      (value === null || entry.labels.includes(value)) &&
+      (text === "" || entry.text.includes(text)) &&
+      (!ranged || (entry[filter.score] !== null && entry[filter.score] >= min && entry[filter.score] <= max)) &&
+      (filter.verdict === "" || hasVerdict(entry, filter.verdict)));
+    if (filter.sort === "id") return filter.order === "worst" ? found : found.reverse();
+    const sign = WORST_IS_HIGH.has(filter.sort) === (filter.order === "worst") ? -1 : 1;
+    // Array.sort is stable, and the images come sorted by split and id; those without a value go last.
+    return found.sort((a, b) => {
+      const [x, y] = [a[filter.sort], b[filter.sort]];
+      return x === null || y === null ? (x === null) - (y === null) : sign * (x - y);
+    });
+  }
+
+  function hasVerdict(entry, wanted) {
+    const { verdict } = getamAudit.verdicts.get(entry.id);
+    return wanted === "none" ? verdict === "" : wanted === "any" ? verdict !== "" : verdict === wanted;
+  }
+
+  return { NONE, MEASURES, measureName, measures, select };
+})();

@@ -1,0 +1,155 @@
+"use strict";
+
+// One layer of an image, what it says under the pointer, and the legend beside it.
+getamAudit.tiles = (() => {
+  const { facts, colors, decode, ready, request, recall, nameOf } = getamAudit;
+  const html = htm.bind(preact.h);
+  const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
+
+  // The record of an image, null until it is there, or {problem}.
+  function useRecord(number) {
+    const [loaded, setLoaded] = useState({ number, record: recall(number) });
+    useEffect(() => {
+      const record = recall(number);
+      setLoaded({ number, record });
+      return record ? undefined : request(number, (late) => setLoaded({ number, record: late }));
+    }, [number]);
+    return loaded.number === number ? loaded.record : null;
+  }
+
+  // Where the pointer is; the read-outs alone are drawn again when it moves.
+  const probe = {
+    at: null, // {entry, record, tile, x, y, left, top}; x and y in [0, 1)
+    listeners: new Set(),
+    set(at) {
+      probe.at = at;
+      for (const listener of probe.listeners) listener(at);
+    },
+  };
+
+  function useProbe() {
+    const [at, setAt] = useState(probe.at);
+    useEffect(() => {
+      probe.listeners.add(setAt);
+      return () => probe.listeners.delete(setAt);
+    }, []);
+    return at;
+  }
+
+  const labelName = (value) =>
+    value === colors.UNKNOWN ? "unknown (255)" : `${facts.classes[value] ?? "no class"} (${value})`;
+
+  // What a layer says at a place; "" where it isn't decoded yet.
+  function reading(entry, record, tile, x, y) {
+    if (tile.layer === "photograph") return `x ${Math.floor(x * entry.width)}, y ${Math.floor(y * entry.height)}`;
+    const layer = ready(record, tile);
+    if (!layer) return "";
+    const at = Math.floor(y * layer.height) * layer.width + Math.floor(x * layer.width);
+    const value = layer.values[at];
+    if (tile.layer === "rules") return facts.rules[value].name;
+    if (tile.layer === "saliency") return `${value} %`;
+    if (tile.layer !== "raw" && tile.layer !== "refined") return labelName(value);
+    const position = tile.position < 0 ? layer.which[at] : tile.position;
+    const name = facts.classes[entry.labels[position]];
+    const peak = tile.layer === "raw" ? ` of ${peakOf(record, position)}` : "";
+    return `${name} ${value} %${peak}`;
+  }
+
+  const peakOf = (record, position) => record.raw[position].max.toExponential(1);
+
+  // The size of an image in a box.
+  function fitted(entry, width, height) {
+    const scale = Math.min(width / entry.width, height / entry.height);
+    return [Math.max(1, Math.round(entry.width * scale)), Math.max(1, Math.round(entry.height * scale))];
+  }
+
+  function Layer({ entry, record, tile, size, palette, over }) {
+    const canvas = useRef(null);
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = size.map((side) => Math.round(side * ratio));
+    useLayoutEffect(() => {
+      let wanted = true;
+      const paint = (decoded) => {
+        if (wanted && canvas.current) colors.paint(canvas.current, decoded, tile.layer, record.classes, palette, over, ratio);
+      };
+      const decoded = ready(record, tile);
+      if (decoded) paint(decoded);
+      else decode(record, tile).then(paint);
+      return () => { wanted = false; };
+    }, [record, tile.layer, tile.position, width, height, palette, over]);
+    return html`<canvas ref=${canvas} width=${width} height=${height} class=${over ? "over" : ""}></canvas>`;
+  }
+
+  // A tile: the photograph, a layer, or with `over` the layer above the photograph.
+  function Tile({ entry, record, tile, width, height, palette, over, caption }) {
+    const size = fitted(entry, width, height);
+    const style = { width: `${size[0]}px`, height: `${size[1]}px` };
+    const move = (event) => {
+      const box = event.currentTarget.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
+      if (x < 0 || y < 0 || x >= 1 || y >= 1 || !record || record.problem) return;
+      probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
+    };
+    const isPhotograph = tile.layer === "photograph";
+    const shown = record && !record.problem && !isPhotograph;
+    return html`
+      <figure style=${{ width: `${width}px` }}>
+        <div class="stack" style=${style} data-layer=${tile.layer} data-position=${tile.position}
+          onMouseMove=${move} onMouseLeave=${() => probe.set(null)}>
+          ${(over || isPhotograph) && html`<img src=${entry.photograph} alt="" loading="lazy" draggable=${false} />`}
+          ${shown && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
+          ${caption && html`<${Mark} ...${{ entry, size }} />`}
+        </div>
+        ${caption && html`
+          <figcaption title=${nameOf(tile)}>${nameOf(tile)}
+            ${tile.layer === "raw" && shown && html` <span class="soft">max ${peakOf(record, tile.position)}</span>`}
+          </figcaption>`}
+      </figure>`;
+  }
+
+  // The place under the pointer, in the image's other tiles too.
+  function Mark({ entry, size }) {
+    const at = useProbe();
+    if (at?.entry !== entry) return null;
+    return html`<span class="mark" style=${{ left: `${at.x * size[0]}px`, top: `${at.y * size[1]}px` }}></span>`;
+  }
+
+  // Beside the pointer: the layer's name, and what it says there.
+  function Hint() {
+    const at = useProbe();
+    if (!at) return null;
+    const style = {
+      left: `${Math.min(at.left + 14, window.innerWidth - 260)}px`,
+      top: `${Math.min(at.top + 16, window.innerHeight - 50)}px`,
+    };
+    return html`<div class="hint" role="status" style=${style}>
+      ${facts.layers[at.tile.layer]}: <b>${reading(at.entry, at.record, at.tile, at.x, at.y)}</b></div>`;
+  }
+
+  const Swatch = ({ background }) => html`<span class="swatch" style=${{ background }} aria-hidden="true"></span>`;
+
+  // The classes of an image with their colors; those that it isn't labelled with come last.
+  function Legend({ entry, record, palette }) {
+    const classes = record && !record.problem ? record.classes : entry.labels;
+    return html`<ul class="legend" aria-label="classes">
+      ${classes.map((value) => html`<li key=${value}>
+        <${Swatch} background=${colors.classBackground(classes, value, palette)} />
+        ${facts.classes[value]}${!entry.labels.includes(value) && html` <span class="soft">not a label</span>`}
+      </li>`)}
+      ${classes.length === 0 && html`<li class="soft">no class</li>`}
+    </ul>`;
+  }
+
+  // What is the same for every image.
+  function CommonLegend({ rules }) {
+    return html`<ul class="legend common" aria-label="colors of all images">
+      <li><${Swatch} background=${colors.unknownBackground} />unknown, 255</li>
+      <li>maps 0 <span class="swatch heat" style=${{ background: colors.heatBackground }} aria-hidden="true"></span> maximum</li>
+      ${rules && html`<li class="soft">rules:</li>`}
+      ${rules && facts.rules.map(({ name, words }, rule) => html`<li key=${rule} title=${words}>
+        <${Swatch} background=${colors.ruleBackground(rule)} />${name}</li>`)}
+    </ul>`;
+  }
+
+  return { html, useRecord, useProbe, probe, reading, Tile, Hint, Legend, CommonLegend, Swatch };
+})();

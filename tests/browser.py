@@ -1,0 +1,136 @@
+"""Chromium on the audit page, opened from disk, and all that it complains about."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = "no Chromium: install it (apt-get install chromium) to test the audit page in a browser"
+SIZE = {"width": 1280, "height": 720}
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+SPENT = """async ([name, option]) => {
+    const select = document.querySelector(`select[name="${name}"]`);
+    const started = performance.now();
+    select.value = option;
+    select.dispatchEvent(new Event("input", { bubbles: true }));
+    // Painted: the frame after the one that the change is drawn in has begun.
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+    return performance.now() - started;
+}"""
+"""Milliseconds that the page takes for a choice, until it is painted."""
+
+SCROLL = """async (steps) => {
+    const box = document.querySelector(".scroller");
+    for (let step = 0; step <= steps; step++) {
+        box.scrollTop = (box.scrollHeight - box.clientHeight) * step / steps;
+        await new Promise((done) => setTimeout(done, 60));
+    }
+}"""
+"""Scrolls through all images in so many steps, slowly enough that they are loaded."""
+
+
+def many_images(out: Path, count: int) -> None:
+    """Makes a page of a few images one of `count`: lists of their own, and scripts that are links to the few."""
+    page = (out / "index.html").read_text(encoding="utf-8")
+    text = page.split('id="audit">')[1].split("</script>")[0]
+    facts = json.loads(text)
+    few = json.loads((out / "lists" / "000.js").read_text().removeprefix("getamAudit.list(").removesuffix(");\n"))
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        row = [number, f"2008_{number:06d}", *few[number % len(few)][2:]]
+        scored = [
+            position
+            for position, name in enumerate(facts["columns"])
+            if name in facts["scores"] or name in facts["shares"]
+        ]
+        for position in scored:
+            row[position] = round(float(rng.random()), 4)
+        rows.append(row)
+        if number >= len(few):
+            (out / "images" / str(number // 1000)).mkdir(exist_ok=True)
+            for suffix in (".js", ".jpg"):
+                source = out / "images" / "0" / f"{number % len(few)}{suffix}"
+                (out / "images" / str(number // 1000) / f"{number}{suffix}").hardlink_to(source)
+    size = facts["perList"]
+    lists = [rows[start : start + size] for start in range(0, count, size)]
+    for number, part in enumerate(lists):
+        (out / "lists" / f"{number:03d}.js").write_text(f"getamAudit.list({json.dumps(part)});\n")
+    facts |= {"images": count, "total": count, "lists": len(lists)}
+    changed = json.dumps(facts).replace("<", "\\u003c")
+    (out / "index.html").write_text(page.replace(text, changed), encoding="utf-8")
+
+
+def memory() -> float:
+    """MB of the largest of this process's renderers."""
+    processes = psutil.Process().children(recursive=True)
+    return max(process.memory_info().rss for process in processes if "--type=renderer" in process.cmdline()) / 1e6
+
+
+class Opened:
+    """A page of its own, with an empty storage; `complaints` are errors, warnings and requests beyond the disk."""
+
+    def __init__(self, browser: Browser, folder: Path, *, address: str = "", script: str = "") -> None:
+        self.url = (folder / "index.html").as_uri()
+        self.context = browser.new_context(viewport=SIZE, accept_downloads=True)
+        if script:
+            self.context.add_init_script(script)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._check)
+        self.page.goto(self.url + address)
+
+    def _check(self, request: Request) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.complaints.append(f"request: {request.url}")
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def texts(self, selector: str) -> list[str]:
+        return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
+
+    def wait(self, condition: str) -> None:
+        """Until a JavaScript expression is true."""
+        # Not wait_for_function, whose eval the page's policy forbids.
+        end = time.monotonic() + 10
+        while not self.page.evaluate(f"Boolean({condition})"):
+            assert time.monotonic() < end, condition
+            self.page.wait_for_timeout(10)
+
+    def wait_painted(self, selector: str = "canvas") -> None:
+        """Until there are layers, and all of them are painted."""
+        self.wait(
+            f"""(() => {{
+                const all = [...document.querySelectorAll({selector!r})];
+                return all.length > 0 && all.every((canvas) => canvas.dataset.painted);
+            }})()"""
+        )
+
+    def picture(self, selector: str) -> np.ndarray:
+        """What the screen shows of an element: (H, W, 3), uint8."""
+        with Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())) as image:
+            return np.asarray(image.convert("RGB"))
