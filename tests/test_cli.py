@@ -90,6 +90,7 @@ def test_a_stage_takes_its_whole_section(package: str, stage: str) -> None:
         "index-dataset": IndexSettings,
         "train-saliency": SaliencySettings,
         "predict-saliency": SaliencyMapSettings,
+        "time-labels": LabelSettings,
     }
     if stage in parts:
         part = {path for path, _ in leaves(parts[stage])}

@@ -20,6 +20,7 @@ from getam.settings import (
     Config,
     DataSettings,
     IndexSettings,
+    LabelSettings,
     PredictionSettings,
     SaliencyMapSettings,
     SaliencySettings,

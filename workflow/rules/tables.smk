@@ -195,7 +195,7 @@ rule time_labels:
         runtime=scaled(60),
     params:
         code=code_of("getam.stages.time_labels"),
-        flags=section("completion"),
+        flags=section("completion", LabelSettings),
         images=SETTINGS.tables.images,
         batch_sizes=json.dumps(SETTINGS.tables.batch_sizes),
     message:
