@@ -26,6 +26,7 @@ from getam.settings import (
     POSITIONAL,
     Config,
     IndexSettings,
+    LabelSettings,
     SaliencyMapSettings,
     SaliencySettings,
     editor_schema,
