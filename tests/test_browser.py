@@ -330,7 +330,7 @@ def test_every_id_has_an_address(opened: Open) -> None:
     for id in IDS:
         one.page.evaluate("(id) => { location.hash = encodeURIComponent(id); }", id)
         one.wait(f"document.querySelector('.detail h2').textContent === {json.dumps(id)}")
-    address = one.page.url
+    address = one.page.evaluate("location.href")
     one.press("Escape")
     one.wait("location.hash === ''")
     two = opened(address.partition("#")[1] + address.partition("#")[2])
