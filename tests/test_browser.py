@@ -100,6 +100,8 @@ def current(one: Opened) -> str:
 
 def choose(one: Opened, name: str, option: str) -> None:
     one.page.locator(f'select[name="{name}"]').select_option(label=option)
+    # The page is drawn anew before the second frame from here.
+    one.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def point_at(one: Opened, layer: str, x: float, y: float, *, within: str = ".row") -> None:

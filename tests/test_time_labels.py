@@ -16,11 +16,11 @@ from getam.errors import InputError
 from getam.files import read_json, write_array, write_gray
 from getam.index import Index, IndexRow, write_index
 from getam.label_times import METHODS, ROUNDS, Item, time_labels
-from getam.settings import BASE_CONFIG, LabelSettings, read_yaml, validate_config
+from getam.settings import BASE_CONFIG, LabelSettings, only, read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.time_labels import Arguments, run
 
-COMPLETION = validate_config(read_yaml(BASE_CONFIG)).completion
+COMPLETION = only(LabelSettings, validate_config(read_yaml(BASE_CONFIG)).completion)
 IDS = ("one", "two", "three")
 
 
