@@ -4,6 +4,7 @@
 # file that doesn't depend on those. The rules of variants (variants.smk) have the wildcard {run}, the variant's name; what
 # is a function of wildcards here serves both.
 
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from getam.settings import (
     only,
     validate_config,
 )
-from getam.table_runs import register
+from getam.table_runs import content_flags, register, runs_of, score_files
 from getam.variants import Variants
 from getam.version import source_hash
 
@@ -315,6 +316,57 @@ def shards_of(stage: str) -> Callable[[object], list[str]]:
 def shards(stage: str, *, run: str) -> list[str]:
     """The folders of all shards of a stage, in a run or a variant."""
     return [VARIANTS.file(run, f"{stage}/{number:03d}") for number in range(VARIANTS[run].data.shards)]
+
+
+def runs_compared(comparison: str) -> list[tuple[str, str]]:
+    """(label, name) of the runs of a comparison; one message where the configuration rules it out."""
+    try:
+        return [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
+    except InputError as error:
+        # Not an exception: Snakemake would print it with a file, a line and a trace of this function.
+        sys.exit(str(error))
+
+
+def table_scores(wildcards: object) -> list[str]:
+    """The files that a table's scores are in."""
+    runs_compared(wildcards.table)
+    return score_files(VARIANTS, wildcards.table)
+
+
+def maps_compared(comparison: str, stage: str) -> Callable[[object], list[str]]:
+    """The shards of a stage of all runs of a comparison."""
+    return lambda wildcards: [folder for _, run in runs_compared(comparison) for folder in shards(stage, run=run)]
+
+
+def label_scores(wildcards: object) -> list[str]:
+    """The scores of the maps that figure 2 shows."""
+    return score_files(VARIANTS, "figure2")
+
+
+def map_methods(wildcards: object) -> str:
+    """The methods of compare_maps, as JSON."""
+    return json.dumps(
+        [
+            {
+                "label": label,
+                "maps": VARIANTS.file(run, "refined"),
+                "scores": VARIANTS.file(run, "pseudo_labels.json"),
+            }
+            for label, run in runs_compared("figure2")
+        ]
+    )
+
+
+def fusion_folders(wildcards: object) -> str:
+    """The maps of plot_fusions, as JSON."""
+    return json.dumps({label: VARIANTS.file(run, "maps") for label, run in runs_compared("figure7")})
+
+
+def timed_saliency(wildcards: object) -> str:
+    """The saliency maps of the images whose labels figure 11 takes time of."""
+    if SETTINGS.saliency.source == "none":
+        sys.exit("figure11: times the paper's completion, which needs saliency; set saliency.source to train or folder")
+    return of("saliency/000")(wildcards)
 
 
 def parent_of(name: str) -> Callable[..., str]:
