@@ -100,8 +100,7 @@ def current(one: Opened) -> str:
 
 def choose(one: Opened, name: str, option: str) -> None:
     one.page.locator(f'select[name="{name}"]').select_option(label=option)
-    # The page is drawn anew before the second frame from here.
-    one.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    one.wait_drawn()
 
 
 def point_at(one: Opened, layer: str, x: float, y: float, *, within: str = ".row") -> None:
@@ -202,7 +201,7 @@ def test_layers_and_views_by_keys(opened: Open) -> None:
     one.wait("document.querySelectorAll('.cell').length === 11")
     one.press("8")
     assert one.page.locator('input[type="radio"]:checked').get_attribute("value") == "deeplab"
-    assert one.page.locator('[aria-current] [data-layer="deeplab"] canvas.over').count() == 1
+    one.wait("""document.querySelectorAll('[aria-current] [data-layer="deeplab"] canvas.over').length === 1""")
     before = one.page.evaluate("getComputedStyle(document.querySelector('.over')).opacity")
     one.press("]", "]")
     one.wait(f"getComputedStyle(document.querySelector('.over')).opacity > {before}")
