@@ -81,6 +81,7 @@ class Variants:
         self.values = values
         self.run = settings.run
         self._settings = {settings.run: settings}
+        self._changes: dict[str, Changes] = {settings.run: {}}
         self._splits: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -120,6 +121,7 @@ class Variants:
         """Makes the pseudo labels of another split known, by the networks that were trained on train; their name."""
         name = f"{self.run}/{split}"
         self._settings[name] = self._settings[self.run]
+        self._changes[name] = {}
         self._splits[name] = split
         return name
 
@@ -132,6 +134,7 @@ class Variants:
         if name not in self._settings:
             # Not validated: a part of valid changes may be none by itself, such as a CNN without its CAM.
             self._settings[name] = _changed(self._settings[self.run], changes)
+            self._changes[name] = changes
         return name
 
     def file(self, name: str, file: str) -> str:
@@ -143,7 +146,7 @@ class Variants:
         part = _part_of(file)
         if name in self._splits and part in OF_A_SPLIT:
             return f"results/{name}/{file}"
-        changes = _changes(self._settings[self.run], self._settings[name])
+        changes = self._changes[name]
         folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return f"results/{folder}/{file}"
 
