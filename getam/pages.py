@@ -11,12 +11,12 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from getam import report
 from getam.files import voc_palette
 from getam.pictures import heat_colors
+from getam.rendering import render
 from getam.rules import Rule
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -60,16 +60,8 @@ def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[s
     for path in [*(TEMPLATES / "audit").iterdir(), *(TEMPLATES / "vendor").iterdir()]:
         if path.suffix in (".js", ".css") or path.name.startswith("LICENSE"):
             shutil.copyfile(path, assets / path.name)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("getam"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # NaN is not JSON: a page that holds one would stay empty without saying why.
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    page = environment.get_template("audit.html").render(
+    page = render(
+        "audit.html",
         run=run.name,
         headings=report.HEADINGS,
         scores=[astuple(row) for row in report.score_rows(report.summarize(run))],

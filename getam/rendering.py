@@ -16,4 +16,6 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # NaN is not JSON: a page that holds one would stay empty without saying why.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment.get_template(template).render(**values)
