@@ -11,10 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from getam.files import UNKNOWN, read_gray, read_image, read_labels, voc_palette, write_text
-from getam.image_scores import files_in_shards, image_iou
+from getam.image_scores import image_iou
 from getam.index import IndexRow, evenly_spaced
 from getam.pictures import label_picture
 from getam.rendering import render
+from getam.shards import files_by_id, shard_folders
 
 LOOKED_AT = 400
 """Most images of a split that are chosen from, evenly spaced over its sorted ids."""
@@ -42,18 +43,18 @@ class _Seen:
     unknown: float | None
 
 
-def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str]) -> None:
+def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
     """Writes the page `out`, at most a few MB, which needs no other file.
 
     Of LOOKED_AT images of each split, shows the SHOWN with the lowest and with the highest IoU of each source of labels
     (a predicted 255 as background), and those with the most unknown pixels. Nothing is written for a run without
-    labels. `classes` are the names of the label values 1, 2, ...
+    labels. `classes` are the names of the label values 1, 2, ...; of its per-image stages, the run has `shards`.
 
     Raises:
         InputError: a file can't be read; the message names it.
     """
-    files = {layer: files_in_shards(run / layer, ".png") for layer in ("pseudo_labels", "saliency")}
-    files |= {layer: _by_id(run / layer / "predictions") for layer in ("deeplab", "end_to_end")}
+    files = {layer: files_by_id(shard_folders(run / layer, shards), ".png") for layer in ("pseudo_labels", "saliency")}
+    files |= {layer: files_by_id([run / layer / "predictions"], ".png") for layer in ("deeplab", "end_to_end")}
     files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
     seen = [_look(row, files) for row in _candidates(rows)]
     groups = {title: images for title, images in _groups(seen) if images}
@@ -77,10 +78,6 @@ def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], class
         },
     )
     write_text(out, page)
-
-
-def _by_id(folder: Path) -> dict[str, Path]:
-    return {path.name.removesuffix(".png"): path for path in folder.glob("*.png")}
 
 
 def _candidates(rows: Sequence[IndexRow]) -> Iterator[IndexRow]:

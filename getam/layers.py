@@ -14,10 +14,11 @@ import numpy as np
 from getam.class_maps import BROKEN
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_array, read_gray, read_labels
+from getam.image_scores import joint_counts, mean_iou
 from getam.index import IndexRow
 from getam.rules import Rule, rules_of
 from getam.settings import CompletionSettings
-from getam.shards import MANIFEST, REJECTED, read_manifest, shard_folders
+from getam.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
 
 LAYERS = {
     "photograph": "photograph",
@@ -96,8 +97,8 @@ def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], s
     Raises:
         InputError: a manifest of pseudo labels can't be read.
     """
-    found = {name: _by_id(shard_folders(run / name, shards), suffix) for name, suffix in IN_SHARDS.items()}
-    found |= {name: _by_id([run / name / "predictions"], ".png") for name in PREDICTIONS}
+    found = {name: files_by_id(shard_folders(run / name, shards), suffix) for name, suffix in IN_SHARDS.items()}
+    found |= {name: files_by_id([run / name / "predictions"], ".png") for name in PREDICTIONS}
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
     for folder in shard_folders(run / "pseudo_labels", shards):
@@ -115,11 +116,6 @@ def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], s
         known = tuple(sorted(values[name] for name in row.labels))
         files.append(ImageFiles(row, known, paths, None if row.id in rejected else settings, row.id in rejected))
     return files
-
-
-def _by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
-    paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
-    return {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
 
 
 def _completion(settings: Mapping[str, object]) -> CompletionSettings | None:
@@ -200,32 +196,12 @@ def image_scores(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     if truth is not None:
         for name in PREDICTIONS:
             if name in labels:
-                values[name] = _mean_iou(_counts(truth, labels[name]))
+                values[name] = mean_iou(joint_counts(truth, labels[name]))
         if pseudo is not None:
-            counts = _counts(truth, pseudo)
+            counts = joint_counts(truth, pseudo)
             left_out = counts[:, UNKNOWN].copy()
             counts[:, UNKNOWN] = 0
-            values["excluded"] = _mean_iou(counts)
+            values["excluded"] = mean_iou(counts)
             counts[:, 0] += left_out
-            values["background"] = _mean_iou(counts)
+            values["background"] = mean_iou(counts)
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
-
-
-def _counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pixels by (ground truth, prediction), but those of unknown ground truth: (256, 256), int64."""
-    joint = truth.astype(np.uint16) << 8 | predicted
-    counts = np.bincount(joint.ravel(), minlength=1 << 16).reshape(256, 256)
-    counts[UNKNOWN] = 0
-    return counts
-
-
-def _mean_iou(counts: np.ndarray) -> float | None:
-    """Mean IoU over the label values that the ground truth contains; None where it contains none.
-
-    An image's own score, to find the bad ones by: the run's mIoU sums over all images first.
-    """
-    hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    there = true > 0
-    if not there.any():
-        return None
-    return float((hits[there] / (true + predicted - hits)[there]).mean())

@@ -191,6 +191,12 @@ def shard_name(number: int) -> str:
     return f"{number:03d}"
 
 
+def files_by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
+    """The files of folders by their ids; a folder that isn't there has none."""
+    paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    return {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
+
+
 def shard_folders(parent: Path, shards: int) -> list[Path]:
     """The folders of all shards; others that lie there from an earlier number of shards are not read."""
     return [parent / shard_name(number) for number in range(shards)]

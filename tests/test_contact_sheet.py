@@ -15,7 +15,7 @@ from getam.index import read_index
 
 def sheet(run: Path) -> str:
     index = read_index(run / "index.csv")
-    write_contact_sheet(run, run / "contact_sheet.html", rows=index.rows, classes=index.classes)
+    write_contact_sheet(run, run / "contact_sheet.html", rows=index.rows, classes=index.classes, shards=2)
     return (run / "contact_sheet.html").read_text(encoding="utf-8")
 
 
@@ -47,7 +47,7 @@ def test_a_run_without_labels_has_no_page(tmp_path: Path) -> None:
     for path in (*run.rglob("pseudo_labels/*/*.png"), *run.rglob("predictions/*.png")):
         path.unlink()
     index = read_index(run / "index.csv")
-    write_contact_sheet(run, run / "sheet.html", rows=index.rows, classes=index.classes)
+    write_contact_sheet(run, run / "sheet.html", rows=index.rows, classes=index.classes, shards=2)
     assert not (run / "sheet.html").exists()
 
 

@@ -40,4 +40,10 @@ def run(arguments: Arguments) -> None:
             threads=arguments.threads,
         )
         write_overview(arguments.run, folder)
-        write_contact_sheet(arguments.run, folder / "contact_sheet.html", rows=index.rows, classes=index.classes)
+        write_contact_sheet(
+            arguments.run,
+            folder / "contact_sheet.html",
+            rows=index.rows,
+            classes=index.classes,
+            shards=arguments.shards,
+        )
