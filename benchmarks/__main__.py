@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import platform
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
 from benchmarks import completion, double_backward, dump_maps, gpu, maps, refine
 from benchmarks.measure import THREADS, Row, megabytes
+from getam.label_times import cpu_name
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
     "maps": maps.rows,
@@ -72,14 +70,6 @@ def heading(rounds: int) -> str:
         f"{cpu_name()}{device}, torch {torch.__version__}, {THREADS} thread: medians of up to {rounds} alternating "
         "rounds,\nmemory: peak beyond inputs and model; deviation: largest, relative to the map's largest value."
     )
-
-
-def cpu_name() -> str:
-    try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import matplotlib
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from getam.files import atomic_file
 
@@ -30,6 +32,13 @@ STYLE = {
     "text.parse_math": False,
     "svg.hashsalt": "getam",
 }
+
+
+def make_logarithmic(axes: Axes) -> None:
+    """Gives y a log scale. Its powers are written as formulas, which the style shows as they are: numbers instead."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float = 7.0, height: float = 4.0) -> None:

@@ -17,6 +17,9 @@ from getam.table_scores import Row, Step, difference, headings, order, paper_hea
 LABEL = 40
 """Letters of a row's label in a plot."""
 
+MARKERS = "Dso^"
+"""Of the paper's figures in a plot of bars."""
+
 NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
 """Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
 
@@ -180,7 +183,8 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
     for place, (heading, _, numbers) in enumerate(own):
         centers = [row + (place - (len(own) - 1) / 2) * height for row in range(len(rows))]
         axes.barh(centers, numbers, height, label=heading)
-    for (heading, _, numbers), marker in zip([each for each in series if each[1]], "Dso^", strict=False):
+    for place, (heading, _, numbers) in enumerate(each for each in series if each[1]):
+        marker = MARKERS[place % len(MARKERS)]
         axes.plot(numbers, range(len(rows)), marker, color="black", markersize=5, label=heading)
     axes.set_yticks(range(len(rows)), [shown_name(row.label, most=LABEL) for row in rows])
     axes.invert_yaxis()

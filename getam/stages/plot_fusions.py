@@ -9,14 +9,13 @@ from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from pydantic import Field
 
 from getam.files import read_array, write_json, write_text
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.map_values import BINS, SHARES, ValueCounts
-from getam.plots import save_plot
+from getam.plots import make_logarithmic, save_plot
 from getam.progress import progress
 from getam.report import markdown_table, three_decimals
 from getam.shards import rows_of, shard_folders
@@ -58,10 +57,7 @@ def _draw(figure: Figure, counts: Mapping[str, ValueCounts]) -> None:
     axes = figure.subplots()
     for fusion, each in counts.items():
         axes.plot(np.arange(BINS) / BINS, each.share_from(), label=fusion)
-    axes.set_yscale("log")
-    # Powers are written as formulas, which the style shows as they are.
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    make_logarithmic(axes)
     axes.set_xlim(0, 1)
     axes.set_xlabel("value of the map, divided by its maximum")
     axes.set_ylabel("share of values at least as high")

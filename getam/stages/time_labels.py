@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from pydantic import Field
 
 from getam.errors import InputError
@@ -18,7 +17,7 @@ from getam.files import read_array, read_gray, write_json, write_text
 from getam.gpu import NetworkArguments
 from getam.index import read_index, read_photograph
 from getam.label_times import METHODS, ROUNDS, Item, cpu_name, time_labels
-from getam.plots import save_plot
+from getam.plots import make_logarithmic, save_plot
 from getam.report import escape, markdown_table
 from getam.settings import LabelSettings, PositiveInt, only
 from getam.shards import rows_of
@@ -85,10 +84,7 @@ def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
         sizes = sorted(by_size)
         axes.plot(sizes, [1000 * by_size[size] for size in sizes], marker="o", markersize=4, label=name)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    # Powers are written as formulas, which the style shows as they are.
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    make_logarithmic(axes)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("images labelled at a time")
     axes.set_ylabel("milliseconds an image")
