@@ -51,6 +51,7 @@
     const [message, setMessage] = useState("");
     const columns = useRef(1);
     const wanted = useRef(idOfAddress()); // the id of the address, until its list is there
+    const address = useRef(location.hash); // the latest that was taken note of
     const note = useRef(null);
     const search = useRef(null);
     const file = useRef(null);
@@ -64,6 +65,7 @@
     useEffect(() => {
       loadLists(() => setLoaded((count) => count + 1));
       const changed = () => {
+        address.current = location.hash;
         wanted.current = idOfAddress();
         setLoaded((count) => count + 1);
       };
@@ -91,9 +93,11 @@
       setCurrent(entry);
       setLarge(true);
     };
-    // The large view's address is the image's.
+    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
     useEffect(() => {
-      if (loaded && !wanted.current) history.replaceState(null, "", addressOf(large ? current : null));
+      if (!loaded || wanted.current || location.hash !== address.current) return;
+      history.replaceState(null, "", addressOf(large ? current : null));
+      address.current = location.hash;
     }, [large, current]);
     const move = (step) => {
       const position = shown.indexOf(current);
