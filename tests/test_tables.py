@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,18 @@ def test_the_target_of_all_tables_takes_every_variant_once(workplace: Workplace)
         model = importlib.import_module(f"getam.stages.{stage.replace('-', '_')}").Arguments
         arguments = parse_flags(model, words, name=stage, section=None)
         assert set(model.model_fields) - {"device"} <= arguments.model_fields_set, stage
+
+
+def test_the_table_of_alphas_trains_one_classifier_and_one_saliency_network(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    result = workplace.snakemake("table6", "--config", "data={shards: 1}", cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    started = Counter(workplace.started())
+    once = ("train-classifier", "dump-maps", "refine-maps", "train-saliency", "predict-saliency", "make-table")
+    for_each = ("complete-labels", "score-labels", "train-deeplab", "predict-deeplab", "evaluate-deeplab")
+    assert len(validate_config(read_yaml(PROJECT / "config.yaml")).tables.alphas) == 4
+    before = {"make-demo": 1, "index-dataset": 1}
+    assert started == before | dict.fromkeys(once, 1) | dict.fromkeys(for_each, 4)
 
 
 def test_an_edit_of_a_table_reruns_its_new_rows_alone(workplace: Workplace) -> None:

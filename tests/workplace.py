@@ -34,6 +34,8 @@ else:
 for file in files:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(" ".join(sys.argv))
+with open("{started}", "a") as file:
+    file.write(stage + "\\n")
 """
 
 
@@ -91,7 +93,7 @@ class Workplace:
             commands.mkdir()
             (commands / "python").symlink_to(sys.executable)
             for name in ("getam", "deeplab"):
-                (commands / name).write_text(STAND_IN.format(python=sys.executable))
+                (commands / name).write_text(STAND_IN.format(python=sys.executable, started=folder / "started.txt"))
                 (commands / name).chmod(stat.S_IRWXU)
 
     @property
@@ -121,6 +123,10 @@ class Workplace:
             text=True,
             timeout=600,
         )
+
+    def started(self) -> list[str]:
+        """The commands that the stand-ins were called as, in their order."""
+        return (self.folder / "started.txt").read_text().split()
 
     def plan(self, *words: str, cores: int = 2) -> set[str]:
         """The rules that `snakemake -n` lists, without the target."""
