@@ -384,6 +384,10 @@ def test_a_rehearsal_is_the_recipe_with_fresh_weights_and_few_steps(tmp_path: Pa
         words = {name: of[rule] for name, of in {"recipe": of_recipe, "gpu": of_gpu}.items()}
         sizes = {name: each[each.index("--batch-size") + 1] for name, each in words.items()}
         assert sizes["recipe"] == sizes["gpu"], rule
+    # The tables' own networks have fresh weights too.
+    planned = workplace.plan("tables", "--configfile", *RECIPES, "--config", data)
+    assert "train_classifier_variant" in planned
+    assert not {name for name in planned if name.startswith("fetch_weights")}
 
 
 def test_the_demo_is_made_only_where_it_is_used(tmp_path: Path) -> None:
