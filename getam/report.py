@@ -147,7 +147,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] 
 }
 
 _SEGMENTERS = {"deeplab": "DeepLab", "end_to_end": "End to end"}
-_ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segformer": "SegFormer"}
+ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segformer": "SegFormer"}
 """Networks in the place of DeepLabv2, as they are shown."""
 
 
@@ -161,7 +161,7 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
     scores = []
     if classifier := summary.get("classifier"):
         split, images = classifier["split"], str(classifier["images"])
-        supervision = _supervision(classifier["supervision"], classifier)
+        supervision = describe_supervision(classifier["supervision"], classifier)
         number = classifier[f"{split}_map"]
         row = ScoreRow("Classifier mAP", three_decimals(number), split, images, supervision=supervision)
         scores.append(Measured(row, number, classifier[f"{split}_average_precision"]))
@@ -174,7 +174,7 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
         scores.extend(_pseudo_label_scores(labels))
     for title, section in _segmenters(summary):
         split, images, protocol = section["split"], str(section["images"]), section["protocol"]
-        inference, supervision = describe_inference(protocol), _supervision(protocol["supervision"], protocol)
+        inference, supervision = describe_inference(protocol), describe_supervision(protocol["supervision"], protocol)
         for score, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
             number = section[f"{split}_{key}"]
             row = ScoreRow(
@@ -189,17 +189,17 @@ def _segmenters(summary: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     """Title and scores of each network that segments."""
     for section, title in _SEGMENTERS.items():
         if scores := summary.get(section):
-            yield _ARCHITECTURES.get(scores["protocol"]["architecture"], title), scores
+            yield ARCHITECTURES.get(scores["protocol"]["architecture"], title), scores
 
 
 def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
     split, images = labels["split"], str(labels["images"])
-    supervision = _supervision(labels["supervision"], labels)
+    supervision = describe_supervision(labels["supervision"], labels)
     if best := labels["best_threshold"]:
         # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
         # bound of what a threshold on the maps can give.
         chosen = f"the best on {split}"
-        used = _supervision(labels["maps_supervision"], labels)
+        used = describe_supervision(labels["maps_supervision"], labels)
         inference = f"threshold {best['threshold']:.2f}, {chosen}"
         row = ScoreRow("Maps mIoU", three_decimals(best["miou"]), split, images, inference=inference, supervision=used)
         yield Measured(row, best["miou"], inference=f"threshold: {chosen}")
@@ -214,8 +214,8 @@ def _pseudo_label_scores(labels: Mapping[str, Any]) -> Iterator[Measured]:
         yield Measured(row, labels[key])
 
 
-def _supervision(used: str, scores: Mapping[str, Any]) -> str:
-    """What the networks learned from, and where the image labels among it come from."""
+def describe_supervision(used: str, scores: Mapping[str, Any]) -> str:
+    """What the networks learned from, and where the image labels among it come from: "I+S (annotations)"."""
     source = scores.get("image_labels")
     return f"{used} ({source})" if source else used
 
@@ -330,7 +330,7 @@ def escape(text: str) -> str:
     """Text on one line that adds no markup, tag or table cell: class names come from the data set."""
     # Character references do this in every dialect; what a backslash escapes differs between them.
     text = " ".join(text.split()).replace("&", "&amp;")
-    return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~" else character for character in text)
+    return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~$" else character for character in text)
 
 
 def three_decimals(value: float | None) -> str:

@@ -586,10 +586,11 @@ class TablesSettings(Section):
     alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha, of table 6", min_length=1)
     cnn: dict[str, Any] = Field(
         description="changes of the section classifier that make it the CNN whose CAM is compared, of table 3 and "
-        "figure 2; an overlay's replace them whole"
+        "figure 2"
     )
     backbones: dict[str, dict[str, Any]] = Field(
-        description="{name: changes of the section end_to_end}, of table 2; an overlay's replace them whole"
+        description="{name: changes of the section end_to_end}, of table 2; an overlay's replace them whole",
+        min_length=1,
     )
     test_miou: ScoreSettings
     images: PositiveInt = Field(description="train images, evenly spaced, of figure 2; that figure 11 takes time of")
@@ -819,5 +820,5 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-FREE_FORM = frozenset({"backbone_options", "cnn", "backbones"})
+FREE_FORM = frozenset({"backbone_options", "backbones"})
 """Settings that are mappings with keys of their own."""

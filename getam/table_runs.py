@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from getam.errors import InputError
 from getam.settings import Config, SweepSettings, leaves
-from getam.tables import Row, Score, Table, definitions
-from getam.variants import Variants
+from getam.tables import Row, Score, Table, definitions, shown
+from getam.variants import Variants, value_of
 
 
 def register(variants: Variants) -> dict[str, list[str]]:
@@ -36,11 +37,27 @@ def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
     definition = definitions(settings)[table]
     if table == "sweep":
         _check(settings.sweep, definition)
-    found = []
+    if settings.checkpoint.file and any("end_to_end" in row.overlay for row in definition.rows):
+        raise InputError(
+            f"{table}: its runs differ in the training end to end, in whose place checkpoint.file is; write file: ''"
+        )
+    found: dict[tuple[str, str], Row] = {}
     for row in definition.rows:
         name = variants.add(row.overlay, source=f"{table}, {row.label}")
-        found.append((row, name if row.split == variants.split(name) else variants.add_split(row.split)))
-    return found
+        if table == "sweep":
+            # As it was read: a command line's values are all text.
+            row = _swept(row, value_of(variants[name], tuple(settings.sweep.key.split("."))), settings.sweep.key)
+        name = name if row.split == variants.split(name) else variants.add_split(row.split)
+        # A value that is named twice is one row.
+        found.setdefault((row.label, name), row)
+    if table == "sweep" and len(found) == 1 < len(settings.sweep.values):
+        raise InputError(f"sweep: all values of {settings.sweep.key} are the same run; name others, or another setting")
+    return [(row, name) for (_, name), row in found.items()]
+
+
+def _swept(row: Row, value: Any, key: str) -> Row:
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return row._replace(label=f"{key} = {shown(value)}", value=number)
 
 
 def _check(sweep: SweepSettings, table: Table) -> None:
@@ -49,6 +66,11 @@ def _check(sweep: SweepSettings, table: Table) -> None:
         raise InputError(f"sweep: names no setting, or no values of it; write {example}")
     if tuple(sweep.key.split(".")) not in {path for path, _ in leaves(Config)}:
         raise InputError(f"sweep.key: {sweep.key}: no setting of config.yaml; write {example}")
+    section = sweep.key.split(".")[0]
+    if not table.scores and section in ("demo", "data", "saliency", "run"):
+        raise InputError(
+            f"sweep.key: {sweep.key}: runs that share their stages cannot differ in it; make a run of each"
+        )
     if not table.scores:
         raise InputError(f"sweep.key: {sweep.key}: no score depends on it; name another setting")
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from getam.errors import InputError
 from getam.files import read_json
-from getam.report import describe_inference
+from getam.report import ARCHITECTURES, describe_inference, describe_supervision
 
 PAPER = "Paper"
 """Heading of the figures whose order is compared."""
@@ -84,10 +84,15 @@ def read_rows(rows: Sequence[GivenRow]) -> list[Row]:
             row.paper,
             {heading: _number(content[each.file], each) for heading, each in row.scores.items()} | row.given,
             {heading: each.file for heading, each in row.scores.items()},
-            {heading: _protocol(content[each.file], each.path) for heading, each in row.scores.items()},
+            {heading: _protocol(content[each.file], each) for heading, each in row.scores.items()}
+            | {heading: GIVEN for heading, value in row.given.items() if value is not None},
         )
         for row in rows
     ]
+
+
+GIVEN = "as it was measured elsewhere, named in the configuration"
+"""The protocol of a score that no stage has measured."""
 
 
 def _number(content: Any, score: GivenScore) -> float | None:
@@ -96,24 +101,30 @@ def _number(content: Any, score: GivenScore) -> float | None:
             # Without ground truth there is no best threshold.
             return None
         if not isinstance(content, dict) or key not in content:
-            raise InputError(
-                f"{score.file}: lacks {'.'.join(score.path)}; delete it and run the stage that writes it again"
-            )
+            raise InputError(f"{score.file}: lacks {'.'.join(score.path)}; {AGAIN}")
         content = content[key]
+    if content is not None and not isinstance(content, int | float):
+        raise InputError(f"{score.file}: {'.'.join(score.path)} is no number; {AGAIN}")
     return content
 
 
-def _protocol(content: Mapping[str, Any], path: Sequence[str]) -> str:
-    """How a file's score was measured: "200 images of val, scale 1, flip, no CRF, supervision I+S"."""
-    protocol = content.get("protocol", {})
-    of_maps = path[0] == "best_threshold"
-    parts = [f"{content['images']} images of {content.get('split', VAL)}"]
-    parts += [describe_inference(protocol)] if "scales" in protocol else []
-    parts += ["threshold chosen on them"] if of_maps else []
-    supervision = content.get("maps_supervision" if of_maps else "supervision", protocol.get("supervision"))
-    parts += [f"supervision {supervision}"] if supervision else []
+def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
+    """How a file's score was measured: "200 images of val, scale 1, flip, no CRF, supervision I+S (annotations)"."""
+    of_maps = score.path[0] == "best_threshold"
+    try:
+        measured = content.get("protocol", content)
+        parts = [ARCHITECTURES[measured["architecture"]]] if measured.get("architecture") in ARCHITECTURES else []
+        parts.append(f"{content['images']} images of {content.get('split', VAL)}")
+        parts += [describe_inference(measured)] if "scales" in measured else []
+        parts += ["threshold chosen on them"] if of_maps else []
+        used = measured.get("maps_supervision" if of_maps else "supervision")
+        parts += [f"supervision {describe_supervision(used, measured)}"] if used else []
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{score.file}: says not how it was measured ({error}); {AGAIN}") from None
     return ", ".join(parts)
 
+
+AGAIN = "delete it and run the stage that writes it again"
 
 VAL = "val"
 """What the saliency network is scored on, which its file need not say."""

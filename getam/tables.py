@@ -6,10 +6,13 @@ as fractions, each under the protocol that the caption names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from getam.report import PROTOCOLS
 from getam.settings import Config, nest
+from getam.table_scores import PAPER
 from getam.variants import depends_on
 
 
@@ -61,7 +64,7 @@ SALIENCY = Score("Saliency MAE, val", "saliency_model/metrics.json", ("mae",), "
 MAPS = Score("Maps, best threshold", "pseudo_labels.json", ("best_threshold", "miou"), "refined")
 LABELS = tuple(
     Score(f"Pseudo labels, 255 {meaning}", "pseudo_labels.json", ("protocols", protocol, "miou"), "pseudo_labels")
-    for protocol, meaning in (("excluded", "left out"), ("background", "as background"), ("wrong", "as wrong"))
+    for protocol, meaning in PROTOCOLS.items()
 )
 COVERAGE = Score("Coverage", "pseudo_labels.json", ("coverage",), "pseudo_labels")
 DEEPLAB = Score("DeepLab, val", "deeplab/metrics.json", ("miou",), "deeplab/metrics.json")
@@ -70,7 +73,6 @@ OF_LABELS = (*LABELS[:2], DEEPLAB)
 SCORES = (CLASSIFIER, SALIENCY, MAPS, *LABELS, COVERAGE, DEEPLAB, END_TO_END)
 """All that a sweep may change."""
 
-PAPER = "Paper"
 VAL, TEST = "val", "test"
 
 BACKBONES = {"ViT": 0.679, "Hybrid": 0.704, "DeiT": 0.66, "DeiT-distilled": 0.697}
@@ -101,7 +103,8 @@ def definitions(settings: Config) -> dict[str, Table]:
         "table1": Table(
             "Table 1: pseudo labels",
             "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val; its authors leave pixels "
-            "without a label out. This run's pseudo labels of val are made by the networks that were trained on train.",
+            "without a label out. This run's train is all that it trains on, with SBD's images where it has them; its "
+            "pseudo labels of val are made by the networks that were trained on train.",
             (MAPS, *LABELS, COVERAGE),
             (Row("train", {}, {PAPER: 0.696}), Row("val", {}, {PAPER: 0.667}, split="val")),
         ),
@@ -168,7 +171,7 @@ def definitions(settings: Config) -> dict[str, Table]:
             OF_LABELS,
             tuple(
                 Row(
-                    f"alpha {alpha:g}",
+                    f"alpha {shown(alpha)}",
                     {"completion": {"method": "activation", "alpha": alpha}},
                     {PAPER: figure} if (figure := ALPHAS.get(alpha)) else {},
                     value=alpha,
@@ -214,6 +217,13 @@ def definitions(settings: Config) -> dict[str, Table]:
     }
 
 
+def shown(value: Any) -> str:
+    """A setting's value in a label: text as it is, 32 for 32.0, other values as JSON."""
+    if isinstance(value, str):
+        return value
+    return repr(value).removesuffix(".0") if isinstance(value, float) else json.dumps(value, default=str)
+
+
 def _sweep(settings: Config) -> Table:
     path = tuple(settings.sweep.key.split("."))
     scores = tuple(
@@ -221,12 +231,5 @@ def _sweep(settings: Config) -> Table:
         for score in SCORES
         if depends_on(score.of, path) and (score != SALIENCY or settings.saliency.source == "train")
     )
-    rows = tuple(
-        Row(
-            f"{settings.sweep.key} = {value}",
-            nest({path: value}),
-            value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
-        )
-        for value in settings.sweep.values
-    )
+    rows = tuple(Row(f"{settings.sweep.key} = {value}", nest({path: value})) for value in settings.sweep.values)
     return Table(f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key)

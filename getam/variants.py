@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from getam.errors import InputError
-from getam.settings import Config, SaliencySettings, leaves, merge, validate_config
+from getam.settings import Config, PretrainedSettings, SaliencySettings, leaves, merge, validate_config
 
 Path = tuple[str, ...]
 """Names that lead to a setting, ("maps", "fusion")."""
@@ -41,27 +41,36 @@ PARTS = {
     "index": Part(
         ("index.csv", "classes.txt", "index.json", "masks", "test"), ("data.labels", "data.images", "data.counts")
     ),
-    "classifier": Part(("classifier", "weights/classifier.json"), ("classifier",), ("index",)),
+    "classifier": Part(("classifier",), ("classifier",), ("index",)),
     "maps": Part(("maps",), ("maps", "data.shards"), ("classifier",)),
     "refined": Part(("refined",), ("refine",), ("maps",)),
     "saliency_model": Part(
-        ("saliency_model", "weights/saliency.json"),
+        ("saliency_model",),
         ("data.saliency_train", "data.saliency_val", *(f"saliency.{name}" for name in SaliencySettings.model_fields)),
     ),
     "saliency": Part(("saliency",), ("saliency.stretch", "data.shards"), ("saliency_model", "index")),
     "pseudo_labels": Part(("pseudo_labels", "pseudo_labels.json"), ("completion",), ("refined", "saliency")),
-    "deeplab": Part(("deeplab", "weights/deeplab.json"), ("deeplab",), ("pseudo_labels",)),
+    "deeplab": Part(("deeplab",), ("deeplab",), ("pseudo_labels",)),
     "deeplab_prediction": Part(
         ("deeplab/predictions", "deeplab/predictions_test", "deeplab/metrics.json", "voc_submission"),
         ("deeplab_prediction",),
         ("deeplab",),
     ),
-    "end_to_end": Part(
-        ("end_to_end", "imported", "weights/end_to_end.json"), ("end_to_end", "checkpoint"), ("index", "saliency")
-    ),
+    "end_to_end": Part(("end_to_end", "imported"), ("end_to_end", "checkpoint"), ("index", "saliency")),
     "end_to_end_prediction": Part(
         ("end_to_end/predictions", "end_to_end/metrics.json"), ("end_to_end_prediction",), ("end_to_end",)
     ),
+} | {
+    f"weights/{section}": Part(
+        (f"weights/{section}.json",),
+        tuple(f"{section}.{key}" for key in (network, *options, *PretrainedSettings.model_fields)),
+    )
+    for section, (network, *options) in {
+        "classifier": ("backbone", "backbone_options"),
+        "saliency": ("backbone", "backbone_options"),
+        "deeplab": ("encoder",),
+        "end_to_end": ("backbone", "backbone_options"),
+    }.items()
 }
 
 
@@ -156,6 +165,14 @@ def depends_on(file: str, path: Path) -> bool:
     return _matters(path, _part_of(file))
 
 
+def value_of(settings: BaseModel, path: Path) -> Any:
+    """A setting's value by its names."""
+    value: Any = settings
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
 @cache
 def _part_of(file: str) -> str:
     """The part with the longest name that leads to the file."""
@@ -184,17 +201,10 @@ def _changes(base: Config, settings: Config) -> dict[Path, Any]:
     """The settings that differ, in the order of the configuration; none of those that rerun nothing."""
     found = {}
     for path, field in leaves(Config):
-        before, after = _value(base, path), _value(settings, path)
+        before, after = value_of(base, path), value_of(settings, path)
         if before != after and not field.exclude:
             found[path] = after
     return found
-
-
-def _value(settings: BaseModel, path: Path) -> Any:
-    value: Any = settings
-    for name in path:
-        value = getattr(value, name)
-    return value
 
 
 Model = TypeVar("Model", bound=BaseModel)

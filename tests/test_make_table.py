@@ -110,11 +110,22 @@ def test_rows_that_were_measured_otherwise_are_named(tmp_path: Path) -> None:
     assert "Order" not in text
 
 
+def test_another_network_and_where_labels_come_from_are_named(tmp_path: Path) -> None:
+    write_score(tmp_path / "a.json", 0.5)
+    scores = read_json(tmp_path / "a.json")
+    scores["protocol"] |= {"architecture": "segformer", "image_labels": "masks"}
+    write_json(tmp_path / "a.json", scores)
+    _, text = make(tmp_path, [row("a", tmp_path / "a.json")], ordered=False)
+    assert f"- {HEADING}: SegFormer, 20 images of val, scale 1, flip, no CRF, supervision I+S (masks)" in text
+
+
 def test_what_was_measured_elsewhere_stands_beside(tmp_path: Path) -> None:
     write_score(tmp_path / "a.json", 0.5)
     rows = [{**row("a", tmp_path / "a.json", own=True), "given": {"test": 0.7}}, row("b", tmp_path / "a.json")]
     content, text = make(tmp_path, rows, ordered=False)
-    assert content["rows"][0]["scores"]["test"] == {"value": 0.7, "difference": 0, "file": None, "protocol": None}
+    test = content["rows"][0]["scores"]["test"]
+    assert (test["value"], test["difference"], test["file"]) == (0.7, 0, None)
+    assert "- test: as it was measured elsewhere, named in the configuration" in text
     assert "| a | 0.500 | 0.700 |" in text
     assert "| b | 0.500 (+0.000) | - |" in text
 
@@ -159,4 +170,10 @@ def test_files_without_their_score_are_named(tmp_path: Path) -> None:
         make(tmp_path, [row("a", tmp_path / "a.json")])
     write_json(tmp_path / "a.json", {"images": 1})
     with pytest.raises(InputError, match=r"a\.json: lacks miou; delete it"):
+        make(tmp_path, [row("a", tmp_path / "a.json")])
+    write_json(tmp_path / "a.json", {"images": 1, "miou": "half"})
+    with pytest.raises(InputError, match=r"a\.json: miou is no number; delete it"):
+        make(tmp_path, [row("a", tmp_path / "a.json")])
+    write_json(tmp_path / "a.json", {"miou": 0.5})
+    with pytest.raises(InputError, match=r"a\.json: says not how it was measured \('images'\); delete it"):
         make(tmp_path, [row("a", tmp_path / "a.json")])

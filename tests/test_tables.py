@@ -159,9 +159,17 @@ def test_a_sweep_names_its_runs_and_orders_numbers() -> None:
     rows = runs_of(found, "sweep")
     assert [(row.label, row.value, name) for row, name in rows] == [
         ("completion.gamma = 32", 32, "demo/variants/completion.gamma-32.0"),
-        ("completion.gamma = 128.0", 128, "demo"),
+        ("completion.gamma = 128", 128, "demo"),
         ("completion.gamma = 64", 64, "demo/variants/completion.gamma-64.0"),
     ]
+    # As a command line hands them over, one of them twice.
+    texts = variants({"sweep": {"key": "completion.gamma", "values": ["32", "128.0", "32.0"]}})
+    assert [(row.label, row.value) for row, _ in runs_of(texts, "sweep")] == [
+        ("completion.gamma = 32", 32),
+        ("completion.gamma = 128", 128),
+    ]
+    lists = variants({"sweep": {"key": "maps.scales", "values": [[1], ["0.5", "1"]]}})
+    assert [row.label for row, _ in runs_of(lists, "sweep")] == ["maps.scales = [1.0]", "maps.scales = [0.5, 1.0]"]
     words = variants({"sweep": {"key": "completion.conflict", "values": ["unknown", "lowest"]}})
     assert [row.value for row, _ in runs_of(words, "sweep")] == [None, None]
     truths = variants({"sweep": {"key": "deeplab_prediction.flip", "values": [True, False]}})
@@ -177,7 +185,9 @@ def test_a_sweep_names_its_runs_and_orders_numbers() -> None:
         ({"key": "completion", "values": [1]}, "sweep.key: completion: no setting of config.yaml"),
         ({"key": "audit.images", "values": [1]}, "sweep.key: audit.images: no score depends on it"),
         ({"key": "completion.gamma", "values": [-1]}, "sweep, completion.gamma = -1: completion.gamma: "),
-        ({"key": "data.root", "values": ["x"]}, "sweep.key: data.root: no score depends on it"),
+        ({"key": "data.root", "values": ["x"]}, "sweep.key: data.root: runs that share their stages cannot differ"),
+        ({"key": "saliency.source", "values": ["none"]}, "sweep.key: saliency.source: runs that share their stages"),
+        ({"key": "classifier.gpus", "values": [1, 2]}, "sweep: all values of classifier.gpus are the same run"),
     ],
 )
 def test_a_sweep_of_nothing_is_said(sweep: dict[str, Any], message: str) -> None:
@@ -185,6 +195,22 @@ def test_a_sweep_of_nothing_is_said(sweep: dict[str, Any], message: str) -> None
     assert "sweep" not in register(found)
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         runs_of(found, "sweep")
+
+
+def test_what_trains_nothing_is_not_compared() -> None:
+    imported = {"checkpoint": {"file": "vitb.pth"}}
+    found = variants({**imported, "sweep": {"key": "end_to_end.epochs", "values": [1, 2]}})
+    assert not {"table2", "sweep"} & register(found).keys()
+    for table in ("table2", "sweep"):
+        with pytest.raises(InputError, match=rf"^{table}: .* in whose place checkpoint\.file is"):
+            runs_of(found, table)
+    assert len(runs_of(found, "table4")) == 2
+
+
+def test_the_cnn_of_an_overlay_changes_what_it_says() -> None:
+    found = variants({"tables": {"cnn": {"epochs": 3}}})
+    name = labels_and_runs(found, "table3")["CNN CAM + completion"]
+    assert (found[name].classifier.backbone, found[name].classifier.epochs) == ("resnet18", 3)
 
 
 # The flags and the rules

@@ -99,6 +99,15 @@ def test_a_part_of_valid_changes_need_not_be_valid_by_itself(variants: Variants)
     assert variants[name].maps.method == "cam"
 
 
+def test_weights_are_fetched_once_for_all_that_start_with_them(variants: Variants) -> None:
+    alpha = variants.add({"completion": {"alpha": 0.8}}, source="test")
+    epochs = variants.add({"deeplab": {"epochs": 3}}, source="test")
+    encoder = variants.add({"deeplab": {"encoder": "resnet34"}}, source="test")
+    file = "weights/deeplab.json"
+    assert variants.file(alpha, file) == variants.file(epochs, file) == f"results/demo/{file}"
+    assert variants.file(encoder, file) == f"results/{encoder}/{file}"
+
+
 def test_names_tell_changes_apart_and_are_plain(variants: Variants) -> None:
     overlays = [
         CNN,

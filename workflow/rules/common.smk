@@ -215,9 +215,8 @@ def checked_config() -> Variants:
     values = merge(config, workflow.config_settings.overwrite_config)
     variants = Variants(values, validate_config(values, source="configuration"))
     register(variants)
-    for run in variants:
-        for problem in missing_data(variants[run]):
-            raise InputError(f"configuration: {problem}")
+    for problem in missing_data(variants[variants.run]):
+        raise InputError(f"configuration: {problem}")
     return variants
 
 
@@ -321,10 +320,14 @@ def shards(stage: str, *, run: str) -> list[str]:
 def runs_compared(comparison: str) -> list[tuple[str, str]]:
     """(label, name) of the runs of a comparison; one message where the configuration rules it out."""
     try:
-        return [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
+        found = [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
+        for label, name in found:
+            for problem in missing_data(VARIANTS[name]):
+                raise InputError(f"{comparison}, {label}: {problem}")
     except InputError as error:
         # Not an exception: Snakemake would print it with a file, a line and a trace of this function.
         sys.exit(str(error))
+    return found
 
 
 def table_scores(wildcards: object) -> list[str]:
