@@ -97,6 +97,9 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}", file=sys.stderr)
         return 1
     folder = "tools" if words[0] in tools else "stages"
+    if folder == "tools":
+        # What they print may be read by `head`, which closes the pipe.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
         arguments = parse_flags(

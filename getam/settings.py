@@ -594,7 +594,7 @@ class TablesSettings(Section):
     )
     test_miou: ScoreSettings
     images: PositiveInt = Field(description="train images, evenly spaced, of figure 2; that figure 11 takes time of")
-    batch_sizes: tuple[PositiveInt, ...] = Field(description="images labelled at a time, of figure 11", min_length=1)
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="images of a batch, of figure 11", min_length=1)
 
 
 class SweepSettings(Section):

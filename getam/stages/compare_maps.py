@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from getam.documents import Document, Grid, as_html, as_markdown
 from getam.errors import InputError
 from getam.files import atomic_file, read_array, read_json, read_labels, write_json, write_text
 from getam.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.map_sheet import SheetRow, draw_sheet
-from getam.report import markdown_table, three_decimals
+from getam.report import describe_supervision, three_decimals
 from getam.shards import rows_of, shard_folders
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Method(BaseModel):
 
 
 class Arguments(MachineArguments):
-    """Write <figure>.png, and .json and .md beside it: photographs, ground truth and the maps of each method."""
+    """Write <figure>.png, and .json, .md and .html beside it: photographs, ground truth and the maps of each method."""
 
     index: Path = Field(description="index.csv")
     methods: tuple[Method, ...] = Field(
@@ -41,7 +42,7 @@ class Arguments(MachineArguments):
     )
     shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
     images: Annotated[int, Field(ge=1)] = Field(description="images, evenly spaced over those of the maps")
-    out: Path = Field(description="<figure>.png; <figure>.json and <figure>.md are written beside it")
+    out: Path = Field(description="<figure>.png; <figure>.json, .md and .html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
@@ -70,18 +71,22 @@ def run(arguments: Arguments) -> None:
             for method, best in zip(arguments.methods, scores, strict=True)
         ],
     }
-    markdown = _markdown(content, picture=arguments.out.name)
-    write_text(arguments.out.with_suffix(".md"), markdown)
+    document = _document(content)
+    markdown = as_markdown(document)
+    write_text(arguments.out.with_suffix(".md"), f"{markdown}\n![maps]({arguments.out.name})\n")
+    write_text(arguments.out.with_suffix(".html"), as_html(document))
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 
 
 def _best(path: Path) -> dict[str, Any]:
-    """The maps' best threshold with its mIoU, each None without ground truth; images and split."""
+    """The maps' best threshold with its mIoU, each None without ground truth; images, split and supervision."""
     scores = read_json(path)
     try:
         best = scores["best_threshold"] or {"threshold": None, "miou": None}
-        return {key: best[key] for key in ("threshold", "miou")} | {key: scores[key] for key in ("split", "images")}
+        supervision = describe_supervision(scores["maps_supervision"], scores)
+        shared = {key: scores[key] for key in ("split", "images")}
+        return {key: best[key] for key in ("threshold", "miou")} | shared | {"supervision": supervision}
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: lacks {error}; delete it and run score-labels again") from None
 
@@ -110,7 +115,8 @@ def _read_map(path: Path, row: IndexRow, number: int) -> np.ndarray:
     return maps[number].astype(np.float32)
 
 
-def _markdown(content: dict[str, Any], *, picture: str) -> str:
+def _document(content: dict[str, Any]) -> Document:
+    headings = ("Method", "mIoU", "Best threshold", "Split", "Images", "Supervision")
     cells = [
         (
             each["label"],
@@ -118,22 +124,17 @@ def _markdown(content: dict[str, Any], *, picture: str) -> str:
             three_decimals(each["threshold"]),
             each["split"],
             str(each["images"]),
+            each["supervision"],
         )
         for each in content["methods"]
     ]
-    return "\n".join(
+    return Document(
+        "Maps of several methods",
         [
-            "# Maps of several methods",
-            "",
-            "mIoU of the refined maps alone: a pixel has the strongest class where its map is above the threshold,",
+            "mIoU of the refined maps alone: a pixel has the strongest class where its map is above the threshold, "
             "else background. The ground truth of the same images chose the threshold: an upper bound.",
-            "",
-            *markdown_table(("Method", "mIoU", "Best threshold", "Split", "Images"), cells, right={1, 2, 4}),
-            "",
-            f"![maps]({picture})",
-            "",
-            "In the picture, each image's maps of its largest class (of its first, without ground truth), divided by",
+            Grid(headings, cells, {1, 2, 4}),
+            "In the picture, each image's maps of its largest class (of its first, without ground truth), divided by "
             "their maximum: dark 0, yellow 1.",
-            "",
-        ]
+        ],
     )

@@ -11,25 +11,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from getam.documents import Document, Grid, as_html, as_markdown
 from getam.files import read_array, write_json, write_text
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.map_values import BINS, SHARES, ValueCounts
 from getam.plots import make_logarithmic, save_plot
 from getam.progress import progress
-from getam.report import markdown_table, three_decimals
+from getam.report import three_decimals
 from getam.shards import rows_of, shard_folders
 
 logger = logging.getLogger(__name__)
 
 
 class Arguments(MachineArguments):
-    """Write <figure>.svg, and .json and .md beside it: shares of high values in the raw maps of each fusion."""
+    """Write <figure>.svg, and .json, .md and .html beside it: shares of high values in the raw maps of each fusion."""
 
     index: Path = Field(description="index.csv")
     maps: dict[str, Path] = Field(description="JSON: {fusion: folder of the shards of dump-maps}", min_length=1)
     shards: Annotated[int, Field(ge=1)] = Field(description="number of shards")
-    out: Path = Field(description="<figure>.svg; <figure>.json and <figure>.md are written beside it")
+    out: Path = Field(description="<figure>.svg; <figure>.json, .md and .html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
@@ -47,8 +48,10 @@ def run(arguments: Arguments) -> None:
             counts[fusion].add(read_array(file))
     save_plot(arguments.out, lambda figure: _draw(figure, counts))
     content = {fusion: each.summary() for fusion, each in counts.items()}
-    markdown = _markdown(content)
+    document = _document(content)
+    markdown = as_markdown(document)
     write_text(arguments.out.with_suffix(".md"), markdown)
+    write_text(arguments.out.with_suffix(".html"), as_html(document))
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 
@@ -65,7 +68,7 @@ def _draw(figure: Figure, counts: Mapping[str, ValueCounts]) -> None:
     axes.legend()
 
 
-def _markdown(content: Mapping[str, Any]) -> str:
+def _document(content: Mapping[str, Any]) -> Document:
     headings = ("Fusion", "Maps", "Mean", "Median", *(f"≥ {value:g}" for value in SHARES))
     cells = [
         (
@@ -77,15 +80,13 @@ def _markdown(content: Mapping[str, Any]) -> str:
         )
         for fusion, each in content.items()
     ]
-    return "\n".join(
+    return Document(
+        "Values of maps by how blocks are fused",
         [
-            "# Values of maps by how blocks are fused",
-            "",
-            "Raw maps of train, each divided by its maximum: mean, median and how many of the values are as high.",
-            "",
-            *markdown_table(headings, cells, right={2, 3, 4, 5, 6}),
-            "",
-        ]
+            "Raw maps of train, each divided by its maximum: mean, median and how many of the values are as high. "
+            "Maps of zeros have no maximum and are left out.",
+            Grid(headings, cells, {2, 3, 4, 5, 6}),
+        ],
     )
 
 

@@ -12,13 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
+from getam.documents import Document, Grid, as_html, as_markdown
 from getam.errors import InputError
 from getam.files import read_array, read_gray, write_json, write_text
 from getam.gpu import NetworkArguments
 from getam.index import read_index, read_photograph
 from getam.label_times import METHODS, ROUNDS, Item, cpu_name, time_labels
 from getam.plots import make_logarithmic, save_plot
-from getam.report import escape, markdown_table
 from getam.settings import LabelSettings, PositiveInt, only
 from getam.shards import rows_of
 
@@ -28,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 class Arguments(LabelSettings, NetworkArguments):
-    """Write <figure>.svg, and .json and .md beside it: seconds an image of each label maker, by batch size."""
+    """Write <figure>.svg, and .json, .md and .html beside it: seconds an image of each label maker, by batch size."""
 
     index: Path = Field(description="index.csv")
     maps: Path = Field(description="folder of a shard of refine-maps")
     saliency: Path = Field(description="folder of the shard's saliency maps <id>.png, 8-bit gray")
     images: Annotated[int, Field(ge=1)] = Field(description="first images of the shard that are labelled")
-    batch_sizes: tuple[PositiveInt, ...] = Field(description="images labelled at a time", min_length=1)
-    out: Path = Field(description="<figure>.svg; <figure>.json and <figure>.md are written beside it")
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="images of a batch", min_length=1)
+    out: Path = Field(description="<figure>.svg; <figure>.json, .md and .html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
@@ -72,8 +72,10 @@ def run(arguments: Arguments) -> None:
         },
     }
     save_plot(arguments.out, lambda figure: _draw(figure, seconds))
-    markdown = _markdown(content, arguments.batch_sizes)
+    document = _document(content, arguments.batch_sizes)
+    markdown = as_markdown(document)
     write_text(arguments.out.with_suffix(".md"), markdown)
+    write_text(arguments.out.with_suffix(".html"), as_html(document))
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 
@@ -86,14 +88,14 @@ def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
     axes.set_xscale("log", base=2)
     make_logarithmic(axes)
     axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_xlabel("images labelled at a time")
+    axes.set_xlabel("images of a batch, labelled one after the other")
     axes.set_ylabel("milliseconds an image")
     axes.set_title("Time of label makers")
     axes.legend()
 
 
-def _markdown(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> str:
-    headings = ("Images at a time", *(f"{name}, ms an image" for name in METHODS))
+def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Document:
+    headings = ("Images of a batch", *(f"{name}, ms an image" for name in METHODS))
     headings += tuple(f"{name} ÷ completion" for name in METHODS[1:])
     cells = [
         (
@@ -105,17 +107,14 @@ def _markdown(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> str:
     ]
     threads = f"{content['threads']} thread" + "s" * (content["threads"] > 1)
     pixels, classes = f"{content['pixels']:.0f}", f"{content['classes']:.1f}"
-    return "\n".join(
+    return Document(
+        "Time of label makers",
         [
-            "# Time of label makers",
-            "",
             f"{content['images']} images of this run, of {pixels} pixels and {classes} classes on average; "
             f"{content['crf_iterations']} iterations of the dense CRF, of which RRM runs two; medians of "
-            f"{content['rounds']} rounds in turn.",
-            f"Completion ran on {escape(content['completion_on'])} ({threads} of torch), the other two on one core of "
-            f"{escape(content['cpu'])}. Times are that machine's; ratios are of one run.",
-            "",
-            *markdown_table(headings, cells, right=set(range(len(headings)))),
-            "",
-        ]
+            f"{content['rounds']} rounds in turn. Each label maker takes the images of a batch one after the other.",
+            f"Completion ran on {content['completion_on']} ({threads} of torch), the other two on one core of "
+            f"{content['cpu']}. Times are that machine's; ratios are of one run.",
+            Grid(headings, cells, set(range(len(headings)))),
+        ],
     )

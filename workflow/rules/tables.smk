@@ -54,6 +54,12 @@ rule compare_maps:
         ),
         json=f"{RESULTS}/tables/figure2.json",
         markdown=f"{RESULTS}/tables/figure2.md",
+        html=report(
+            f"{RESULTS}/tables/figure2.html",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure2", "as": "table"},
+        ),
     log:
         f"{RESULTS}/logs/compare_maps.log",
     benchmark:
@@ -90,6 +96,12 @@ rule plot_fusions:
         ),
         json=f"{RESULTS}/tables/figure7.json",
         markdown=f"{RESULTS}/tables/figure7.md",
+        html=report(
+            f"{RESULTS}/tables/figure7.html",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure7", "as": "table"},
+        ),
     log:
         f"{RESULTS}/logs/plot_fusions.log",
     benchmark:
@@ -126,6 +138,12 @@ rule time_labels:
         ),
         json=f"{RESULTS}/tables/figure11.json",
         markdown=f"{RESULTS}/tables/figure11.md",
+        html=report(
+            f"{RESULTS}/tables/figure11.html",
+            caption="../report/tables.rst",
+            category="Tables and figures of the paper",
+            labels={"name": "figure11", "as": "table"},
+        ),
     log:
         f"{RESULTS}/logs/time_labels.log",
     benchmark:
