@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 from getam.errors import InputError
@@ -12,7 +13,7 @@ from getam.image_scores import files_in_shards, image_iou
 from getam.index import Index, evenly_spaced, read_index
 from getam.progress import progress
 from getam.recorded import Recorded, recorded_settings, shown
-from getam.report import PROTOCOLS, Measured, measured_scores, summarize
+from getam.report import ABSENT, PROTOCOLS, Measured, measured_scores, summarize
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,37 @@ def compare_runs(a: Path, b: Path, *, most_images: int = 0) -> Comparison:
         records.append(recorded_settings(run))
         if not summaries[-1] and not records[-1]:
             raise InputError(f"{run}: holds neither scores nor recorded settings of a run; name a folder results/<run>")
+    scores_a, scores_b = (measured_scores(summary) for summary in summaries)
+    other_data = _compare_data(*(_index_of(run) for run in (a, b)))
     return Comparison(
         a,
         b,
-        tuple(_compare_scores(*(measured_scores(summary) for summary in summaries))),
+        tuple(_compare_scores(scores_a, scores_b, other_data)),
         tuple(_compare_settings(*records)),
         _compare_images(a, b, most_images),
     )
 
 
-def _compare_scores(a: Sequence[Measured], b: Sequence[Measured]) -> list[ScoreChange]:
+def _compare_data(a: Index | None, b: Index | None) -> dict[str, dict[str, tuple[str, str]]]:
+    """What two runs' data differ in: {split: {heading: (A, B)}}; nothing where a run has no index."""
+    if a is None or b is None:
+        return {}
+    pairs = enumerate(zip_longest(a.classes, b.classes, fillvalue="none"), 1)
+    # The first that differs: there may be hundreds.
+    other = next(((f"{one} ({value})", f"{two} ({value})") for value, (one, two) in pairs if one != two), None)
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for split in ("train", "val", "test"):
+        # Ids alone may be the same in two data sets.
+        of_a, of_b = ({(row.id, row.height, row.width, row.labels) for row in index.split(split)} for index in (a, b))
+        found[split] = {"Class": other} if other else {}
+        if of_a != of_b:
+            found[split]["Data"] = (f"{len(of_a - of_b)} images alone", f"{len(of_b - of_a)} images alone")
+    return found
+
+
+def _compare_scores(
+    a: Sequence[Measured], b: Sequence[Measured], other_data: Mapping[str, Mapping[str, tuple[str, str]]]
+) -> list[ScoreChange]:
     named_a, named_b = ({_title(score): score for score in scores} for scores in (a, b))
     changes = []
     for name in dict.fromkeys((*named_a, *named_b)):
@@ -126,6 +148,9 @@ def _compare_scores(a: Sequence[Measured], b: Sequence[Measured]) -> list[ScoreC
             for heading, value in one.protocol.items()
             if value != other.protocol[heading]
         }
+        if one.row.supervision != ABSENT:
+            # The saliency network's images are none of the index.
+            differing |= other_data.get(one.row.split, {})
         classes = () if differing else _compare_classes(one.classes, other.classes)
         changes.append(ScoreChange(name, one.number, other.number, differing, classes=classes))
     return changes

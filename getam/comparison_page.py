@@ -13,10 +13,11 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from getam.comparison import Change, Comparison, ScoreChange
-from getam.comparison_text import IMAGES, number, score_note, signed
+from getam.comparison_text import IMAGES, score_note
 from getam.files import write_text
 from getam.plots import save_plot
 from getam.rendering import render
+from getam.report import signed, three_decimals
 from getam.score_plots import draw_ious, iou_size
 
 LOWER_IS_BETTER = ("Saliency MAE",)
@@ -77,7 +78,7 @@ def _row(change: Change, *, note: str = "") -> _Row:
     kind = ""
     if change.change is not None and abs(change.change) >= 0.0005 and not change.name.endswith(NEITHER):
         kind = "better" if (change.change > 0) != (change.name in LOWER_IS_BETTER) else "worse"
-    return _Row(change.name, number(change.a), number(change.b), signed(change.change), kind, note)
+    return _Row(change.name, three_decimals(change.a), three_decimals(change.b), signed(change.change), kind, note)
 
 
 def _plot(score: ScoreChange) -> str:

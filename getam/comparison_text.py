@@ -6,7 +6,7 @@ from typing import Any
 
 from getam.comparison import Change, Comparison
 from getam.names import shown_name
-from getam.report import aligned_table
+from getam.report import aligned_table, signed, three_decimals
 
 CLASSES = 10
 """Most classes of a score that are listed."""
@@ -48,7 +48,7 @@ def score_note(missing: str, differing: Any) -> str:
     """Why a score has no difference; nothing where it has one."""
     if missing:
         return f"{missing} has none"
-    return "; ".join(f"not comparable: {heading} {a} / {b}" for heading, (a, b) in differing.items())
+    return "; ".join(f"not comparable: {heading} {_cut(a)} / {_cut(b)}" for heading, (a, b) in differing.items())
 
 
 def _settings(comparison: Comparison) -> str:
@@ -87,18 +87,7 @@ def _images(comparison: Comparison) -> str:
 
 
 def _cells(change: Change) -> tuple[str, str, str, str]:
-    return shown_name(change.name), number(change.a), number(change.b), signed(change.change)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign; no sign where three decimals show none."""
-    if value is None:
-        return "-"
-    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
+    return shown_name(change.name), three_decimals(change.a), three_decimals(change.b), signed(change.change)
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:

@@ -336,3 +336,10 @@ def escape(text: str) -> str:
 def three_decimals(value: float | None) -> str:
     """A score as it is shown everywhere: three decimals, or what stands for none."""
     return ABSENT if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; no sign where three decimals show none."""
+    if value is None:
+        return ABSENT
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"

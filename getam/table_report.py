@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from getam.documents import Document, Grid, Items
 from getam.names import shown_name
-from getam.report import three_decimals
+from getam.report import signed, three_decimals
 from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
 
 LABEL = 40
@@ -85,7 +85,7 @@ def table_document(title: str, caption: str, rows: Sequence[Row], *, ordered: bo
 
 def _with_difference(is_base: bool, value: float | None, of_base: float | None) -> str:
     change = difference(value, of_base)
-    return three_decimals(value) if change is None or is_base else f"{three_decimals(value)} ({change:+.3f})"
+    return three_decimals(value) if change is None or is_base else f"{three_decimals(value)} ({signed(change)})"
 
 
 def _protocol_lines(rows: Sequence[Row]) -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from run_files import HEIGHT, HOSTILE, WIDTH, halves, pseudo_label_scores, segme
 
 from getam.cli import STAGES, TOOLS, command
 from getam.comparison import Comparison, compare_runs
-from getam.comparison_text import comparison_text, signed
+from getam.comparison_text import comparison_text
 from getam.errors import InputError
 from getam.files import read_json, write_json, write_labels
+from getam.index import Index, read_index, write_index
+from getam.report import signed
 
 
 @pytest.fixture
@@ -76,6 +79,25 @@ def test_scores_measured_otherwise_are_never_subtracted(
     assert deeplab.change is None
     assert deeplab.classes == ()
     assert f"not comparable: {note}" in comparison_text(comparison)
+
+
+def test_scores_of_other_data_or_classes_are_never_subtracted(runs: tuple[Path, Path]) -> None:
+    index = read_index(runs[1] / "index.csv")
+    renamed = {"cat": "cat", HOSTILE: "another"}
+    rows = tuple(replace(row, labels=tuple(renamed[name] for name in row.labels)) for row in index.rows)
+    write_index(runs[1] / "index.csv", Index(rows, tuple(renamed.values())))
+    comparison = compare_runs(*runs)
+    named = {score.name: score for score in comparison.scores}
+    assert {name for name, score in named.items() if score.change is not None} == {
+        name for name in named if name.startswith("Saliency")
+    }
+    assert "not comparable: Class <script>alert(1)</script> (2) / another (2)" in comparison_text(comparison)
+    # The same ids, of other images.
+    rows = tuple(replace(row, width=row.width + 1) if row.split == "val" else row for row in index.rows)
+    write_index(runs[1] / "index.csv", Index(rows, index.classes))
+    named = {score.name: score for score in compare_runs(*runs).scores}
+    assert named["DeepLab mIoU"].differing == {"Data": ("1 images alone", "1 images alone")}
+    assert named["Pseudo labels mIoU, 255 left out"].change == 0
 
 
 def test_another_best_threshold_is_a_result_and_no_protocol(runs: tuple[Path, Path]) -> None:

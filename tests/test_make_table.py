@@ -127,7 +127,7 @@ def test_what_was_measured_elsewhere_stands_beside(tmp_path: Path) -> None:
     assert (test["value"], test["difference"], test["file"]) == (0.7, 0, None)
     assert "- test: as it was measured elsewhere, named in the configuration" in text
     assert "| a | 0.500 | 0.700 |" in text
-    assert "| b | 0.500 (+0.000) | - |" in text
+    assert "| b | 0.500 (0.000) | - |" in text
 
 
 HOSTILE = ["<script>alert(1)</script>|x", "a`b\nc", "$\\frac{1}{0}$ & _x_", "\N{BELL}日本"]
