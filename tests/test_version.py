@@ -45,7 +45,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.completion getam.rules": {"audit", "complete_labels", "time_labels"} | END_TO_END,
     "getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
     "getam.labels": {"complete_labels"} | END_TO_END,
-    "getam.documents": {"make_table"},
+    "getam.documents": {"make_table", "compare_maps", "plot_fusions", "time_labels"},
     "getam.label_times": {"time_labels"},
     "getam.map_sheet": {"compare_maps"},
     "getam.map_values": {"plot_fusions"},
