@@ -46,7 +46,8 @@ class _Confusion(NamedTuple):
 def write_overview(run: Path, out: Path) -> None:
     """Writes overview.html for the run in folder `run`, and its plots in plots/, into the existing folder `out`.
 
-    The page opens from disk wherever the folder is copied to. Whatever the run doesn't have is left out.
+    The page opens from disk wherever the folder is copied to. Whatever the run doesn't have is left out; a contact
+    sheet is linked where it is in `out` already.
 
     Raises:
         InputError: a file is not what its stage writes; the message names it.
@@ -54,6 +55,11 @@ def write_overview(run: Path, out: Path) -> None:
     (out / "plots").mkdir()
     widths = write_plots(run, out / "plots")
     summary = report.summarize(run)
+    confusions = {
+        title: _largest_confusions(read_json(run / section / "metrics.json"))
+        for section, title in (("deeplab", "DeepLab"), ("end_to_end", "End to end"))
+        if section in summary
+    }
     times = stage_times(run)
     page = render(
         "overview.html",
@@ -61,11 +67,8 @@ def write_overview(run: Path, out: Path) -> None:
         headings=report.HEADINGS,
         scores=[astuple(row) for row in report.score_rows(summary)],
         plots=[(name, caption, widths[name] > BROAD) for name, caption in CAPTIONS.items() if name in widths],
-        confusions={
-            title: _largest_confusions(read_json(run / section / "metrics.json"))
-            for section, title in (("deeplab", "DeepLab"), ("end_to_end", "End to end"))
-            if section in summary
-        },
+        confusions={title: pairs for title, pairs in confusions.items() if pairs},
+        contact_sheet=(out / "contact_sheet.html").is_file(),
         times=[
             (
                 time.stage,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,12 @@ def _read_csv(text: str) -> Iterator[tuple[str, Verdict]]:
         where = f"line {reader.line_num}"
         if None in row or None in row.values():
             raise ValueError(f"{where} has not one field a column")
-        yield where, _verdict(where, row)
+        yield where, _verdict(where, {name: _from_words(field) for name, field in row.items()})
+
+
+def _from_words(field: str) -> str:
+    """Without the apostrophe that keeps a spreadsheet from taking a field for a formula."""
+    return re.sub(r"^'(?='*[=+\-@])", "", field)
 
 
 def _verdict(where: str, entry: dict[str, Any]) -> Verdict:

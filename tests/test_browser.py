@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from audit_page import HEIGHT, Audit, half_mask, index_row, write_pseudo_labels, write_run
 from browser import CHROMIUM, MISSING, SCROLL, SPENT, Opened, browser, many_images, memory
+from PIL import Image
 from playwright.sync_api import Browser
 
 from getam.files import write_array, write_labels
@@ -172,6 +174,38 @@ def test_filters(opened: Open) -> None:
     assert one.texts(".count") == ["0 of 11 images"]
 
 
+def test_a_reload_keeps_the_filters_and_a_filter_the_current_image(opened: Open) -> None:
+    one = opened()
+    one.press("End")
+    assert current(one) == "third"
+    choose(one, "class", "cat")
+    assert current(one) == "third"
+    choose(one, "split", "train")
+    assert current(one) == names(one)[0]
+    choose(one, "sort", "mined pixels")
+    shown = names(one)
+    one.page.reload()
+    one.page.wait_for_selector(".row")
+    one.wait(f"document.querySelector('.name').textContent === {json.dumps(shown[0])}")
+    assert names(one) == shown
+    assert one.texts(".count") == ["10 of 11 images"]
+    # Another tab begins anew.
+    assert opened().texts(".count") == ["11 of 11 images"]
+
+
+def test_a_run_without_ground_truth_is_filtered_by_what_it_has(chromium: Browser, tmp_path: Path) -> None:
+    rows = [index_row(tmp_path, id, "train", None, ("cat",)) for id in ("half", "whole")]
+    write_pseudo_labels(tmp_path / "demo", "000", {"half": half_mask(1, 255), "whole": half_mask(1, 0)})
+    one = Opened(chromium, Audit(tmp_path / "demo", rows, classes=("cat",)).out)
+    one.page.wait_for_selector(".row")
+    assert one.page.locator('select[name="score"]').input_value() == "coverage"
+    one.page.get_by_label("most, percent").fill("60")
+    one.wait_drawn()
+    assert names(one) == ["half"]
+    one.context.close()
+    assert one.complaints == []
+
+
 def test_sorting(opened: Open) -> None:
     one = opened()
     choose(one, "sort", "mined pixels")
@@ -182,6 +216,15 @@ def test_sorting(opened: Open) -> None:
     assert names(one)[0] == "second"
     choose(one, "sort", "IoU labels, 255 as background")
     assert names(one)[0] == "second"
+    # All of the name: the other of the two begins the same.
+    assert one.page.evaluate(
+        """() => {
+            const select = document.querySelector("select[name=sort]");
+            const context = document.createElement("canvas").getContext("2d");
+            context.font = getComputedStyle(select).font;
+            return select.clientWidth > context.measureText(select.selectedOptions[0].text).width;
+        }"""
+    )
     choose(one, "order", "worst first")
     assert names(one)[0] == "${1}"
     choose(one, "sort", "id")
@@ -210,6 +253,37 @@ def test_layers_and_views_by_keys(opened: Open) -> None:
     one.page.reload()
     one.page.wait_for_selector(".cell")
     assert one.page.get_by_label("Opacity").input_value() == "10"
+
+
+def test_keys_with_altgr_and_capslock(opened: Open) -> None:
+    one = opened()
+    one.press("v")
+    opacity = one.page.get_by_label("Opacity")
+    before = int(opacity.input_value())
+    # As Windows reports AltGr.
+    one.page.evaluate(
+        """document.body.dispatchEvent(new KeyboardEvent("keydown", {
+            key: "]", ctrlKey: true, altKey: true, modifierAltGraph: true, bubbles: true }))"""
+    )
+    one.wait_drawn()
+    assert int(opacity.input_value()) == before + 5
+    one.press(",")
+    assert int(opacity.input_value()) == before
+    one.press("Control+Alt+]")
+    assert int(opacity.input_value()) == before
+    one.press("G")
+    assert one.texts("[aria-current] .verdict") == ["good"]
+
+
+@pytest.mark.parametrize(
+    "kept", ['{"layers": null, "palette": "voc"}', '{"tile": "abc", "palette": "voc"}', '{"overlay": "x"}', "[]", "{"]
+)
+def test_damaged_preferences_are_left_out(opened: Open, kept: str) -> None:
+    one = opened(script=f"localStorage.setItem('getam-audit:preferences', {json.dumps(kept)});")
+    one.wait_painted()
+    assert one.page.get_by_label("VOC colors").is_checked() == ("voc" in kept)
+    one.press("v")
+    one.wait_painted(".cell canvas")
 
 
 def test_the_keyboard_alone(opened: Open) -> None:
@@ -248,6 +322,112 @@ def test_the_keyboard_alone(opened: Open) -> None:
     assert one.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
+def test_the_focus_comes_back_from_dialogs(opened: Open) -> None:
+    one = opened()
+    one.page.locator(".scroller").focus()
+    one.press("?")
+    assert one.page.evaluate("document.activeElement.matches('.help') && document.activeElement.scrollTop === 0")
+    one.press("Escape")
+    one.wait("document.activeElement.matches('.scroller')")
+    one.press("Enter", "j", "Escape")
+    one.page.wait_for_selector(".detail", state="detached")
+    one.wait("document.activeElement.matches('.scroller')")
+    # Where it came from is scrolled away.
+    one.page.locator(".name").first.click()
+    one.page.wait_for_selector(".detail")
+    one.press("End", "Escape")
+    one.wait("document.activeElement.matches('.scroller')")
+    one.press("Enter", "/")
+    one.wait("document.activeElement.matches('[type=search]')")
+    one.press("Escape")
+    one.page.locator("header summary").click()
+    one.press("Escape")
+    assert not one.page.locator(".scores").is_visible()
+
+
+def test_a_scroll_takes_the_current_image_with_it(opened: Open) -> None:
+    one = opened()
+    one.wait_painted()
+    first = current(one)
+    one.page.mouse.move(600, 400)
+    one.page.mouse.wheel(0, 60)
+    one.wait("document.querySelector('.scroller').scrollTop > 0")
+    one.wait_drawn()
+    assert current(one) == first  # still in sight
+    one.page.mouse.wheel(0, 440)
+    one.wait("document.querySelector('.scroller').scrollTop === 500")
+    one.wait_drawn()
+    in_sight = """(() => {
+        const place = (selector) => document.querySelector(selector).getBoundingClientRect();
+        const row = place("[aria-current]"), box = place(".scroller");
+        return row.top >= box.top && row.bottom <= box.bottom;
+    })()"""
+    one.wait(in_sight)
+    assert one.page.evaluate("document.querySelector('.scroller').scrollTop") == 500
+    place = one.page.locator("[aria-current]").get_attribute("aria-posinset")
+    one.press("g", "j")
+    assert one.texts('[aria-posinset="' + str(place) + '"] .verdict') == ["good"]
+    assert one.page.locator("[aria-current]").get_attribute("aria-posinset") == str(int(place or 0) + 1)
+    # Rows that are higher than the window: the one in sight, and it stays where it is.
+    one.page.set_viewport_size({"width": 520, "height": 600})
+    one.press("Home")
+    one.page.mouse.move(300, 500)
+    one.page.mouse.wheel(0, 1000)
+    one.wait("document.querySelector('.scroller').scrollTop > 900")
+    one.wait("document.querySelector('[aria-current]').getBoundingClientRect().bottom > 200")
+    one.wait_drawn()
+    assert one.page.evaluate("document.querySelector('.scroller').scrollTop") == 1000
+
+
+def test_the_large_view_without_a_mouse_and_with_one(opened: Open) -> None:
+    one = opened("#second")
+    one.page.wait_for_selector(".detail canvas")
+    tiles = one.page.locator(".detail .stack")
+    all_of_them = tiles.count()
+    one.page.locator(".detail").get_by_label("saliency").uncheck()
+    one.wait(f"document.querySelectorAll('.detail .stack').length === {all_of_them - 1}")
+    one.press("4")
+    one.wait(f"document.querySelectorAll('.detail .stack').length === {all_of_them}")
+    for keys, place in (
+        ("Shift+ArrowRight", "x 11, y 8"),
+        ("Shift+ArrowDown", "x 11, y 9"),
+        ("Control+Shift+ArrowLeft", "x 1, y 9"),
+        ("Control+Shift+ArrowLeft", "x 0, y 9"),
+    ):
+        one.press(keys)
+        one.wait(f"document.querySelector('.reading dd')?.textContent === {json.dumps(place)}")
+    one.page.set_viewport_size({"width": 800, "height": 520})
+    one.press("PageDown")
+    one.wait("document.querySelector('.detail .tiles').scrollTop > 0")
+    one.press("PageUp")
+    one.wait("document.querySelector('.detail .tiles').scrollTop === 0")
+    one.page.locator(".detail").focus()  # and not the checkbox, which takes the key
+    one.press("Space")
+    one.wait("document.querySelector('.detail .tiles').scrollTop > 0")
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 360), (427, 240)])
+def test_a_large_zoom_leaves_a_gallery(opened: Open, width: int, height: int) -> None:
+    one = opened()
+    one.page.set_viewport_size({"width": width, "height": height})
+    one.wait(f"document.querySelector('.scroller').clientHeight >= {int(0.6 * height)}")
+    one.page.mouse.move(100, 100)
+    one.page.mouse.wheel(0, 2000)
+    one.wait("document.querySelector('footer').getBoundingClientRect().bottom <= innerHeight + 1")
+    assert one.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_narrow_image_fits_the_window(chromium: Browser, tmp_path: Path) -> None:
+    row = index_row(tmp_path, "narrow", "train", None, ("cat",))
+    Image.new("RGB", (20, 3000)).save(row.image)
+    row = replace(row, height=3000)
+    one = Opened(chromium, Audit(tmp_path / "demo", [row], classes=("cat",)).out, address="#narrow")
+    one.page.wait_for_selector(".detail .stack")
+    assert one.page.evaluate("document.querySelector('.detail .stack').clientHeight") < 720
+    one.context.close()
+    assert one.complaints == []
+
+
 def test_the_pointer_names_class_and_value(opened: Open) -> None:
     one = opened("#second")
     one.page.wait_for_selector(".detail canvas")
@@ -282,6 +462,11 @@ def export(one: Opened, button: str, folder: Path) -> Path:
     return path
 
 
+def upload(one: Opened, name: str, content: bytes) -> None:
+    one.page.locator('input[type="file"]').set_input_files({"name": name, "mimeType": "", "buffer": content})
+    one.wait(f"document.querySelector('.bar').textContent.includes({json.dumps(name)})")
+
+
 def test_verdicts_stay_and_are_exported_and_imported(opened: Open, rows: list[IndexRow], tmp_path: Path) -> None:
     one = opened("#" + "__proto__")
     one.page.wait_for_selector(".detail")
@@ -305,15 +490,117 @@ def test_verdicts_stay_and_are_exported_and_imported(opened: Open, rows: list[In
 
     two = opened()
     two.page.locator('input[type="file"]').set_input_files(tmp_path / "verdicts-demo.json")
-    two.wait("document.querySelector('.problem')?.textContent.includes('3 verdicts imported')")
+    two.wait("document.querySelector('.done')?.textContent.includes('3 verdicts imported')")
     choose(two, "verdict", "bad")
     assert names(two) == ["__proto__"]
     two.page.locator('input[type="file"]').set_input_files({"name": "v.json", "mimeType": "", "buffer": b"{"})
-    two.wait("document.querySelector('.problem').textContent.includes('v.json is no JSON')")
+    two.wait("document.querySelector('.problem').textContent.includes('v.json holds no verdicts')")
     two.page.locator('input[type="file"]').set_input_files(
         {"name": "w.json", "mimeType": "", "buffer": b'{"verdicts": [null, {"id": 1}, {"id": "a", "verdict": "x"}]}'}
     )
     two.wait("document.querySelector('.problem').textContent.includes('3 entries were no verdicts')")
+
+
+def test_an_import_says_what_it_changes(opened: Open, tmp_path: Path) -> None:
+    one = opened("#second")
+    one.page.wait_for_selector(".detail")
+    one.press("b", "n")
+    one.wait("document.activeElement.tagName === 'TEXTAREA'")
+    one.page.keyboard.type("'=hole, @")
+    one.press("Escape", "Escape")
+    path = export(one, "Export CSV", tmp_path)
+    assert path.read_text() == "id,verdict,note\nsecond,bad,\"''=hole, @\"\n"
+    upload(
+        one,
+        "of_before.csv",
+        path.read_bytes() + b'"\'=1+1,""x""",unsure,"\'-, of\ntwo lines"\r\nfirst,good,\nelsewhere,bad,\n',
+    )
+    message = one.page.locator(".done")
+    assert message.inner_text().startswith("3 verdicts imported from of_before.csv. 1 id is not on this page.")
+    assert message.get_attribute("role") == "status"
+    known = {"first", "second", IDS[5]}
+    said = read_verdicts(export(one, "Export JSON", tmp_path), known)
+    assert [(v.id, v.word, v.note) for v in said] == [
+        ("second", "bad", "'=hole, @"),
+        (IDS[5], "unsure", "-, of\ntwo lines"),
+        ("first", "good", ""),
+    ]
+    assert read_verdicts(export(one, "Export CSV", tmp_path), known) == said
+    # A note outlives a verdict that has none.
+    upload(one, "v.json", b'{"run": {"toString": 1}, "verdicts": [{"id": "second", "verdict": "good"}]}')
+    assert message.inner_text().startswith("1 verdict imported from v.json. 1 verdict of before replaced.")
+    assert read_verdicts(export(one, "Export CSV", tmp_path), known)[0].note == "'=hole, @"
+    one.page.get_by_label("close the message").click()
+    assert message.count() == 0
+    upload(one, "v.csv", b'id,verdict\n"first,good\n')
+    assert "v.csv holds no verdicts" in one.page.locator(".problem").inner_text()
+    one.press("j")
+    assert one.page.locator(".problem").count() == 0
+
+
+def test_a_note_comes_and_goes(opened: Open) -> None:
+    one = opened("#second")
+    one.page.wait_for_selector(".detail")
+    note = one.page.get_by_label("note")
+    pressed = one.page.locator('.detail .verdict[aria-pressed="true"]')
+    note.fill("hole")
+    assert one.texts('.detail .verdict[aria-pressed="true"]') == ["unsure u"]
+    note.fill("")
+    one.wait_drawn()
+    assert pressed.count() == 0
+    one.press("Escape", "b")
+    note.fill("hole")
+    note.fill("")
+    one.wait_drawn()
+    assert one.texts('.detail .verdict[aria-pressed="true"]') == ["bad b"]
+    note.fill("hole")
+    one.press("Escape", "x")
+    assert (pressed.count(), note.input_value()) == (0, "")
+    one.press("x")
+    assert (pressed.count(), note.input_value()) == (1, "hole")
+    assert note.get_attribute("maxlength") == "100000"
+
+
+def test_two_tabs_keep_the_verdicts_of_both(opened: Open) -> None:
+    one = opened()
+    two = one.context.new_page()
+    two.goto(one.url)
+    two.wait_for_selector(".row")
+    one.press("g")
+    two.wait_for_selector("[aria-current] .verdict.good")
+    two.keyboard.press("j")
+    two.keyboard.press("b")
+    one.page.wait_for_selector(".verdict.bad")
+    one.press("u")
+    one.page.reload()
+    one.page.wait_for_selector(".verdict.bad")
+    assert one.texts(".row .verdict") == ["unsure", "bad"]
+
+
+def test_triage_of_those_without_a_verdict(opened: Open) -> None:
+    one = opened()
+    order = []
+    for _ in range(11):
+        order.append(current(one))
+        one.press("j")
+    one.press("Home", "j", "j", "j")
+    choose(one, "verdict", "none")
+    assert current(one) == order[3]
+    one.press("g")
+    assert current(one) == order[4]
+    one.press("Enter")
+    one.page.wait_for_selector(".detail")
+    one.press("b")
+    assert one.texts(".detail h2") == [order[4]]
+    assert one.texts(".detail .head .soft") == ["not among the 9 that are shown"]
+    one.press("j")
+    assert one.texts(".detail h2") == [order[5]]
+    assert one.texts(".detail .head .soft") == ["4 of 9"]
+    one.press("b", "k")
+    assert one.texts(".detail h2") == [order[2]]
+    one.press("End", "b", "Escape")
+    one.page.wait_for_selector(".detail", state="detached")
+    assert current(one) == order[9]
 
 
 @pytest.mark.parametrize("how", ["throw new Error('off')", "return null"])
@@ -323,6 +610,36 @@ def test_without_storage_the_page_works_and_says_so(opened: Open, how: str) -> N
     assert "keeps no verdicts" in one.page.locator(".problem").inner_text()
     one.press("b")
     assert one.texts("[aria-current] .verdict") == ["bad"]
+
+
+def test_a_full_storage_is_said_until_verdicts_fit(opened: Open) -> None:
+    one = opened()
+    one.press("c", "c")  # so that the shorter preferences have room
+    one.page.evaluate(
+        """() => {
+            for (let size = 1 << 22, number = 0; size >= 1; number++) {
+                try {
+                    localStorage.setItem("filler" + number, "x".repeat(size));
+                } catch (error) {
+                    size >>= 1;
+                }
+            }
+        }"""
+    )
+    one.press("b")
+    assert "keeps no verdicts" in one.page.locator(".problem").inner_text()
+    one.press("c")
+    assert one.page.evaluate("JSON.parse(localStorage.getItem('getam-audit:preferences')).palette") == "voc"
+    assert "keeps no verdicts" in one.page.locator(".problem").inner_text()
+    one.press("j", "g")
+    one.page.evaluate(
+        "for (const key of Object.keys(localStorage)) if (key.startsWith('filler')) localStorage.removeItem(key)"
+    )
+    one.press("j", "u")
+    assert one.page.locator(".problem").count() == 0
+    one.page.reload()
+    one.page.wait_for_selector(".verdict.unsure")
+    assert one.texts(".row .verdict") == ["bad", "good", "unsure"]
 
 
 def test_every_id_has_an_address(opened: Open) -> None:
@@ -341,7 +658,7 @@ def test_every_id_has_an_address(opened: Open) -> None:
 
 def test_an_address_of_no_image_says_so(opened: Open) -> None:
     one = opened("#nowhere")
-    one.wait("document.querySelector('.problem')?.textContent === 'No image on this page has the id nowhere.'")
+    one.wait("document.querySelector('.problem')?.textContent.startsWith('No image on this page has the id nowhere.')")
     one.page.evaluate("location.hash = '#%zz'")
     one.page.evaluate("location.hash = '#third'")
     one.page.wait_for_selector(".detail")

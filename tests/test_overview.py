@@ -51,6 +51,18 @@ def test_the_page_needs_its_folder_alone(run: Path) -> None:
     assert "plots/iou.svg" in found
 
 
+def test_what_there_is_can_be_reached_from_the_top(run: Path) -> None:
+    (run / "audit").mkdir()
+    (run / "audit" / "contact_sheet.html").touch()
+    write_overview(run, run / "audit")
+    page = (run / "audit" / "overview.html").read_text(encoding="utf-8")
+    nav = page.split("<nav>")[1].split("</nav>")[0]
+    linked = ["index.html", "contact_sheet.html", "#scores", "#plots", "#confusions", "#times", "#settings"]
+    assert re.findall(r'href="([^"]+)"', nav) == linked
+    # A sheet is written of a run with labels alone.
+    assert "contact_sheet.html" not in overview(run, "without")
+
+
 def test_an_empty_run_has_a_page(tmp_path: Path) -> None:
     page = overview(tmp_path / "demo")
     assert "No stage has written a score yet." in page

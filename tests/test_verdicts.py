@@ -39,6 +39,16 @@ def test_both_forms_say_the_same(tmp_path: Path, name: str, text: str) -> None:
     assert rejected_ids(path, KNOWN) == {"a", 'd"e'}
 
 
+def test_fields_that_a_spreadsheet_would_calculate_are_read_without_their_apostrophe(tmp_path: Path) -> None:
+    notes = {"'=1+1": "=1+1", "''-x": "'-x", "'quoted'": "'quoted'", "it's": "it's", "@me": "@me"}
+    for field, note in notes.items():
+        path = write(tmp_path, "v.csv", f"id,verdict,note\n'+a,bad,{field}\n")
+        assert read_verdicts(path, {"+a"}) == [Verdict("+a", "bad", note)]
+        # JSON is no spreadsheet's.
+        path = write(tmp_path, "v.json", json.dumps({"verdicts": [{"id": "a", "verdict": "bad", "note": field}]}))
+        assert read_verdicts(path, KNOWN) == [Verdict("a", "bad", field)]
+
+
 def test_a_note_may_be_missing_and_an_image_twice_the_same(tmp_path: Path) -> None:
     assert read_verdicts(write(tmp_path, "v.csv", "verdict,id\nbad,a\nbad,a\n"), KNOWN) == [Verdict("a", "bad")]
     assert read_verdicts(write(tmp_path, "v.json", '{"verdicts": [{"id": "a", "verdict": "bad"}]}'), KNOWN) == [

@@ -39,7 +39,6 @@ def run(arguments: Arguments) -> None:
             images=arguments.images,
             threads=arguments.threads,
         )
-        write_overview(arguments.run, folder)
         write_contact_sheet(
             arguments.run,
             folder / "contact_sheet.html",
@@ -47,3 +46,4 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             shards=arguments.shards,
         )
+        write_overview(arguments.run, folder)

@@ -4,10 +4,10 @@
 (() => {
   const { facts, LAYERS, images, problems, loadLists, recall, selection, verdicts } = getamAudit;
   const { html, Hint, CommonLegend, probe } = getamAudit.tiles;
-  const { Gallery, addressOf } = getamAudit.gallery;
+  const { Gallery, Layers, addressOf } = getamAudit.gallery;
   const { Detail, moveProbe } = getamAudit.detail;
   const { Help } = getamAudit.help;
-  const { useEffect, useMemo, useRef, useState } = preactHooks;
+  const { useEffect, useLayoutEffect, useMemo, useRef, useState } = preactHooks;
 
   const PREFERENCES = {
     view: "side",
@@ -20,9 +20,24 @@
   const TILES = { min: 80, max: 320, step: 10 };
   const number = new Intl.NumberFormat("en");
   const within = (value, least, most) => Math.min(most, Math.max(least, value));
+  const isWithin = (value, least, most) => Number.isFinite(value) && value >= least && value <= most;
+  const FITS = {
+    view: (value) => value === "side" || value === "overlay",
+    layers: (value) => Array.isArray(value) && value.every((layer) => LAYERS.includes(layer)),
+    overlay: (value) => LAYERS.includes(value),
+    tile: (value) => isWithin(value, TILES.min, TILES.max),
+    opacity: (value) => isWithin(value, 0, 100),
+    palette: (value) => value === "safe" || value === "voc",
+  };
+
+  // Every page from disk may have written what the storage holds.
+  function keptPreferences() {
+    const kept = Object.entries(verdicts.preferences() ?? {}).filter(([key, value]) => FITS[key]?.(value));
+    return { ...PREFERENCES, ...Object.fromEntries(kept) };
+  }
 
   function usePreferences() {
-    const [values, setValues] = useState(() => ({ ...PREFERENCES, ...verdicts.preferences() }));
+    const [values, setValues] = useState(keptPreferences);
     const prefer = (change) => setValues((before) => {
       const after = { ...before, ...change };
       verdicts.keepPreferences(after);
@@ -41,71 +56,89 @@
 
   function App() {
     const [preferences, prefer] = usePreferences();
-    const [filter, setFilter] = useState(selection.NONE);
+    const [asked, setAsked] = useState(selection.kept);
     const [loaded, setLoaded] = useState(0);
     const [marks, setMarks] = useState(0);
     const [current, setCurrent] = useState(null);
     const [large, setLarge] = useState(false);
     const [help, setHelp] = useState(false);
     const [hidden, setHidden] = useState(new Set());
-    const [message, setMessage] = useState("");
-    const columns = useRef(1);
-    const wanted = useRef(idOfAddress()); // the id of the address, until its list is there
+    const [message, setMessage] = useState(null); // {text, done}
+    const [wanted, setWanted] = useState(idOfAddress); // the id of the address, until its list is there
     const address = useRef(location.hash); // the latest that was taken note of
+    const columns = useRef(1);
+    const place = useRef(0); // of the current image among those that are shown, or where it was
     const note = useRef(null);
+    const tiles = useRef(null);
     const search = useRef(null);
     const file = useRef(null);
     const { view, layers, overlay, tile, opacity, palette } = preferences;
 
-    const shown = useMemo(() => selection.select(images, filter), [filter, loaded, filter.verdict && marks]);
     const there = useMemo(() => LAYERS.filter((layer) => images.some((entry) => entry.has(layer))), [loaded]);
     const measures = useMemo(() => selection.measures(images), [loaded]);
+    const filter = useMemo(() => selection.fitting(asked, measures), [asked, measures]);
+    const shown = useMemo(() => selection.select(images, filter), [filter, loaded, filter.verdict && marks]);
     const chosen = useMemo(() => LAYERS.filter((layer) => layers.includes(layer)), [layers]);
 
     useEffect(() => {
       loadLists(() => setLoaded((count) => count + 1));
-      const changed = () => {
+      const followed = () => {
         address.current = location.hash;
-        wanted.current = idOfAddress();
-        setLoaded((count) => count + 1);
+        setWanted(idOfAddress());
       };
-      window.addEventListener("hashchange", changed);
-      return () => window.removeEventListener("hashchange", changed);
+      window.addEventListener("hashchange", followed);
+      const unfollow = verdicts.follow(() => setMarks((count) => count + 1));
+      return () => {
+        window.removeEventListener("hashchange", followed);
+        unfollow();
+      };
     }, []);
 
+    // The image of the address, which the filters may leave out.
     useEffect(() => {
-      const entry = wanted.current && images.find((one) => one?.id === wanted.current);
-      if (entry) {
-        wanted.current = "";
-        if (!shown.includes(entry)) setFilter(selection.NONE);
-        setCurrent(entry);
-        setLarge(true);
-        return;
-      }
-      if (wanted.current && loaded >= facts.lists) {
-        setMessage(`No image on this page has the id ${wanted.current}.`);
-        wanted.current = "";
-      }
-      if (!wanted.current && !large && !shown.includes(current)) setCurrent(shown[0] ?? null);
-    }, [loaded, shown, large]);
+      const entry = wanted && images.find((one) => one?.id === wanted);
+      if (entry) open(entry);
+      else if (wanted && loaded >= facts.lists) setMessage({ text: `No image on this page has the id ${wanted}.`, done: false });
+      else return;
+      setWanted("");
+    }, [wanted, loaded]);
+    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
+    const subject = large ? current : null;
+    useEffect(() => {
+      if (!loaded || wanted || location.hash !== address.current) return;
+      history.replaceState(null, "", addressOf(subject));
+      address.current = location.hash;
+    }, [subject]);
+
+    // When the current image leaves those that are shown, the next takes its place; the large view keeps its own.
+    const position = shown.indexOf(current);
+    if (position >= 0) place.current = position;
+    useLayoutEffect(() => {
+      if (position < 0 && !large) setCurrent(shown[within(place.current, 0, shown.length - 1)] ?? null);
+    }, [shown, large, current]);
 
     const open = (entry) => {
+      setMessage(null);
       setCurrent(entry);
       setLarge(true);
     };
-    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
-    useEffect(() => {
-      if (!loaded || wanted.current || location.hash !== address.current) return;
-      history.replaceState(null, "", addressOf(large ? current : null));
-      address.current = location.hash;
-    }, [large, current]);
     const move = (step) => {
-      const position = shown.indexOf(current);
-      if (shown.length) setCurrent(shown[within(position + step, 0, shown.length - 1)]);
+      // Of an image that isn't shown any more, the next has its place already.
+      const from = position < 0 && step > 0 ? place.current - 1 : place.current;
+      if (shown.length) setCurrent(shown[within(from + step, 0, shown.length - 1)]);
     };
-    const mark = (entry, verdict, text = verdicts.get(entry.id).note) => {
-      verdicts.set(entry.id, verdict, text);
-      setMarks((count) => count + 1);
+    const marked = () => setMarks((count) => count + 1);
+    const mark = (entry, verdict) => {
+      verdicts.set(entry.id, verdict);
+      marked();
+    };
+    const write = (entry, text) => {
+      verdicts.setNote(entry.id, text);
+      marked();
+    };
+    const takeBack = (entry) => {
+      verdicts.takeBack(entry.id);
+      marked();
     };
     const toggle = (layer) => {
       if (large) {
@@ -117,45 +150,65 @@
       } else if (view === "overlay") prefer({ overlay: layer });
       else prefer({ layers: layers.includes(layer) ? layers.filter((one) => one !== layer) : [...layers, layer] });
     };
-    const writeNote = () => {
-      setLarge(true);
-      // After the large view is there.
-      requestAnimationFrame(() => requestAnimationFrame(() => note.current?.focus()));
-    };
+    const recolor = () => prefer({ palette: palette === "safe" ? "voc" : "safe" });
+    const fade = (step) => prefer({ opacity: within(opacity + step, 0, 100) });
+    const grow = (step) => prefer({ tile: within(tile + step, TILES.min, TILES.max) });
+    // After what was asked for is drawn.
+    const soon = (action) => requestAnimationFrame(() => requestAnimationFrame(action));
 
-    const actions = {
-      j: () => move(1),
-      k: () => move(-1),
-      ArrowRight: () => move(1),
-      ArrowLeft: () => move(-1),
-      ArrowDown: () => move(large ? 1 : columns.current),
-      ArrowUp: () => move(large ? -1 : -columns.current),
-      Home: () => move(-images.length),
-      End: () => move(images.length),
-      Enter: () => current && setLarge(true),
-      v: () => !large && prefer({ view: view === "side" ? "overlay" : "side" }),
-      c: () => prefer({ palette: palette === "safe" ? "voc" : "safe" }),
-      "[": () => prefer({ opacity: within(opacity - 5, 0, 100) }),
-      "]": () => prefer({ opacity: within(opacity + 5, 0, 100) }),
-      "-": () => prefer({ tile: within(tile - TILES.step, TILES.min, TILES.max) }),
-      "+": () => prefer({ tile: within(tile + TILES.step, TILES.min, TILES.max) }),
-      g: () => current && mark(current, "good"),
-      b: () => current && mark(current, "bad"),
-      u: () => current && mark(current, "unsure"),
-      x: () => current && mark(current, "", ""),
-      n: () => current && writeNote(),
-      "/": () => {
-        setLarge(false);
-        search.current.focus();
-      },
-      "?": () => setHelp(true),
-    };
+    const keys = [
+      ["j, \u2192", "next image", { j: () => move(1), ArrowRight: () => move(1) }],
+      ["k, \u2190", "previous image", { k: () => move(-1), ArrowLeft: () => move(-1) }],
+      ["\u2193, \u2191", "the image below, above", {
+        ArrowDown: () => move(large ? 1 : columns.current),
+        ArrowUp: () => move(large ? -1 : -columns.current),
+      }],
+      ["Home, End", "first, last image", { Home: () => move(-images.length), End: () => move(images.length) }],
+      ["Enter", "large view", { Enter: () => current && setLarge(true) }],
+      ["Esc", "back; leave a field", {}],
+      [`1 to ${LAYERS.length}`, "layers on and off (overlay: the one layer): " + Object.values(facts.layers).join(", "),
+        Object.fromEntries(LAYERS.map((layer, before) => [before + 1, () => toggle(layer)]))],
+      ["v", "side by side, or overlay", { v: () => !large && prefer({ view: view === "side" ? "overlay" : "side" }) }],
+      ["c", "colors: safe for the color-blind, or VOC's", { c: recolor }],
+      ["[ or , and ] or .", "overlay's opacity", { "[": () => fade(-5), ",": () => fade(-5), "]": () => fade(5), ".": () => fade(5) }],
+      ["- and +", "smaller, larger tiles", { "-": () => grow(-TILES.step), "+": () => grow(TILES.step) }],
+      ["g, b, u", "verdict good, bad, unsure",
+        Object.fromEntries(verdicts.WORDS.map((word) => [word[0], () => current && mark(current, word)]))],
+      ["x", "take verdict and note back; again: undo that", { x: () => current && takeBack(current) }],
+      ["n", "note", {
+        n: () => {
+          if (!current) return;
+          setLarge(true);
+          soon(() => note.current?.focus());
+        },
+      }],
+      ["Shift + arrows", "large view: move the place that is read out by a pixel, with Ctrl by ten", {}],
+      ["Page up, down, Space", "large view: scroll its layers", {}],
+      ["/", "search", {
+        "/": () => {
+          setLarge(false);
+          soon(() => search.current.focus());
+        },
+      }],
+      ["?", "these keys", { "?": () => setHelp(true) }],
+    ];
+    const actions = Object.assign({}, ...keys.map(([, , ofKeys]) => ofKeys));
     const places = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 
     const pressed = useRef(null);
     pressed.current = (event) => {
-      const { key, target } = event;
-      if (event.ctrlKey || event.metaKey || event.altKey || help) return;
+      const { target } = event;
+      // With CapsLock too.
+      const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+      if (event.metaKey || help) return;
+      if (large && event.shiftKey && !event.altKey && places[key] && recall(current.number) && !target.matches("textarea")) {
+        event.preventDefault();
+        const [dx, dy] = places[key].map((step) => event.ctrlKey ? 10 * step : step);
+        moveProbe(current, recall(current.number), dx, dy);
+        return;
+      }
+      // AltGr, which some keyboards have [ and ] on, is both.
+      if ((event.ctrlKey || event.altKey) && !event.getModifierState("AltGraph")) return;
       const typing = target.matches("textarea, select, input:not([type=checkbox], [type=radio], [type=range])");
       if (key === "Escape" && typing) {
         event.preventDefault();
@@ -163,18 +216,25 @@
         return;
       }
       if (typing) return;
-      if (large && event.shiftKey && places[key] && recall(current.number)) {
-        event.preventDefault();
-        moveProbe(current, recall(current.number), ...places[key]);
+      const popup = document.querySelector("header details[open]");
+      if (key === "Escape" && popup && !large) {
+        popup.open = false;
+        popup.querySelector("summary").focus();
         return;
       }
       // Keys that such a control takes itself.
       if (target.matches("button, summary, a") && key === "Enter") return;
       if (target.matches("[type=range], [type=radio]") && (key.startsWith("Arrow") || key === "Home" || key === "End")) return;
-      const action = /^[1-9]$/.test(key) && Number(key) <= LAYERS.length ? () => toggle(LAYERS[key - 1]) : actions[key];
-      if (!action) return;
+      const pages = { PageDown: 1, PageUp: -1, " ": event.shiftKey ? -1 : 1 }[key];
+      if (large && pages && !(key === " " && target.matches("button, input"))) {
+        event.preventDefault();
+        tiles.current.scrollBy({ top: 0.9 * pages * tiles.current.clientHeight });
+        return;
+      }
+      if (!Object.hasOwn(actions, key)) return;
       event.preventDefault();
-      action();
+      setMessage(null);
+      actions[key]();
     };
     useEffect(() => {
       const listener = (event) => pressed.current(event);
@@ -183,8 +243,13 @@
     }, []);
 
     const change = (key) => (event) => {
-      setFilter((before) => ({ ...before, [key]: event.target.value }));
-      setCurrent(null); // the first that is shown then
+      const after = { ...asked, [key]: event.target.value };
+      setMessage(null);
+      setAsked(after);
+      selection.keep(after);
+      // The first, where the current one isn't shown any more; whoever sorts wants to see the first.
+      place.current = 0;
+      if (key === "sort" || key === "order") setCurrent(null);
     };
     const choice = (key, options) => html`
       <select name=${key} value=${filter[key]} onInput=${change(key)}>
@@ -194,9 +259,9 @@
       const [picked] = event.target.files;
       if (picked) setMessage(await verdicts.upload(picked));
       event.target.value = "";
-      setMarks((count) => count + 1);
+      marked();
     };
-    const warnings = [verdicts.warning(), ...problems, message].filter(Boolean);
+    const warnings = [verdicts.warning(), ...problems].filter(Boolean);
     return html`
       <form class="bar" onSubmit=${(event) => event.preventDefault()} aria-label="filters and views">
         <div class="line">
@@ -219,30 +284,27 @@
             <button type="button" aria-pressed=${String(view === "side")} onClick=${() => prefer({ view: "side" })}>Side by side</button>
             <button type="button" aria-pressed=${String(view === "overlay")} onClick=${() => prefer({ view: "overlay" })}>Overlay</button>
           </span>
-          <fieldset class="layers">
-            <legend class="hidden">Layers</legend>
-            ${there.map((layer) => html`
-              <label key=${view + layer}><input type=${view === "side" ? "checkbox" : "radio"} name="layer" value=${layer}
-                checked=${view === "side" ? layers.includes(layer) : overlay === layer} onChange=${() => toggle(layer)} />
-                ${facts.layers[layer]} <kbd>${LAYERS.indexOf(layer) + 1}</kbd></label>`)}
-          </fieldset>
+          <${Layers} ...${{ there, toggle }} one=${view === "overlay"}
+            isOn=${(layer) => view === "side" ? layers.includes(layer) : overlay === layer} />
         </div>
         <div class="line">
           ${view === "overlay" && html`<label>Opacity <input type="range" min="0" max="100" step="5" value=${opacity}
             onInput=${(event) => prefer({ opacity: Number(event.target.value) })} /></label>`}
           <label>Size <input type="range" ...${TILES} value=${tile} onInput=${(event) => prefer({ tile: Number(event.target.value) })} /></label>
-          <label><input type="checkbox" checked=${palette === "voc"} onChange=${actions.c} /> VOC colors</label>
+          <label><input type="checkbox" checked=${palette === "voc"} onChange=${recolor} /> VOC colors</label>
           <output class="count" aria-live="polite">${number.format(shown.length)} of ${number.format(facts.images)} images</output>
           <span class="buttons">
-            ${number.format(verdicts.count())} verdict${verdicts.count() === 1 ? "" : "s"}
+            ${verdicts.counted(verdicts.count(), "verdict")}
             <button type="button" onClick=${() => verdicts.download("json")}>Export JSON</button>
             <button type="button" onClick=${() => verdicts.download("csv")}>Export CSV</button>
-            <button type="button" onClick=${() => file.current.click()}>Import JSON</button>
-            <input ref=${file} type="file" accept=".json" hidden onChange=${upload} />
+            <button type="button" onClick=${() => file.current.click()}>Import</button>
+            <input ref=${file} type="file" accept=".json,.csv" hidden onChange=${upload} />
             <button type="button" onClick=${() => setHelp(true)}>Keys <kbd>?</kbd></button>
           </span>
         </div>
         ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
+        ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
+          ${message.text} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}
       </form>
       <div class="view" style=${{ "--opacity": opacity / 100 }}>
         <${Gallery} images=${shown} layers=${chosen} setColumns=${(count) => { columns.current = count; }}
@@ -251,10 +313,10 @@
       <footer><${CommonLegend} rules=${there.includes("rules")} /></footer>
       ${!large && !help && html`<${Hint} />`}
       <p class="hidden" role="status">${current ? `${current.id} ${verdicts.get(current.id).verdict}` : ""}</p>
-      ${large && current && html`<${Detail} entry=${current} place=${shown.indexOf(current) + 1} count=${number.format(shown.length)}
+      ${large && current && html`<${Detail} entry=${current} place=${position + 1} count=${number.format(shown.length)}
         setOpacity=${(value) => prefer({ opacity: value })} close=${() => setLarge(false)} noteRef=${note}
-        ...${{ hidden, palette, opacity, move, mark }} />`}
-      ${help && html`<${Help} close=${() => setHelp(false)} />`}`;
+        tilesRef=${tiles} ...${{ there, hidden, toggle, palette, opacity, move, mark, write }} />`}
+      ${help && html`<${Help} keys=${keys} close=${() => setHelp(false)} />`}`;
   }
 
   // The pointer is over something else after a scroll.

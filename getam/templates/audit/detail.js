@@ -2,17 +2,15 @@
 
 // One image, large: all of its layers, what they say at a place, and its verdict.
 getamAudit.detail = (() => {
-  const { facts, LAYERS, tilesOf, nameOf, verdicts, decode } = getamAudit;
+  const { facts, LAYERS, tilesOf, verdicts, decode } = getamAudit;
   const { html, useRecord, useProbe, probe, reading, Tile, CommonLegend } = getamAudit.tiles;
-  const { Facts } = getamAudit.gallery;
-  const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
+  const { Facts, Layers, useSize } = getamAudit.gallery;
+  const { useEffect, useLayoutEffect, useRef } = preactHooks;
 
-  const SIDE = 310; // width of what is beside the tiles, pixels
-  const HEAD = 46;
   const CAPTION = 22;
   const GAP = 8;
-  const LEAST = 200; // width of a tile; more of them than fit are scrolled
-  const STEP = 0.01; // of the place that Shift and the arrows move
+  const LEAST = 180; // width of a tile, pixels; more of them than fit are scrolled
+  const NOTE = 100000; // most characters of a note: Python's csv reads fields of up to 131072
 
   // The widest tiles that all fit.
   function fit(entry, count, width, height) {
@@ -27,28 +25,34 @@ getamAudit.detail = (() => {
     return Math.min(best, width - GAP);
   }
 
-  function useWindow() {
-    const [size, setSize] = useState([window.innerWidth, window.innerHeight]);
-    useEffect(() => {
-      const measure = () => setSize([window.innerWidth, window.innerHeight]);
-      window.addEventListener("resize", measure);
-      return () => window.removeEventListener("resize", measure);
+  // For a dialog that is open as long as it is drawn. The focus goes back to where it was.
+  function useModal() {
+    const ref = useRef(null);
+    useLayoutEffect(() => {
+      const dialog = ref.current;
+      const before = document.activeElement;
+      dialog.showModal();
+      dialog.focus(); // and not its first control, which would take the keys, and has scrolled into sight
+      dialog.scrollTop = 0;
+      return () => {
+        dialog.close();
+        // The gallery has left the image in the meantime.
+        if (!before.isConnected) document.querySelector(".scroller").focus();
+      };
     }, []);
-    return size;
+    return ref;
   }
 
-  function Detail({ entry, place, count, hidden, palette, opacity, setOpacity, move, close, mark, noteRef }) {
-    const dialog = useRef(null);
+  function Detail({ entry, place, count, there, hidden, toggle, palette, opacity, setOpacity, move, close, mark, write, noteRef, tilesRef }) {
+    const dialog = useModal();
     const record = useRecord(entry.number);
-    const [windowWidth, windowHeight] = useWindow();
-    useLayoutEffect(() => {
-      dialog.current.showModal();
-      dialog.current.focus(); // and not its first control, which would take the keys
-      return () => probe.set(null);
-    }, []);
+    const { width: room, height: high } = useSize(tilesRef);
+    useEffect(() => () => probe.set(null), []);
     const sound = record && !record.problem;
     const tiles = tilesOf(entry, LAYERS.filter((layer) => !hidden.has(layer)));
-    const width = fit(entry, tiles.length, windowWidth - SIDE - 3 * GAP, windowHeight - HEAD);
+    const width = fit(entry, tiles.length, room - 3 * GAP, high - GAP / 2);
+    // A narrow image as wide as the least tile would be many screens high.
+    const height = Math.min(Math.round(width * entry.height / entry.width), Math.max(LEAST, high - CAPTION - GAP));
     useEffect(() => {
       // The read-out names every layer, those that are hidden too.
       if (sound) for (const tile of tilesOf(entry, LAYERS)) if (tile.layer !== "photograph") decode(record, tile);
@@ -57,7 +61,7 @@ getamAudit.detail = (() => {
       <dialog class="detail" tabindex="-1" ref=${dialog} aria-label="large view" onCancel=${(event) => { event.preventDefault(); close(); }}>
         <div class="head">
           <h2>${entry.id}</h2>
-          <span class="soft">${place} of ${count}</span>
+          <span class="soft">${place ? `${place} of ${count}` : `not among the ${count} that are shown`}</span>
           <label>Opacity <input type="range" min="0" max="100" step="5" value=${opacity}
             onInput=${(event) => setOpacity(Number(event.target.value))} /></label>
           <span class="buttons">
@@ -65,15 +69,16 @@ getamAudit.detail = (() => {
             <button type="button" onClick=${() => move(1)} aria-label="next image">\u2192</button>
             <button type="button" onClick=${close}>Back <kbd>Esc</kbd></button>
           </span>
+          <${Layers} ...${{ there, toggle }} isOn=${(layer) => !hidden.has(layer)} />
         </div>
         <div class="body">
-          <div class="tiles" style=${{ "--opacity": opacity / 100 }}>
+          <div class="tiles" ref=${tilesRef} style=${{ "--opacity": opacity / 100 }}>
             ${record?.problem && html`<p class="problem">${record.problem}</p>`}
-            ${tiles.map((tile) => html`<${Tile} key=${entry.number + tile.layer + tile.position} tile=${tile} width=${width}
-              height=${Math.round(width * entry.height / entry.width)} over=${true} caption=${true} ...${{ entry, record, palette }} />`)}
+            ${room > 0 && tiles.map((tile) => html`<${Tile} key=${entry.number + tile.layer + tile.position} tile=${tile}
+              over=${true} caption=${true} ...${{ width, height, entry, record, palette }} />`)}
           </div>
-          <aside style=${{ width: `${SIDE}px` }}>
-            <${VerdictForm} key=${entry.number} ...${{ entry, mark, noteRef }} />
+          <aside>
+            <${VerdictForm} key=${entry.number} ...${{ entry, mark, write, noteRef }} />
             <${ReadOut} ...${{ entry, record }} />
             <${Facts} ...${{ entry, record, palette }} />
             <${CommonLegend} rules=${entry.has("rules")} />
@@ -82,7 +87,7 @@ getamAudit.detail = (() => {
       </dialog>`;
   }
 
-  function VerdictForm({ entry, mark, noteRef }) {
+  function VerdictForm({ entry, mark, write, noteRef }) {
     const { verdict, note } = verdicts.get(entry.id);
     return html`
       <form class="marks" onSubmit=${(event) => event.preventDefault()}>
@@ -91,8 +96,8 @@ getamAudit.detail = (() => {
             <button type="button" key=${word} class=${`verdict ${word}`} aria-pressed=${String(verdict === word)}
               onClick=${() => mark(entry, verdict === word ? "" : word)}>${word} <kbd>${word[0]}</kbd></button>`)}
         </div>
-        <textarea ref=${noteRef} rows="2" aria-label="note" placeholder="note (n)" value=${note}
-          onInput=${(event) => mark(entry, verdicts.get(entry.id).verdict, event.target.value)}></textarea>
+        <textarea ref=${noteRef} rows="2" aria-label="note" placeholder="note (n)" maxlength=${NOTE} value=${note}
+          onInput=${(event) => write(entry, event.target.value)}></textarea>
       </form>`;
   }
 
@@ -111,14 +116,15 @@ getamAudit.detail = (() => {
       </section>`;
   }
 
-  // Moves the place by the keyboard, from the middle of the image.
+  // Moves the place by pixels of the image, from its middle.
   function moveProbe(entry, record, dx, dy) {
     const from = probe.at?.entry === entry ? probe.at : { x: 0.5, y: 0.5 };
-    const within = (value) => Math.min(0.999, Math.max(0, value));
+    const moved = (share, size, step) => (Math.min(size - 1, Math.max(0, Math.floor(share * size) + step)) + 0.5) / size;
     probe.set({
-      entry, record, tile: { layer: "photograph", position: 0 }, x: within(from.x + STEP * dx), y: within(from.y + STEP * dy),
+      entry, record, tile: { layer: "photograph", position: 0 },
+      x: moved(from.x, entry.width, dx), y: moved(from.y, entry.height, dy),
     });
   }
 
-  return { Detail, moveProbe };
+  return { Detail, useModal, moveProbe };
 })();

@@ -2,7 +2,7 @@
 
 // All images that are shown: a row an image, or a grid of overlays. Only the rows in sight are in the document.
 getamAudit.gallery = (() => {
-  const { facts, tilesOf, verdicts } = getamAudit;
+  const { facts, LAYERS, tilesOf, verdicts } = getamAudit;
   const { html, useRecord, Tile, Legend } = getamAudit.tiles;
   const { useEffect, useLayoutEffect, useMemo, useRef, useState } = preactHooks;
 
@@ -67,19 +67,33 @@ getamAudit.gallery = (() => {
     const position = images.indexOf(current);
     const row = Math.floor(position / columns);
 
-    // The current image stays in sight, whatever changes; only a scroll of the user's leaves it.
+    // The current image stays in sight, whatever changes.
+    const reached = useRef(-1); // the row that a scroll made the current one, which is where the user wants it
     useLayoutEffect(() => {
       if (row < 0 || !height) return;
       const box = scroller.current;
+      const isReached = row === reached.current;
+      reached.current = -1;
+      if (isReached) return;
       if (starts[row] < box.scrollTop) box.scrollTop = starts[row];
       else if (starts[row + 1] > box.scrollTop + height) box.scrollTop = Math.min(starts[row], starts[row + 1] - height);
       setTop(box.scrollTop);
     }, [row, starts, height]);
 
+    // Only a scroll of the user's takes it out of sight: then the first in sight is the current one, which the keys judge.
+    const scrolledTo = useRef(null);
+    scrolledTo.current = (from) => {
+      setTop(from);
+      if (row < 0 || (starts[row] < from + height && starts[row + 1] > from)) return;
+      const first = rowAt(starts, from);
+      const whole = starts[first] < from && starts[first + 2] <= from + height ? first + 1 : first;
+      reached.current = whole;
+      select(images[whole * columns]);
+    };
     const pending = useRef(0);
     const scrolled = () => {
       cancelAnimationFrame(pending.current);
-      pending.current = requestAnimationFrame(() => scroller.current && setTop(scroller.current.scrollTop));
+      pending.current = requestAnimationFrame(() => scroller.current && scrolledTo.current(scroller.current.scrollTop));
     };
     const rows = [];
     if (height && images.length) {
@@ -144,6 +158,18 @@ getamAudit.gallery = (() => {
       </article>`;
   }
 
+  // The layers that there are, to choose some, or `one`, of.
+  function Layers({ there, one, isOn, toggle }) {
+    return html`
+      <fieldset class="layers">
+        <legend class="hidden">Layers</legend>
+        ${there.map((layer) => html`
+          <label key=${layer + one}><input type=${one ? "radio" : "checkbox"} name="layer" value=${layer}
+            checked=${isOn(layer)} onChange=${() => toggle(layer)} />
+            ${facts.layers[layer]} <kbd>${LAYERS.indexOf(layer) + 1}</kbd></label>`)}
+      </fieldset>`;
+  }
+
   const addressOf = (entry) => "#" + (entry ? encodeURIComponent(entry.id) : "");
 
   // The id, which opens the large view, and the verdict.
@@ -169,5 +195,5 @@ getamAudit.gallery = (() => {
       <p class="shares">${shares.map(([key, name]) => html`<span key=${key}><span class="soft">${name}</span> ${percent(entry[key])}</span> `)}</p>`;
   }
 
-  return { Gallery, Facts, addressOf };
+  return { Gallery, Facts, Layers, useSize, addressOf };
 })();

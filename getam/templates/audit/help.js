@@ -1,42 +1,24 @@
 "use strict";
 
-// The keys, and a dialog that lists them.
+// A dialog that lists the keys, and says what the page doesn't.
 getamAudit.help = (() => {
-  const { facts, LAYERS } = getamAudit;
+  const { facts } = getamAudit;
   const { html, CommonLegend } = getamAudit.tiles;
-  const { useLayoutEffect, useRef } = preactHooks;
+  const { useModal } = getamAudit.detail;
 
-  const KEYS = [
-    ["j, \u2192, \u2193", "next image"],
-    ["k, \u2190, \u2191", "previous image"],
-    ["Home, End", "first, last image"],
-    ["Enter", "large view"],
-    ["Esc", "back; leave a field"],
-    [`1 to ${LAYERS.length}`, "layers on and off (overlay: the one layer): " + Object.values(facts.layers).join(", ")],
-    ["v", "side by side, or overlay"],
-    ["c", "colors: safe for the color-blind, or VOC's"],
-    ["[ and ]", "overlay's opacity"],
-    ["- and +", "smaller, larger tiles"],
-    ["g, b, u", "verdict good, bad, unsure"],
-    ["x", "take the verdict back"],
-    ["n", "note"],
-    ["Shift + arrows", "large view: move the place that is read out"],
-    ["/", "search"],
-    ["?", "these keys"],
-  ];
-
-  function Help({ close }) {
-    const dialog = useRef(null);
-    useLayoutEffect(() => dialog.current.showModal(), []);
+  function Help({ keys, close }) {
+    const dialog = useModal();
     return html`
-      <dialog class="help" ref=${dialog} aria-label="keys" onCancel=${(event) => { event.preventDefault(); close(); }}>
+      <dialog class="help" tabindex="-1" ref=${dialog} aria-label="keys" onCancel=${(event) => { event.preventDefault(); close(); }}>
         <h2>Keys</h2>
-        <table>${KEYS.map(([keys, what]) => html`<tr key=${keys}><th scope="row"><kbd>${keys}</kbd></th><td>${what}</td></tr>`)}</table>
+        <table>${keys.map(([names, what]) => html`<tr key=${names}><th scope="row"><kbd>${names}</kbd></th><td>${what}</td></tr>`)}</table>
         <h2>Colors</h2>
         <${CommonLegend} rules=${true} />
         <ul class="words">${facts.rules.map(({ name, words }) => html`<li key=${name}><b>${name}</b>: ${words}.</li>`)}</ul>
         <p class="soft">The IoU of an image is the mean over the classes and the background that its ground truth contains;
           ground truth 255 is ignored. Maps are shown in percent of their maximum, at most 320 pixels wide or high.</p>
+        <p class="soft">Verdicts are kept in this browser, by the run's name and its data set: two folders with a run of the same
+          name and data set share them. Export them to hand them on.</p>
         <button type="button" onClick=${close}>Close</button>
       </dialog>`;
   }

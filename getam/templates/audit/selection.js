@@ -9,6 +9,40 @@ getamAudit.selection = (() => {
     text: "", class: "", split: "", verdict: "", score: Object.keys(MEASURES)[0], min: "", max: "", sort: "id", order: "worst",
   };
 
+  const FITS = {
+    class: ["", ...facts.shown.map(String)],
+    split: ["", ...facts.splits.map((_, position) => String(position))],
+    verdict: ["", "any", "none", ...getamAudit.verdicts.WORDS],
+    order: ["worst", "best"],
+  };
+  const KEY = `getam-audit:filter:${facts.run}:${facts.key}`;
+
+  // The filter of before a reload: a tab's own, where it keeps one.
+  function kept() {
+    try {
+      return { ...NONE, ...JSON.parse(sessionStorage.getItem(KEY)) };
+    } catch (error) {
+      return NONE;
+    }
+  }
+
+  function keep(filter) {
+    try {
+      sessionStorage.setItem(KEY, JSON.stringify(filter));
+    } catch (error) {
+      // Then the next page begins without.
+    }
+  }
+
+  // A filter of what this page has: of a run without ground truth nobody can ask for an IoU.
+  function fitting(filter, measures) {
+    const allowed = { ...FITS, score: measures, sort: ["id", ...measures] };
+    return Object.fromEntries(Object.entries(NONE).map(([key, usual]) => {
+      const fits = key in allowed ? allowed[key].includes(filter[key]) : typeof filter[key] === "string";
+      return [key, fits ? filter[key] : key === "score" ? measures[0] : usual];
+    }));
+  }
+
   const measureName = (key) => (key in facts.scores ? "IoU " : "") + MEASURES[key] + (key in facts.shares ? " pixels" : "");
 
   // Those of which an image has a value.
@@ -41,5 +75,5 @@ getamAudit.selection = (() => {
     return wanted === "none" ? verdict === "" : wanted === "any" ? verdict !== "" : verdict === wanted;
   }
 
-  return { NONE, MEASURES, measureName, measures, select };
+  return { kept, keep, fitting, measureName, measures, select };
 })();

@@ -2,23 +2,16 @@
 
 // What this browser's user says of the images: kept in the browser, exported and imported as a file.
 getamAudit.verdicts = (() => {
-  const { facts } = getamAudit;
+  const { facts, images } = getamAudit;
   const WORDS = ["good", "bad", "unsure"];
   const KEY = `getam-audit:${facts.run}:${facts.key}`;
   const PREFERENCES = "getam-audit:preferences";
 
-  const said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
-  let warning = "";
-
-  // Storage may be switched off, or full: the page works without, and says so.
-  function store(key, text) {
-    try {
-      localStorage.setItem(key, text);
-      warning = "";
-    } catch (error) {
-      warning = "This browser keeps no verdicts (its storage is off or full): export them before you close the page.";
-    }
-  }
+  let said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
+  let kept = true; // whether the storage has all of them
+  const pending = new Map(); // id -> the same, or null for none: what the storage has not
+  const implied = new Set(); // ids that are unsure because of their note alone
+  const takenBack = new Map(); // id -> what was said of it
 
   function stored(key) {
     try {
@@ -28,35 +21,75 @@ getamAudit.verdicts = (() => {
     }
   }
 
-  const get = (id) => said.get(id) ?? { verdict: "", note: "" };
+  const isVerdict = (entry) => typeof entry?.id === "string" && WORDS.includes(entry.verdict)
+    && typeof (entry.note ?? "") === "string";
 
-  function set(id, verdict, note) {
-    // A note alone is no verdict; what is worth a note is not sure yet.
-    if (verdict || note) said.set(id, { verdict: verdict || "unsure", note });
-    else said.delete(id);
-    save();
+  // From the storage, to which other tabs write too.
+  function read() {
+    const list = stored(KEY);
+    said = new Map();
+    for (const { id, verdict, note = "" } of Array.isArray(list) ? list.filter(isVerdict) : []) said.set(id, { verdict, note });
+    for (const [id, entry] of pending) {
+      if (entry) said.set(id, entry);
+      else said.delete(id);
+    }
   }
 
-  const entries = () => [...said].map(([id, { verdict, note }]) => ({ id, verdict, note }));
-  const save = () => store(KEY, JSON.stringify(entries()));
-
-  function take(list) {
-    if (!Array.isArray(list)) return 0;
-    let taken = 0;
-    for (const entry of list) {
-      const { id, verdict, note = "" } = entry ?? {};
-      if (typeof id !== "string" || typeof note !== "string" || !WORDS.includes(verdict)) continue;
-      said.set(id, { verdict, note });
-      taken++;
+  // Storage may be switched off, or full: the page works without, and says so.
+  function change(entries) {
+    for (const [id, entry] of entries) pending.set(id, entry);
+    read();
+    try {
+      localStorage.setItem(KEY, JSON.stringify(listed()));
+      pending.clear();
+      kept = true;
+    } catch (error) {
+      kept = false;
     }
-    return taken;
+  }
+
+  function keepPreferences(values) {
+    try {
+      localStorage.setItem(PREFERENCES, JSON.stringify(values));
+    } catch (error) {
+      // What is lost is nobody's work.
+    }
+  }
+
+  const get = (id) => said.get(id) ?? { verdict: "", note: "" };
+  const listed = () => [...said].map(([id, { verdict, note }]) => ({ id, verdict, note }));
+
+  function say(id, verdict, note) {
+    // A note alone is no verdict; what is worth a note is not sure yet.
+    if (!verdict && note) implied.add(id);
+    else implied.delete(id);
+    takenBack.delete(id);
+    change([[id, verdict || note ? { verdict: verdict || "unsure", note } : null]]);
+  }
+
+  const set = (id, verdict) => say(id, verdict, get(id).note);
+
+  function setNote(id, note) {
+    const { verdict } = get(id);
+    say(id, verdict === "unsure" && implied.has(id) ? "" : verdict, note);
+  }
+
+  // A note may be long: the second time, it all comes back.
+  function takeBack(id) {
+    const before = said.get(id);
+    const after = before ? null : takenBack.get(id);
+    if (before) takenBack.set(id, before);
+    if (before || after) change([[id, after]]);
   }
 
   const quoted = (text) => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  // A spreadsheet takes what begins so for a formula. One apostrophe more, which _read_csv of getam/verdicts.py takes off.
+  const asWords = (text) => /^'*[=+\-@]/.test(text) ? `'${text}` : text;
+  const fromWords = (text) => /^'+[=+\-@]/.test(text) ? text.slice(1) : text;
 
   function asText(format) {
-    if (format === "json") return JSON.stringify({ run: facts.run, verdicts: entries() }, null, 2) + "\n";
-    const lines = entries().map(({ id, verdict, note }) => [id, verdict, note].map(quoted).join(","));
+    if (format === "json") return JSON.stringify({ run: facts.run, verdicts: listed() }, null, 2) + "\n";
+    const lines = listed().map(({ id, verdict, note }) => [asWords(id), verdict, asWords(note)].map(quoted).join(","));
     return ["id,verdict,note", ...lines, ""].join("\n");
   }
 
@@ -70,35 +103,90 @@ getamAudit.verdicts = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
-  // Takes an exported JSON file; gives what to tell of it.
-  async function upload(file) {
-    let content;
-    try {
-      content = JSON.parse(await file.text());
-    } catch (error) {
-      return `${file.name} is no JSON: import a file that this page has exported as JSON.`;
+  // The rows of a CSV file, objects by its head; null where a quote is not closed.
+  function readCsv(text) {
+    const field = /(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r\n|\n|\r|$)/y;
+    const rows = [[]];
+    while (field.lastIndex < text.length) {
+      const found = field.exec(text);
+      if (!found) return null;
+      const [, inQuotes, plain, end] = found;
+      rows.at(-1).push(inQuotes === undefined ? plain : inQuotes.replaceAll('""', '"'));
+      if (end !== ",") rows.push([]);
     }
-    const list = content?.verdicts;
-    if (!Array.isArray(list)) return `${file.name} holds no verdicts: import a file that this page has exported as JSON.`;
-    const taken = take(list);
-    save();
-    const other = content.run === facts.run ? "" : ` The file is of the run ${content.run}.`;
-    const skipped = list.length - taken ? ` ${list.length - taken} entries were no verdicts.` : "";
-    return `${taken} verdicts imported from ${file.name}.${skipped}${other}`;
+    const [head, ...lines] = rows;
+    return lines.filter((line) => line.length > 0 && line.join() !== "").map((line) => {
+      const { id, verdict, note } = Object.fromEntries(head.map((name, position) => [name, line[position]]));
+      return { id: id && fromWords(id), verdict, note: note && fromWords(note) };
+    });
   }
 
-  take(stored(KEY));
-  save();
+  // {run, verdicts} of an exported file; undefined where it is none.
+  async function readFile(file) {
+    const text = await file.text();
+    if (file.name.toLowerCase().endsWith(".csv")) return { verdicts: readCsv(text) };
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      return undefined;
+    }
+  }
+
+  const counted = (count, one, many = one + "s") => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+
+  // Takes an exported file; gives {text, done}: what to tell of it, and whether it holds anything.
+  async function upload(file) {
+    const content = await readFile(file);
+    const list = content?.verdicts;
+    if (!Array.isArray(list)) {
+      return { text: `${file.name} holds no verdicts: import a file that this page has exported.`, done: false };
+    }
+    const here = new Set(images.map((entry) => entry.id));
+    const taken = new Map();
+    const elsewhere = new Set();
+    for (const { id, verdict, note } of list.filter(isVerdict)) {
+      if (here.has(id)) taken.set(id, { verdict, note: note || get(id).note });
+      else elsewhere.add(id);
+    }
+    const replaced = [...taken].filter(([id, { verdict, note }]) =>
+      said.has(id) && (get(id).verdict !== verdict || get(id).note !== note)).length;
+    const wrong = list.length - list.filter(isVerdict).length;
+    change(taken);
+    const told = [`${counted(taken.size, "verdict")} imported from ${file.name}.`];
+    if (replaced) told.push(`${counted(replaced, "verdict")} of before replaced.`);
+    if (elsewhere.size) told.push(`${counted(elsewhere.size, "id is", "ids are")} not on this page.`);
+    if (wrong) told.push(`${counted(wrong, "entry was no verdict", "entries were no verdicts")}.`);
+    if (typeof content.run === "string" && content.run !== facts.run) told.push(`The file is of the run ${content.run}.`);
+    return { text: told.join(" "), done: taken.size > 0 };
+  }
+
+  // Calls back when another tab has changed something.
+  function follow(callback) {
+    const changed = ({ key }) => {
+      if (key !== KEY && key !== null) return;
+      read();
+      callback();
+    };
+    window.addEventListener("storage", changed);
+    return () => window.removeEventListener("storage", changed);
+  }
+
+  change([]); // whether it can be stored at all
 
   return {
     WORDS,
     get,
     set,
+    setNote,
+    takeBack,
     download,
     upload,
+    follow,
+    counted,
     count: () => said.size,
-    warning: () => warning,
-    preferences: () => stored(PREFERENCES) ?? {},
-    keepPreferences: (values) => store(PREFERENCES, JSON.stringify(values)),
+    warning: () => kept ? ""
+      : "This browser keeps no verdicts (its storage is off or full): export them before you close the page.",
+    preferences: () => stored(PREFERENCES),
+    keepPreferences,
   };
 })();
