@@ -26,6 +26,7 @@ SCRIPTS = (
     "preact-hooks.js",
     "htm.js",
     "data.js",
+    "inflate.js",
     "colors.js",
     "verdicts.js",
     "selection.js",

@@ -2,7 +2,7 @@
 
 // One layer of an image, what it says under the pointer, and the legend beside it.
 getamAudit.tiles = (() => {
-  const { facts, colors, decode, ready, request, recall, nameOf } = getamAudit;
+  const { facts, colors, decode, decodeToKeep, request, recall, nameOf, problemOf } = getamAudit;
   const html = htm.bind(preact.h);
   const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
 
@@ -10,10 +10,17 @@ getamAudit.tiles = (() => {
   function useRecord(number) {
     const [loaded, setLoaded] = useState({ number, record: recall(number) });
     useEffect(() => {
+      const show = (record) => setLoaded({ number, record });
       const record = recall(number);
-      setLoaded({ number, record });
-      return record ? undefined : request(number, (late) => setLoaded({ number, record: late }));
+      show(record);
+      return record ? undefined : request(number, show);
     }, [number]);
+    useLayoutEffect(() => {
+      const { users } = loaded.record ?? {};
+      const show = (record) => setLoaded({ number: loaded.number, record });
+      users?.add(show);
+      return () => users?.delete(show);
+    }, [loaded.record]);
     return loaded.number === number ? loaded.record : null;
   }
 
@@ -39,10 +46,10 @@ getamAudit.tiles = (() => {
   const labelName = (value) =>
     value === colors.UNKNOWN ? "unknown (255)" : `${facts.classes[value] ?? "no class"} (${value})`;
 
-  // What a layer says at a place; "" where it isn't decoded yet.
+  // What a layer says at a place; "" where it is damaged.
   function reading(entry, record, tile, x, y) {
     if (tile.layer === "photograph") return `x ${Math.floor(x * entry.width)}, y ${Math.floor(y * entry.height)}`;
-    const layer = ready(record, tile);
+    const layer = decodeToKeep(record, tile);
     if (!layer) return "";
     const at = Math.floor(y * layer.height) * layer.width + Math.floor(x * layer.width);
     const value = layer.values[at];
@@ -63,21 +70,55 @@ getamAudit.tiles = (() => {
     return [Math.max(1, Math.round(entry.width * scale)), Math.max(1, Math.round(entry.height * scale))];
   }
 
-  function Layer({ entry, record, tile, size, palette, over }) {
+  // A canvas whose pixels go with it, and not when the browser clears away.
+  function useCanvas() {
     const canvas = useRef(null);
+    useLayoutEffect(() => {
+      const { current } = canvas;
+      return () => { current.width = 0; };
+    }, []);
+    return canvas;
+  }
+
+  function Layer({ entry, record, tile, size, palette, over }) {
+    const canvas = useCanvas();
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = size.map((side) => Math.round(side * ratio));
+    useLayoutEffect(() => {
+      const layer = decode(record, tile);
+      if (layer) colors.paint(canvas.current, layer, tile.layer, record.classes, palette, over, ratio);
+    }, [record, tile.layer, tile.position, width, height, palette, over]);
+    return html`<canvas ref=${canvas} width=${width} height=${height} class=${over ? "over" : ""}></canvas>`;
+  }
+
+  // The photograph at the size that is shown. Browsers keep some 80 MB of decoded <img>, and nothing of a bitmap.
+  function Photograph({ entry, size }) {
+    const canvas = useCanvas();
+    const [missing, setMissing] = useState(false);
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = size.map((side) => Math.round(side * ratio));
     useLayoutEffect(() => {
       let wanted = true;
-      const paint = (decoded) => {
-        if (wanted && canvas.current) colors.paint(canvas.current, decoded, tile.layer, record.classes, palette, over, ratio);
+      const image = new Image();
+      image.onload = async () => {
+        const bitmap = await createImageBitmap(image, { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" });
+        image.removeAttribute("src"); // and what it holds
+        if (wanted) {
+          canvas.current.getContext("2d").drawImage(bitmap, 0, 0);
+          canvas.current.dataset.painted = "photograph";
+        }
+        bitmap.close();
       };
-      const decoded = ready(record, tile);
-      if (decoded) paint(decoded);
-      else decode(record, tile).then(paint);
-      return () => { wanted = false; };
-    }, [record, tile.layer, tile.position, width, height, palette, over]);
-    return html`<canvas ref=${canvas} width=${width} height=${height} class=${over ? "over" : ""}></canvas>`;
+      image.onerror = () => setMissing(true);
+      image.src = entry.photograph;
+      return () => {
+        wanted = false;
+        image.onload = image.onerror = null;
+        image.removeAttribute("src");
+      };
+    }, [entry, width, height]);
+    if (missing) return html`<p class="problem">${problemOf(entry.number, ".jpg")}</p>`;
+    return html`<canvas ref=${canvas} width=${width} height=${height}></canvas>`;
   }
 
   // A tile: the photograph, a layer, or with `over` the layer above the photograph.
@@ -96,7 +137,7 @@ getamAudit.tiles = (() => {
       <figure style=${{ width: `${width}px` }}>
         <div class="stack" style=${style} data-layer=${tile.layer} data-position=${tile.position}
           onMouseMove=${move} onMouseLeave=${() => probe.set(null)}>
-          ${(over || isPhotograph) && html`<img src=${entry.photograph} alt="" loading="lazy" draggable=${false} />`}
+          ${(over || isPhotograph) && html`<${Photograph} ...${{ entry, size }} />`}
           ${shown && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
           ${caption && html`<${Mark} ...${{ entry, size }} />`}
         </div>
