@@ -70,33 +70,44 @@ getamAudit.tiles = (() => {
     return [Math.max(1, Math.round(entry.width * scale)), Math.max(1, Math.round(entry.height * scale))];
   }
 
-  // A canvas whose pixels go with it, and not when the browser clears away.
-  function useCanvas() {
-    const canvas = useRef(null);
+  // A canvas of this size, in the element that `place` refers to. Used again when it has left the view: the browser would
+  // keep what it has drawn with for long.
+  const spare = [];
+  function useCanvas(width, height, over) {
+    const place = useRef(null), canvas = useRef(null);
     useLayoutEffect(() => {
-      const { current } = canvas;
-      return () => { current.width = 0; };
+      canvas.current = spare.pop() ?? document.createElement("canvas");
+      place.current.append(canvas.current);
+      return () => {
+        canvas.current.remove();
+        canvas.current.width = 0;
+        spare.push(canvas.current);
+      };
     }, []);
-    return canvas;
+    useLayoutEffect(() => {
+      Object.assign(canvas.current, { width, height, className: over ? "over" : "" });
+      delete canvas.current.dataset.painted;
+    }, [width, height, over]);
+    return [place, canvas];
   }
 
   function Layer({ entry, record, tile, size, palette, over }) {
-    const canvas = useCanvas();
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [place, canvas] = useCanvas(width, height, over);
     useLayoutEffect(() => {
       const layer = decode(record, tile);
       if (layer) colors.paint(canvas.current, layer, tile.layer, record.classes, palette, over, ratio);
     }, [record, tile.layer, tile.position, width, height, palette, over]);
-    return html`<canvas ref=${canvas} width=${width} height=${height} class=${over ? "over" : ""}></canvas>`;
+    return html`<span ref=${place}></span>`;
   }
 
   // The photograph at the size that is shown. Browsers keep some 80 MB of decoded <img>, and nothing of a bitmap.
   function Photograph({ entry, size }) {
-    const canvas = useCanvas();
     const [missing, setMissing] = useState(false);
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [place, canvas] = useCanvas(width, height, false);
     useLayoutEffect(() => {
       let wanted = true;
       const image = new Image();
@@ -118,7 +129,7 @@ getamAudit.tiles = (() => {
       };
     }, [entry, width, height]);
     if (missing) return html`<p class="problem">${problemOf(entry.number, ".jpg")}</p>`;
-    return html`<canvas ref=${canvas} width=${width} height=${height}></canvas>`;
+    return html`<span ref=${place}></span>`;
   }
 
   // A tile: the photograph, a layer, or with `over` the layer above the photograph.
@@ -131,6 +142,8 @@ getamAudit.tiles = (() => {
       if (x < 0 || y < 0 || x >= 1 || y >= 1 || !record || record.problem) return;
       probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
     };
+    const name = nameOf(tile);
+    const peak = tile.layer === "raw" && record && !record.problem ? `max ${peakOf(record, tile.position)}` : "";
     const isPhotograph = tile.layer === "photograph";
     const shown = record && !record.problem && !isPhotograph;
     return html`
@@ -142,9 +155,7 @@ getamAudit.tiles = (() => {
           ${caption && html`<${Mark} ...${{ entry, size }} />`}
         </div>
         ${caption && html`
-          <figcaption title=${nameOf(tile)}>${nameOf(tile)}
-            ${tile.layer === "raw" && shown && html` <span class="soft">max ${peakOf(record, tile.position)}</span>`}
-          </figcaption>`}
+          <figcaption title=${peak ? `${name}, ${peak}` : name}>${name}${peak && html` <span class="soft">${peak}</span>`}</figcaption>`}
       </figure>`;
   }
 
@@ -169,6 +180,8 @@ getamAudit.tiles = (() => {
 
   const Swatch = ({ background }) => html`<span class="swatch" style=${{ background }} aria-hidden="true"></span>`;
 
+  const Scale = ({ background }) => html`<span class="swatch heat" style=${{ background }} aria-hidden="true"></span>`;
+
   // The classes of an image with their colors; those that it isn't labelled with come last.
   function Legend({ entry, record, palette }) {
     const classes = record && !record.problem ? record.classes : entry.labels;
@@ -185,12 +198,14 @@ getamAudit.tiles = (() => {
   function CommonLegend({ rules }) {
     return html`<ul class="legend common" aria-label="colors of all images">
       <li><${Swatch} background=${colors.unknownBackground} />unknown, 255</li>
-      <li>maps 0 <span class="swatch heat" style=${{ background: colors.heatBackground }} aria-hidden="true"></span> maximum</li>
+      <li><${Swatch} background=${colors.GROUND} />background of labels</li>
+      <li>maps 0 <${Scale} background=${colors.heatBackground} /> maximum</li>
+      <li>saliency 0 <${Scale} background=${colors.grayBackground} /> 100 %</li>
       ${rules && html`<li class="soft">rules:</li>`}
       ${rules && facts.rules.map(({ name, words }, rule) => html`<li key=${rule} title=${words}>
         <${Swatch} background=${colors.ruleBackground(rule)} />${name}</li>`)}
     </ul>`;
   }
 
-  return { html, useRecord, useProbe, probe, reading, Tile, Hint, Legend, CommonLegend, Swatch };
+  return { html, useRecord, useProbe, probe, reading, Tile, Hint, Legend, CommonLegend };
 })();
