@@ -23,7 +23,7 @@ from PIL import Image
 from getam.errors import MachineError
 from getam.files import UNKNOWN, read_image
 from getam.index import IndexRow
-from getam.layers import LABEL_LAYERS, LAYERS, SCORES, SHARES, ImageFiles, find_files, image_scores, read_layers
+from getam.layers import LABEL_LAYERS, LAYERS, SCORES, SHARES, ImageFiles, find_files, read_layers, scores_and_shares
 from getam.pages import write_page
 from getam.progress import progress
 from getam.workers import ProcessPool
@@ -159,7 +159,7 @@ def _write_image(stem: Path, number: int, files: ImageFiles) -> tuple[Any, ...]:
     there = {"photograph", *layers.labels, *(name for name in ("saliency", "raw", "refined") if name in content)}
     bits = sum(1 << position for position, name in enumerate(LAYERS) if name in there)
     facts = (number, row.id, row.split, row.width, row.height, files.values, bits, int(files.rejected))
-    return *facts, *image_scores(layers.labels).values()
+    return *facts, *scores_and_shares(layers.labels).values()
 
 
 def _values(labels: np.ndarray) -> Sequence[int]:

@@ -38,6 +38,7 @@ SCRIPTS = (
 )
 """What the page runs, in this order."""
 
+
 @dataclass(frozen=True)
 class _Look:
     """What the page calls a rule, the equation in words, and its color, hatched with white or not."""

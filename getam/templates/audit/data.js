@@ -107,7 +107,7 @@ window.getamAudit = (() => {
     return tilesOf(entry, LAYERS).every((tile) => tile.layer === "photograph" || sourceOf(content, tile)?.data);
   }
 
-  // `users` are called when a layer turns out to be damaged.
+  // `users` are called when a layer turns out to be damaged; it is a record with a `problem` then.
   function keep(number, content) {
     const record = { ...content, number, users: new Set() };
     held.set(number, record);
@@ -147,7 +147,8 @@ window.getamAudit = (() => {
     try {
       return Array.isArray(source) ? strongest(source) : unpack(source, 0);
     } catch (error) {
-      for (const use of record.users) use({ problem: problemOf(record.number, ".js") });
+      record.problem = problemOf(record.number, ".js");
+      for (const tell of record.users) tell();
       return null;
     }
   }

@@ -16,10 +16,11 @@ getamAudit.tiles = (() => {
       return record ? undefined : request(number, show);
     }, [number]);
     useLayoutEffect(() => {
-      const { users } = loaded.record ?? {};
-      const show = (record) => setLoaded({ number: loaded.number, record });
-      users?.add(show);
-      return () => users?.delete(show);
+      const { record } = loaded;
+      const tell = () => setLoaded({ ...loaded });
+      record?.users?.add(tell);
+      if (record?.users && record.problem) tell(); // its layers were painted before
+      return () => record?.users?.delete(tell);
     }, [loaded.record]);
     return loaded.number === number ? loaded.record : null;
   }
