@@ -9,11 +9,12 @@ from pathlib import Path
 
 from getam.errors import InputError
 from getam.files import read_labels
-from getam.image_scores import files_in_shards, image_iou
+from getam.image_scores import image_iou
 from getam.index import Index, evenly_spaced, read_index
 from getam.progress import progress
 from getam.recorded import Recorded, recorded_settings, shown
 from getam.report import ABSENT, PROTOCOLS, Measured, measured_scores, summarize
+from getam.shards import files_in_shards
 
 
 @dataclass(frozen=True)

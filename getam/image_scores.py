@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from getam.files import UNKNOWN
@@ -18,7 +16,7 @@ def image_iou(predicted: np.ndarray, truth: np.ndarray) -> float | None:
     Returns:
         In [0, 1]; None where the ground truth contains no label value.
     """
-    return mean_iou(joint_counts(truth, np.where(predicted == UNKNOWN, 0, predicted)))
+    return mean_iou(with_unknown_as_background(joint_counts(truth, predicted)))
 
 
 def joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -27,6 +25,14 @@ def joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     counts = np.bincount(joint.ravel(), minlength=1 << 16).reshape(256, 256)
     counts[UNKNOWN] = 0
     return counts
+
+
+def with_unknown_as_background(counts: np.ndarray) -> np.ndarray:
+    """Counts as if 0 had been predicted in place of 255."""
+    moved = counts.copy()
+    moved[:, 0] += moved[:, UNKNOWN]
+    moved[:, UNKNOWN] = 0
+    return moved
 
 
 def mean_iou(counts: np.ndarray) -> float | None:
@@ -39,13 +45,3 @@ def mean_iou(counts: np.ndarray) -> float | None:
     if not there.any():
         return None
     return float((hits[there] / (true + predicted - hits)[there]).mean())
-
-
-def files_in_shards(folder: Path, suffix: str) -> dict[str, Path]:
-    """The files of a folder's shards by their ids, whatever the number of shards."""
-    found: dict[str, Path] = {}
-    # Sorted: shards of an earlier, larger number come after those that hold the image now.
-    for shard in sorted(folder.glob("[0-9][0-9][0-9]")):
-        for path in sorted(shard.glob(f"*{suffix}")):
-            found.setdefault(path.name.removesuffix(suffix), path)
-    return found

@@ -14,7 +14,7 @@ import numpy as np
 from getam.class_maps import BROKEN
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_array, read_gray, read_labels
-from getam.image_scores import joint_counts, mean_iou
+from getam.image_scores import joint_counts, mean_iou, with_unknown_as_background
 from getam.index import IndexRow
 from getam.rules import Rule, rules_of
 from getam.settings import CompletionSettings
@@ -183,7 +183,7 @@ def _rules(
     )
 
 
-def image_scores(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+def scores_and_shares(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     """Keys of SCORES and SHARES -> a fraction; None where the image has none."""
     values: dict[str, float | None] = dict.fromkeys((*SCORES, *SHARES))
     pseudo, rules, truth = (labels.get(name) for name in ("pseudo_labels", "rules", "ground_truth"))
@@ -199,9 +199,7 @@ def image_scores(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
                 values[name] = mean_iou(joint_counts(truth, labels[name]))
         if pseudo is not None:
             counts = joint_counts(truth, pseudo)
-            left_out = counts[:, UNKNOWN].copy()
+            values["background"] = mean_iou(with_unknown_as_background(counts))
             counts[:, UNKNOWN] = 0
             values["excluded"] = mean_iou(counts)
-            counts[:, 0] += left_out
-            values["background"] = mean_iou(counts)
     return {name: None if value is None else round(value, 4) for name, value in values.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SCRIPTS = (
     "preact-hooks.js",
     "htm.js",
     "data.js",
+    "inflate.js",
     "colors.js",
     "verdicts.js",
     "selection.js",
@@ -37,15 +38,35 @@ SCRIPTS = (
 )
 """What the page runs, in this order."""
 
+
+@dataclass(frozen=True)
+class _Look:
+    """What the page calls a rule, the equation in words, and its color, hatched with white or not."""
+
+    name: str
+    words: str
+    color: str
+    hatched: bool = False
+
+
 RULES = {
-    Rule.BACKGROUND: ("background", "not salient, and no class above its quantile: 0"),
-    Rule.SALIENT_CLASS: ("salient class", "salient, and a class above (1 \u2212 max M)^\u03b3: the strongest class"),
-    Rule.SALIENT_UNKNOWN: ("salient unknown", "salient, but (1 \u2212 max M)^\u03b3 above every class: 255"),
-    Rule.MINED: ("mined", "not salient, but above the \u03b1-quantile of one class: that class"),
-    Rule.CONFLICT: ("conflict", "not salient, and above the \u03b1-quantiles of several classes: 255, or the lowest"),
-    Rule.OPENING: ("opening", "changed by the opening after the rules"),
+    Rule.BACKGROUND: _Look("background", "not salient, and no class above its quantile: 0", "#000000"),
+    Rule.SALIENT_CLASS: _Look(
+        "salient class", "salient, and a class above (1 \u2212 max M)^\u03b3: the strongest class", "#0072b2"
+    ),
+    Rule.SALIENT_UNKNOWN: _Look(
+        "salient unknown", "salient, but (1 \u2212 max M)^\u03b3 above every class: 255", "#56b4e9", hatched=True
+    ),
+    Rule.MINED: _Look("mined", "not salient, but above the \u03b1-quantile of one class: that class", "#e69f00"),
+    Rule.CONFLICT: _Look(
+        "conflict",
+        "not salient, and above the \u03b1-quantiles of several classes: 255, or the lowest",
+        "#d55e00",
+        hatched=True,
+    ),
+    Rule.OPENING: _Look("opening", "changed by the opening after the rules", "#cc79a7"),
 }
-"""What the page calls the rules of Eq. 5, and the equation in words."""
+"""How the page shows the rules of Eq. 5: what can be unknown is hatched."""
 
 
 def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[str, Any]) -> None:
@@ -72,7 +93,7 @@ def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[s
             "classes": ("background", *classes),
             "palette": [_hex(color) for color in voc_palette()],
             "heat": [_hex(color) for color in heat_colors()[np.linspace(0, 255, 101).round().astype(int)]],
-            "rules": [{"name": name, "words": words} for _, (name, words) in sorted(RULES.items())],
+            "rules": [asdict(RULES[rule]) for rule in Rule],
         },
     )
     (out / "index.html").write_text(page, encoding="utf-8")

@@ -200,3 +200,9 @@ def files_by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
 def shard_folders(parent: Path, shards: int) -> list[Path]:
     """The folders of all shards; others that lie there from an earlier number of shards are not read."""
     return [parent / shard_name(number) for number in range(shards)]
+
+
+def files_in_shards(parent: Path, suffix: str) -> dict[str, Path]:
+    """The files of a folder's shards by their ids, whatever the number of shards."""
+    # The last first, so that those of an earlier, larger number give way to the shard that holds the image now.
+    return files_by_id(sorted(parent.glob("[0-9][0-9][0-9]"), reverse=True), suffix)

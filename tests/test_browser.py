@@ -733,3 +733,70 @@ def test_ten_thousand_images_are_fast_and_small(chromium: Browser, tmp_path: Pat
     assert memory() < 500
     one.context.close()
     assert one.complaints == []
+
+
+PATTERNS = """async (values) => {
+    const { colors } = getamAudit;
+    const looks = [];
+    for (const value of values) {
+        const canvas = document.createElement("canvas");
+        canvas.width = canvas.height = 12;
+        const context = canvas.getContext("2d", { willReadFrequently: true });
+        const layer = { width: 1, height: 1, values: Uint8Array.of(value) };
+        colors.paint(canvas, layer, "deeplab", values, "safe", false, 1);
+        const read = () => context.getImageData(0, 0, 12, 12).data.join();
+        const painted = read();
+        const background = colors.classBackground(values, value, "safe");
+        context.fillStyle = background;
+        if (background.startsWith("url(")) {
+            const image = new Image();
+            image.src = background.slice(4, background.indexOf(")"));
+            await image.decode();
+            context.fillStyle = context.createPattern(image, "repeat");
+        }
+        context.fillRect(0, 0, 12, 12);
+        looks.push([painted, read()]);
+    }
+    return looks;
+}"""
+"""What a canvas and a swatch show of each class of an image."""
+
+
+@pytest.mark.parametrize("count", [21, 40])
+def test_no_two_classes_of_an_image_look_the_same(opened: Open, count: int) -> None:
+    looks = opened().page.evaluate(PATTERNS, list(range(1, count + 1)))
+    assert all(painted == swatch for painted, swatch in looks)
+    assert len({painted for painted, _ in looks}) == count
+
+
+def test_damaged_files_have_one_message_each(chromium: Browser, tmp_path: Path, rows: list[IndexRow]) -> None:
+    write_run(tmp_path / "demo", rows[:3])
+    audit = Audit(tmp_path / "demo", rows[:3], classes=CLASSES)
+    images = audit.out / "images" / "0"
+    (images / "0.js").write_text("getamAudit.image({});\n")
+    text = (images / "1.js").read_text()
+    (images / "1.js").write_text(re.sub(r'"data":"[^"]{8}', '"data":"AAAA****', text))
+    (images / "2.jpg").unlink()
+    one = Opened(chromium, audit.out)
+    one.wait("document.querySelectorAll('.problem').length === 3")
+    remedy = "is missing or damaged. Copy the whole folder audit/, or run the stage audit again."
+    assert one.texts(".problem") == [f"images/0/{name} {remedy}" for name in ("0.js", "1.js", "2.jpg")]
+    one.page.evaluate("location.hash = '#second'")
+    one.page.wait_for_selector(".detail .problem")
+    one.context.close()
+    assert [text for text in one.complaints if "net::ERR_FILE_NOT_FOUND" not in text] == []
+
+
+def test_missing_lists_have_one_message(chromium: Browser, tmp_path: Path) -> None:
+    rows = [index_row(tmp_path, f"i{number}", "train", half_mask(0, 1), ("cat",)) for number in range(4)]
+    audit = Audit(tmp_path / "demo", rows, classes=("cat", "dog"))
+    many_images(audit.out, 1600)
+    for number in (1, 3):
+        (audit.out / "lists" / f"{number:03d}.js").unlink()
+    one = Opened(chromium, audit.out)
+    one.wait("document.querySelector('.problem')?.textContent.includes('1 more')")
+    assert one.texts(".bar .problem") == [
+        "lists/001.js and 1 more lists are missing or damaged: 600 images are not shown. "
+        "Copy the whole folder audit/, or run the stage audit again."
+    ]
+    one.context.close()

@@ -9,8 +9,9 @@ from run_files import HOSTILE, halves, write_run
 
 from getam import contact_sheet
 from getam.contact_sheet import write_contact_sheet
-from getam.image_scores import files_in_shards, image_iou
+from getam.image_scores import image_iou
 from getam.index import read_index
+from getam.shards import files_in_shards
 
 
 def sheet(run: Path) -> str:

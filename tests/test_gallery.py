@@ -16,8 +16,8 @@ from PIL import Image
 
 from getam.completion import decisions
 from getam.errors import InputError
-from getam.files import read_array, write_array, write_json, write_labels
-from getam.gallery import SIDE
+from getam.files import read_array, write_array, write_gray, write_json, write_labels
+from getam.gallery import LABEL_SIDE, SIDE
 from getam.index import IndexRow
 from getam.pages import RULES, SCRIPTS
 from getam.rules import Rule
@@ -57,8 +57,8 @@ def test_every_stage_of_an_image_is_on_the_page(run: Path, rows: list[IndexRow])
     assert page.layers("third") == ["photograph", "ground_truth", "deeplab", "end_to_end"]
     content = page.image("second")
     assert [*content["labels"]] == ["pseudo_labels", "ground_truth", "rules"]
-    for png in content["labels"].values():
-        assert pixels(png).shape == (HEIGHT, WIDTH)
+    for layer in content["labels"].values():
+        assert pixels(layer).shape == (HEIGHT, WIDTH)
     np.testing.assert_array_equal(pixels(content["labels"]["pseudo_labels"]), half_mask(0, 2))
     assert (pixels(content["refined"][0]) == 73).all()
     assert (pixels(content["saliency"]) == 0).all()
@@ -70,10 +70,10 @@ def test_maps_are_matched_to_classes_in_class_order(run: Path, rows: list[IndexR
     assert page.entries['a&"b']["labels"] == [1, 2]
     first, second = page.image('a&"b')["raw"]
     assert (first["max"], second["max"]) == (3e-7, 2e-3)
-    assert pixels(first["png"]).tolist() == [[100, 0, 0], [0, 0, 0]]
-    assert pixels(second["png"]).tolist() == [[0, 0, 0], [0, 0, 100]]
+    assert pixels(first).tolist() == [[100, 0, 0], [0, 0, 0]]
+    assert pixels(second).tolist() == [[0, 0, 0], [0, 0, 100]]
     # A map of zeros has no maximum to divide by.
-    assert pixels(page.image("second")["raw"][0]["png"]).max() == 0
+    assert pixels(page.image("second")["raw"][0]).max() == 0
 
 
 def test_colors_go_to_labels_first_and_then_to_what_is_predicted(run: Path, rows: list[IndexRow]) -> None:
@@ -204,19 +204,26 @@ def test_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert all((one / path).read_bytes() == (two / path).read_bytes() for path in files)
 
 
-def test_photographs_and_maps_of_large_images_are_scaled_down_and_labels_are_not(tmp_path: Path) -> None:
-    height, width = 4 * SIDE, 2 * SIDE
+def test_large_images_are_scaled_down_and_their_labels_less_and_to_values_that_are_there(tmp_path: Path) -> None:
+    height, width = 2 * LABEL_SIDE, LABEL_SIDE
     photograph = tmp_path / "large.png"
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(photograph)
     run = tmp_path / "demo"
     write_array(run / "refined" / "000" / "large.npy", np.full((1, height, width), 0.5, np.float16))
-    write_labels(run / "deeplab" / "predictions" / "large.png", np.zeros((height, width), np.uint8))
+    stripes = np.zeros((height, width), np.uint8)
+    stripes[:, ::3] = 200
+    write_labels(run / "deeplab" / "predictions" / "large.png", stripes)
+    write_gray(run / "saliency" / "000" / "large.png", stripes // 200 * 255)
     page = audit(run, [IndexRow("large", "train", photograph, None, height, width, ("cat",))])
     with Image.open(page.out / "images" / "0" / "0.jpg") as image:
         assert image.size == (SIDE // 2, SIDE)
     content = page.image("large")
     assert pixels(content["refined"][0]).shape == (SIDE, SIDE // 2)
-    assert pixels(content["labels"]["deeplab"]).shape == (height, width)
+    labels, saliency = pixels(content["labels"]["deeplab"]), pixels(content["saliency"])
+    assert labels.shape == saliency.shape == (LABEL_SIDE, LABEL_SIDE // 2)
+    assert {*np.unique(labels)} == {0, 200}
+    # The same pixels of both.
+    np.testing.assert_array_equal(labels == 200, saliency == 100)
 
 
 def test_mask_of_another_size_is_named(run: Path, rows: list[IndexRow]) -> None:

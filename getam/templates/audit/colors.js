@@ -6,13 +6,16 @@ getamAudit.colors = (() => {
 
   // Okabe and Ito, told apart by the color-blind too; black is left to the background.
   const SAFE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];
-  const RULES = [
-    { color: "#000000", hatched: false },
-    { color: "#0072b2", hatched: false },
-    { color: "#56b4e9", hatched: true },
-    { color: "#e69f00", hatched: false },
-    { color: "#d55e00", hatched: true },
-    { color: "#cc79a7", hatched: false },
+  // Where a pixel of a class is black instead of its color, by what number it is of those that have the color: of
+  // pixels x and y, in cells of PERIOD pixels. Told apart from the stripes of rules and unknown, which lean.
+  const PERIOD = 6;
+  const PATTERNS = [
+    () => false,
+    (x) => x < 2, // upright lines
+    (x, y) => y < 2, // level lines
+    (x, y) => x < 3 && y < 3, // dots
+    (x, y) => x < 1 || y < 1, // a grid
+    (x, y) => x < 3 !== y < 3, // a checkerboard
   ];
   const UNKNOWN = 255;
   const STRIPES = ["#f2f2f2", "#8c8c8c"]; // of unknown pixels
@@ -24,25 +27,38 @@ getamAudit.colors = (() => {
     return ((alpha << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
   }
 
-  // The look of a class in an image: its color, and whether it is the second in it that has that color.
+  // The look of a class in an image: its color, and its pattern.
   function classLook(classes, value, palette) {
-    if (palette === "voc") return { color: facts.palette[value], dotted: false };
+    if (palette === "voc") return { color: facts.palette[value], pattern: 0 };
     const rank = Math.max(0, classes.indexOf(value));
-    return { color: SAFE[rank % SAFE.length], dotted: rank >= SAFE.length };
+    return { color: SAFE[rank % SAFE.length], pattern: Math.floor(rank / SAFE.length) % PATTERNS.length };
   }
 
   function hatch(color, other) {
     return `repeating-linear-gradient(135deg, ${color} 0 3px, ${other} 3px 6px)`;
   }
 
+  // A cell of the pattern as a picture that repeats.
   function classBackground(classes, value, palette) {
-    const { color, dotted } = classLook(classes, value, palette);
-    return dotted ? `repeating-linear-gradient(90deg, ${color} 0 3px, #000 3px 4px)` : color;
+    const { color, pattern } = classLook(classes, value, palette);
+    if (pattern === 0) return color;
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = PERIOD;
+    const context = canvas.getContext("2d");
+    for (let y = 0; y < PERIOD; y++) {
+      for (let x = 0; x < PERIOD; x++) {
+        context.fillStyle = PATTERNS[pattern](x, y) ? "#000" : color;
+        context.fillRect(x, y, 1, 1);
+      }
+    }
+    return `url(${canvas.toDataURL()}) 0 0 / ${PERIOD}px`;
   }
 
   const unknownBackground = hatch(...STRIPES);
-  const ruleBackground = (rule) => RULES[rule].hatched ? hatch(RULES[rule].color, "#fff") : RULES[rule].color;
+  const ruleBackground = (rule) => facts.rules[rule].hatched ? hatch(facts.rules[rule].color, "#fff") : facts.rules[rule].color;
   const heatBackground = `linear-gradient(to right, ${facts.heat.filter((_, i) => i % 10 === 0).join(", ")})`;
+
+  const grayBackground = "linear-gradient(to right, #000, #fff)";
 
   const heat = Uint32Array.from(facts.heat, (color) => pixel(color));
   const gray = Uint32Array.from({ length: 101 }, (_, percent) => {
@@ -50,29 +66,30 @@ getamAudit.colors = (() => {
     return ((255 << 24) | (level << 16) | (level << 8) | level) >>> 0;
   });
 
-  // Two colors a value, which alternate in stripes, and the stripes' direction.
+  // Two colors a value, and which of them a pixel has: a pattern's number, or LEANING stripes.
+  const LEANING = PATTERNS.length;
   function look(layer, classes, palette, over) {
-    const table = { even: new Uint32Array(256), odd: new Uint32Array(256), upright: new Uint8Array(256) };
-    const set = (value, even, odd = even, upright = 0) => {
+    const table = { even: new Uint32Array(256), odd: new Uint32Array(256), pattern: new Uint8Array(256) };
+    const set = (value, even, odd = even, pattern = 0) => {
       table.even[value] = even;
       table.odd[value] = odd;
-      table.upright[value] = upright;
+      table.pattern[value] = pattern;
     };
     if (layer === "raw" || layer === "refined") heat.forEach((color, value) => set(value, color));
     else if (layer === "saliency") gray.forEach((color, value) => set(value, color));
     else if (layer === "rules") {
-      RULES.forEach(({ color, hatched }, rule) => set(rule, pixel(color), hatched ? pixel("#ffffff") : pixel(color)));
+      facts.rules.forEach(({ color, hatched }, rule) => set(rule, pixel(color), pixel("#ffffff"), hatched ? LEANING : 0));
       if (over) set(0, pixel("#000000", 110));
     } else {
       for (let value = 1; value < UNKNOWN; value++) {
         if (palette === "voc") set(value, pixel(facts.palette[value]));
       }
       for (const value of classes) {
-        const { color, dotted } = classLook(classes, value, palette);
-        set(value, pixel(color), dotted ? pixel("#000000") : pixel(color), 1);
+        const { color, pattern } = classLook(classes, value, palette);
+        set(value, pixel(color), pixel("#000000"), pattern);
       }
       set(0, over ? 0 : pixel(GROUND));
-      set(UNKNOWN, pixel(STRIPES[0]), pixel(STRIPES[1]));
+      set(UNKNOWN, pixel(STRIPES[0]), pixel(STRIPES[1]), LEANING);
     }
     return table;
   }
@@ -84,22 +101,26 @@ getamAudit.colors = (() => {
     return last;
   }
 
-  // Paints a decoded layer at the canvas's size, nearest pixels; stripes have that size on the screen.
+  // Where each pattern has its second color: by pixels of a cell on the screen.
+  const masks = [...PATTERNS, (x, y) => x + y >= PERIOD / 2 && x + y < PERIOD || x + y >= 1.5 * PERIOD].map((isOdd) =>
+    Uint8Array.from({ length: PERIOD ** 2 }, (_, at) => isOdd(at % PERIOD, Math.floor(at / PERIOD)) ? 1 : 0));
+
+  // Paints a decoded layer at the canvas's size, nearest pixels; patterns have that size on the screen.
   function paint(canvas, decoded, layer, classes, palette, over, ratio) {
-    const { even, odd, upright } = look(layer, classes, palette, over);
+    const { even, odd, pattern } = look(layer, classes, palette, over);
     const { width, height } = canvas;
     const context = canvas.getContext("2d");
     const picture = scratch(context, width, height);
     const pixels = new Uint32Array(picture.data.buffer);
     const columns = Uint32Array.from({ length: width }, (_, x) => Math.floor((x + 0.5) * decoded.width / width));
-    const stripe = 3 * ratio;
+    const across = Uint8Array.from({ length: width }, (_, x) => Math.floor(x / ratio) % PERIOD);
     let at = 0;
     for (let y = 0; y < height; y++) {
       const row = Math.floor((y + 0.5) * decoded.height / height) * decoded.width;
+      const down = Math.floor(y / ratio) % PERIOD * PERIOD;
       for (let x = 0; x < width; x++) {
         const value = decoded.values[row + columns[x]];
-        const offset = upright[value] ? x : x + y;
-        pixels[at++] = Math.floor(offset / stripe) % 2 ? odd[value] : even[value];
+        pixels[at++] = masks[pattern[value]][down + across[x]] ? odd[value] : even[value];
       }
     }
     context.putImageData(picture, 0, 0);
@@ -107,5 +128,5 @@ getamAudit.colors = (() => {
     if (!performance.getEntriesByName("first picture").length) performance.mark("first picture");
   }
 
-  return { UNKNOWN, classBackground, unknownBackground, ruleBackground, heatBackground, paint };
+  return { UNKNOWN, classBackground, unknownBackground, ruleBackground, heatBackground, grayBackground, GROUND, paint };
 })();

@@ -5,7 +5,7 @@
 window.getamAudit = (() => {
   const facts = JSON.parse(document.getElementById("audit").textContent);
   const LAYERS = Object.keys(facts.layers);
-  const HELD = 32; // images whose layers are kept
+  const HELD = 32; // images whose scripts' contents are kept, some 30 kB each
   const AT_ONCE = 6; // scripts that load side by side
 
   const images = []; // entries of the lists, in their order
@@ -46,19 +46,31 @@ window.getamAudit = (() => {
     });
   }
 
+  const damaged = (what) => `${what} missing or damaged`;
+  const REMEDY = "Copy the whole folder audit/, or run the stage audit again.";
+
   // One list after the other, so that the first is shown at once.
   async function loadLists(update) {
+    const missing = [];
     for (let number = 0; number < facts.lists; number++) {
       const source = "lists/" + String(number).padStart(3, "0") + ".js";
       const rows = await load(source);
-      if (rows) addImages(rows);
+      if (Array.isArray(rows) && rows.every((row) => row.length === facts.columns.length)) addImages(rows);
       else {
-        const last = Math.min((number + 1) * facts.perList, facts.images);
-        problems.push(`${source} is missing or damaged: images ${number * facts.perList + 1} to ${last} are not shown. ` +
-          "Copy the whole folder audit/, or run the stage audit again.");
+        const first = number * facts.perList + 1, last = Math.min((number + 1) * facts.perList, facts.images);
+        missing.push({ source, first, last });
+        problems.splice(0, 1, unlisted(missing));
       }
       update();
     }
+  }
+
+  // One message, however many lists it is about.
+  function unlisted(missing) {
+    const [{ source, first, last }] = missing;
+    if (missing.length === 1) return `${damaged(source + " is")}: images ${first} to ${last} are not shown. ${REMEDY}`;
+    const images = missing.reduce((sum, list) => sum + list.last - list.first + 1, 0);
+    return `${damaged(`${source} and ${missing.length - 1} more lists are`)}: ${images} images are not shown. ${REMEDY}`;
   }
 
   // Calls back with the image's record, or with {problem}; gives a function that calls that off.
@@ -78,20 +90,26 @@ window.getamAudit = (() => {
     const number = [...waiting.keys()].reverse().find((key) => !loading.has(key));
     if (number === undefined || loading.size >= AT_ONCE) return;
     loading.add(number);
-    const source = stem(number) + ".js";
-    const content = await load(source);
+    const content = await load(stem(number) + ".js");
     loading.delete(number);
-    const record = content ? keep(number, content) : {
-      problem: `${source} is missing or damaged. Copy the whole folder audit/, or run the stage audit again.`,
-    };
+    const record = fits(images[number], content) ? keep(number, content) : { problem: problemOf(number, ".js") };
     const callbacks = waiting.get(number) ?? [];
     waiting.delete(number);
     for (const callback of callbacks) callback(record);
     loadNext();
   }
 
+  const problemOf = (number, suffix) => `${damaged(`${stem(number)}${suffix} is`)}. ${REMEDY}`;
+
+  // Whether a script has handed over the layers that the list says of its image.
+  function fits(entry, content) {
+    if (!Array.isArray(content?.classes)) return false;
+    return tilesOf(entry, LAYERS).every((tile) => tile.layer === "photograph" || sourceOf(content, tile)?.data);
+  }
+
+  // `users` are called when a layer turns out to be damaged; it is a record with a `problem` then.
   function keep(number, content) {
-    const record = { ...content, decoded: new Map(), ready: new Map() };
+    const record = { ...content, number, users: new Set() };
     held.set(number, record);
     for (const oldest of [...held.keys()].slice(0, -HELD)) held.delete(oldest);
     return record;
@@ -116,35 +134,48 @@ window.getamAudit = (() => {
   const nameOf = ({ layer, value }) => value === undefined ? facts.layers[layer]
     : `${facts.layers[layer].replace(" maps", "")}: ${facts.classes[value]}`;
 
-  // {width, height, values} of a tile; position -1 is the strongest of an image's maps, and `which` its position.
-  function decode(record, tile) {
-    const key = tile.layer + tile.position;
-    if (!record.decoded.has(key)) {
-      record.decoded.set(key, read(record, tile).then((layer) => {
-        record.ready.set(key, layer);
-        return layer;
-      }));
-    }
-    return record.decoded.get(key);
+  // What a tile is decoded from; position -1 is the strongest of an image's maps.
+  function sourceOf(record, { layer, position }) {
+    if (layer === "raw" || layer === "refined") return position < 0 ? record[layer] : record[layer]?.[position];
+    return layer === "saliency" ? record.saliency : record.labels?.[layer];
   }
 
-  const ready = (record, tile) => record.ready.get(tile.layer + tile.position);
-
-  async function read(record, { layer, position }) {
-    if (layer === "saliency") return readPng(record.saliency);
-    if (layer === "raw" || layer === "refined") {
-      const maps = record[layer].map((map) => map.png ?? map);
-      return position < 0 ? strongest(await Promise.all(maps.map(readPng))) : readPng(maps[position]);
+  // {width, height, values} of a tile, and `which` of the strongest maps: their positions. null where it is damaged.
+  // Its arrays are used again by the next call: made anew, they would fill the memory in a fast scroll.
+  function decode(record, tile) {
+    const source = sourceOf(record, tile);
+    try {
+      return Array.isArray(source) ? strongest(source) : unpack(source, 0);
+    } catch (error) {
+      record.problem = problemOf(record.number, ".js");
+      for (const tell of record.users) tell();
+      return null;
     }
-    return readPng(record.labels[layer]);
+  }
+
+  // The same, kept while one image is read out.
+  let kept = { record: null, layers: new Map() };
+  function decodeToKeep(record, tile) {
+    if (kept.record !== record) kept = { record, layers: new Map() };
+    const key = tile.layer + tile.position;
+    if (!kept.layers.has(key)) {
+      const layer = decode(record, tile);
+      kept.layers.set(key, layer && { ...layer, values: layer.values.slice(), which: layer.which?.slice() });
+    }
+    return kept.layers.get(key);
+  }
+
+  const arrays = [];
+  function reused(place, length) {
+    if (!(arrays[place]?.length >= length)) arrays[place] = new Uint8Array(length);
+    return arrays[place].subarray(0, length);
   }
 
   function strongest(maps) {
-    const { width, height } = maps[0];
-    const values = new Uint8Array(maps[0].values);
-    const which = new Uint8Array(values.length);
+    const { width, height, values } = unpack(maps[0], 0);
+    const which = reused(1, values.length).fill(0);
     for (let position = 1; position < maps.length; position++) {
-      const map = maps[position].values;
+      const map = unpack(maps[position], 2).values;
       for (let i = 0; i < values.length; i++) {
         if (map[i] > values[i]) {
           values[i] = map[i];
@@ -155,45 +186,17 @@ window.getamAudit = (() => {
     return { width, height, values, which };
   }
 
-  // Gray values of an 8-bit PNG. Read here and not by a canvas, which would take four bytes a pixel three times over.
-  async function readPng(png) {
-    const bytes = Uint8Array.from(atob(png), (character) => character.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    const width = view.getUint32(16), height = view.getUint32(20);
-    const parts = [];
-    for (let at = 8; at < bytes.length; at += 12 + view.getUint32(at)) {
-      if (view.getUint32(at + 4) === IDAT) parts.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
-    }
-    const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
-    const lines = new Uint8Array(await new Response(stream).arrayBuffer());
-    return { width, height, values: unfiltered(lines, width, height) };
+  // Values of a layer: rows less the one above them, deflated, as base64 text.
+  function unpack({ width, height, data }, place) {
+    const text = atob(data);
+    const bytes = reused(3, text.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+    const values = reused(place, width * height);
+    getamAudit.inflate(bytes, values);
+    for (let i = width; i < values.length; i++) values[i] += values[i - width];
+    return { width, height, values };
   }
 
-  const IDAT = 0x49444154;
-
-  // PNG's filters: each line has its own, and a byte is the rest of what its neighbors predict.
-  function unfiltered(lines, width, height) {
-    const values = new Uint8Array(width * height);
-    for (let y = 0, from = 0, to = 0; y < height; y++) {
-      const filter = lines[from++];
-      for (let x = 0; x < width; x++, to++) {
-        const left = x ? values[to - 1] : 0;
-        const above = y ? values[to - width] : 0;
-        const corner = x && y ? values[to - width - 1] : 0;
-        values[to] = lines[from++] + predicted(filter, left, above, corner);
-      }
-    }
-    return values;
-  }
-
-  function predicted(filter, left, above, corner) {
-    if (filter === 0) return 0;
-    if (filter === 1) return left;
-    if (filter === 2) return above;
-    if (filter === 3) return (left + above) >> 1;
-    const [a, b, c] = [Math.abs(above - corner), Math.abs(left - corner), Math.abs(left + above - 2 * corner)];
-    return a <= b && a <= c ? left : b <= c ? above : corner;
-  }
-
-  return { facts, LAYERS, images, problems, list, image, loadLists, request, recall, tilesOf, nameOf, decode, ready };
+  return { facts, LAYERS, images, problems, list, image, loadLists, request, recall, tilesOf, nameOf, decode, decodeToKeep,
+    problemOf };
 })();

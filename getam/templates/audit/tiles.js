@@ -2,7 +2,7 @@
 
 // One layer of an image, what it says under the pointer, and the legend beside it.
 getamAudit.tiles = (() => {
-  const { facts, colors, decode, ready, request, recall, nameOf } = getamAudit;
+  const { facts, colors, decode, decodeToKeep, request, recall, nameOf, problemOf } = getamAudit;
   const html = htm.bind(preact.h);
   const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
 
@@ -10,10 +10,18 @@ getamAudit.tiles = (() => {
   function useRecord(number) {
     const [loaded, setLoaded] = useState({ number, record: recall(number) });
     useEffect(() => {
+      const show = (record) => setLoaded({ number, record });
       const record = recall(number);
-      setLoaded({ number, record });
-      return record ? undefined : request(number, (late) => setLoaded({ number, record: late }));
+      show(record);
+      return record ? undefined : request(number, show);
     }, [number]);
+    useLayoutEffect(() => {
+      const { record } = loaded;
+      const tell = () => setLoaded({ ...loaded });
+      record?.users?.add(tell);
+      if (record?.users && record.problem) tell(); // its layers were painted before
+      return () => record?.users?.delete(tell);
+    }, [loaded.record]);
     return loaded.number === number ? loaded.record : null;
   }
 
@@ -39,10 +47,10 @@ getamAudit.tiles = (() => {
   const labelName = (value) =>
     value === colors.UNKNOWN ? "unknown (255)" : `${facts.classes[value] ?? "no class"} (${value})`;
 
-  // What a layer says at a place; "" where it isn't decoded yet.
+  // What a layer says at a place; "" where it is damaged.
   function reading(entry, record, tile, x, y) {
     if (tile.layer === "photograph") return `x ${Math.floor(x * entry.width)}, y ${Math.floor(y * entry.height)}`;
-    const layer = ready(record, tile);
+    const layer = decodeToKeep(record, tile);
     if (!layer) return "";
     const at = Math.floor(y * layer.height) * layer.width + Math.floor(x * layer.width);
     const value = layer.values[at];
@@ -63,21 +71,66 @@ getamAudit.tiles = (() => {
     return [Math.max(1, Math.round(entry.width * scale)), Math.max(1, Math.round(entry.height * scale))];
   }
 
+  // A canvas of this size, in the element that `place` refers to. Used again when it has left the view: the browser would
+  // keep what it has drawn with for long.
+  const spare = [];
+  function useCanvas(width, height, over) {
+    const place = useRef(null), canvas = useRef(null);
+    useLayoutEffect(() => {
+      canvas.current = spare.pop() ?? document.createElement("canvas");
+      place.current.append(canvas.current);
+      return () => {
+        canvas.current.remove();
+        canvas.current.width = 0;
+        spare.push(canvas.current);
+      };
+    }, []);
+    useLayoutEffect(() => {
+      Object.assign(canvas.current, { width, height, className: over ? "over" : "" });
+      delete canvas.current.dataset.painted;
+    }, [width, height, over]);
+    return [place, canvas];
+  }
+
   function Layer({ entry, record, tile, size, palette, over }) {
-    const canvas = useRef(null);
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [place, canvas] = useCanvas(width, height, over);
+    useLayoutEffect(() => {
+      const layer = decode(record, tile);
+      if (layer) colors.paint(canvas.current, layer, tile.layer, record.classes, palette, over, ratio);
+    }, [record, tile.layer, tile.position, width, height, palette, over]);
+    return html`<span ref=${place}></span>`;
+  }
+
+  // The photograph at the size that is shown. Browsers keep some 80 MB of decoded <img>, and nothing of a bitmap.
+  function Photograph({ entry, size }) {
+    const [missing, setMissing] = useState(false);
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [place, canvas] = useCanvas(width, height, false);
     useLayoutEffect(() => {
       let wanted = true;
-      const paint = (decoded) => {
-        if (wanted && canvas.current) colors.paint(canvas.current, decoded, tile.layer, record.classes, palette, over, ratio);
+      const image = new Image();
+      image.onload = async () => {
+        const bitmap = await createImageBitmap(image, { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" });
+        image.removeAttribute("src"); // and what it holds
+        if (wanted) {
+          canvas.current.getContext("2d").drawImage(bitmap, 0, 0);
+          canvas.current.dataset.painted = "photograph";
+        }
+        bitmap.close();
       };
-      const decoded = ready(record, tile);
-      if (decoded) paint(decoded);
-      else decode(record, tile).then(paint);
-      return () => { wanted = false; };
-    }, [record, tile.layer, tile.position, width, height, palette, over]);
-    return html`<canvas ref=${canvas} width=${width} height=${height} class=${over ? "over" : ""}></canvas>`;
+      image.onerror = () => setMissing(true);
+      image.src = entry.photograph;
+      return () => {
+        wanted = false;
+        image.onload = image.onerror = null;
+        image.removeAttribute("src");
+      };
+    }, [entry, width, height]);
+    if (missing) return html`<p class="problem">${problemOf(entry.number, ".jpg")}</p>`;
+    return html`<span ref=${place}></span>`;
   }
 
   // A tile: the photograph, a layer, or with `over` the layer above the photograph.
@@ -90,20 +143,20 @@ getamAudit.tiles = (() => {
       if (x < 0 || y < 0 || x >= 1 || y >= 1 || !record || record.problem) return;
       probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
     };
+    const name = nameOf(tile);
+    const peak = tile.layer === "raw" && record && !record.problem ? `max ${peakOf(record, tile.position)}` : "";
     const isPhotograph = tile.layer === "photograph";
     const shown = record && !record.problem && !isPhotograph;
     return html`
       <figure style=${{ width: `${width}px` }}>
         <div class="stack" style=${style} data-layer=${tile.layer} data-position=${tile.position}
           onMouseMove=${move} onMouseLeave=${() => probe.set(null)}>
-          ${(over || isPhotograph) && html`<img src=${entry.photograph} alt="" loading="lazy" draggable=${false} />`}
+          ${(over || isPhotograph) && html`<${Photograph} ...${{ entry, size }} />`}
           ${shown && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
           ${caption && html`<${Mark} ...${{ entry, size }} />`}
         </div>
         ${caption && html`
-          <figcaption title=${nameOf(tile)}>${nameOf(tile)}
-            ${tile.layer === "raw" && shown && html` <span class="soft">max ${peakOf(record, tile.position)}</span>`}
-          </figcaption>`}
+          <figcaption title=${peak ? `${name}, ${peak}` : name}>${name}${peak && html` <span class="soft">${peak}</span>`}</figcaption>`}
       </figure>`;
   }
 
@@ -128,6 +181,8 @@ getamAudit.tiles = (() => {
 
   const Swatch = ({ background }) => html`<span class="swatch" style=${{ background }} aria-hidden="true"></span>`;
 
+  const Scale = ({ background }) => html`<span class="swatch heat" style=${{ background }} aria-hidden="true"></span>`;
+
   // The classes of an image with their colors; those that it isn't labelled with come last.
   function Legend({ entry, record, palette }) {
     const classes = record && !record.problem ? record.classes : entry.labels;
@@ -144,12 +199,14 @@ getamAudit.tiles = (() => {
   function CommonLegend({ rules }) {
     return html`<ul class="legend common" aria-label="colors of all images">
       <li><${Swatch} background=${colors.unknownBackground} />unknown, 255</li>
-      <li>maps 0 <span class="swatch heat" style=${{ background: colors.heatBackground }} aria-hidden="true"></span> maximum</li>
+      <li><${Swatch} background=${colors.GROUND} />background of labels</li>
+      <li>maps 0 <${Scale} background=${colors.heatBackground} /> maximum</li>
+      <li>saliency 0 <${Scale} background=${colors.grayBackground} /> 100 %</li>
       ${rules && html`<li class="soft">rules:</li>`}
       ${rules && facts.rules.map(({ name, words }, rule) => html`<li key=${rule} title=${words}>
         <${Swatch} background=${colors.ruleBackground(rule)} />${name}</li>`)}
     </ul>`;
   }
 
-  return { html, useRecord, useProbe, probe, reading, Tile, Hint, Legend, CommonLegend, Swatch };
+  return { html, useRecord, useProbe, probe, reading, Tile, Hint, Legend, CommonLegend };
 })();
