@@ -129,7 +129,7 @@ def make_page(folder: Path, threads: int) -> dict[str, float]:
     spent = time.monotonic() - started
     now = os.times()
     files = [path for path in out.rglob("*") if path.is_file()]
-    images = sum(path.suffix == ".jpg" for path in files)
+    images = sum(path.is_relative_to(out / "images") for path in files)
     used = sum(now[:4]) - sum(cpu[:4])
     return {
         "stage, minutes": spent / 60,

@@ -1,14 +1,15 @@
-"""The audit page's images, in a folder that opens without a server: lists of them, and a script of layers for each.
+"""The audit page's images, in a folder that opens without a server: lists of them, and a script for each.
 
 Browsers let a page that is opened from disk load no data but scripts. So a list is `lists/<nnn>.js`, which calls
-getamAudit.list, and an image is `images/<number // 1000>/<number>.js`, which calls getamAudit.image, and a thumbnail
-beside it. Ids and class names come from the data set: they are text in that JSON, and no file is named after them.
+getamAudit.list, and an image is `images/<number // 1000>/<number>.js`, which calls getamAudit.image with its thumbnail
+and its layers. Ids and class names come from the data set: they are text in that JSON, and no file is named after them.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -136,14 +137,16 @@ def _write_chunk(out: Path, chunk: Sequence[tuple[int, ImageFiles]]) -> list[tup
 
 
 def _write_image(stem: Path, number: int, files: ImageFiles) -> tuple[Any, ...]:
-    """Writes the thumbnail and the script of one image; gives its values of COLUMNS."""
+    """Writes the script of one image; gives its values of COLUMNS."""
     row = files.row
     size, label_size = (_fitted(row.width, row.height, side) for side in (SIDE, LABEL_SIDE))
     photograph = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
-    photograph.save(stem.with_suffix(".jpg"), quality=80)
+    jpeg = io.BytesIO()
+    photograph.save(jpeg, "JPEG", quality=80)
     layers = read_layers(files)
     seen = {value for name in LABEL_LAYERS if name in layers.labels for value in _values(layers.labels[name])}
     content: dict[str, Any] = {
+        "photograph": _text(jpeg.getvalue()),
         # The image's own classes first, then those that somebody sees in it: the order of their colors.
         "classes": [*files.values, *sorted(seen - {0, UNKNOWN, *files.values})],
         "labels": {name: _packed(_picked(values, label_size)) for name, values in layers.labels.items()},
@@ -203,7 +206,11 @@ def _packed(values: np.ndarray) -> dict[str, Any]:
     rows[1:] -= values[:-1]
     compressor = zlib.compressobj(level=9, strategy=zlib.Z_RLE)
     content = compressor.compress(rows.tobytes()) + compressor.flush()
-    return {"width": width, "height": height, "data": base64.b64encode(content).decode("ascii")}
+    return {"width": width, "height": height, "data": _text(content)}
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _write_call(path: Path, function: str, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import zlib
 from collections.abc import Sequence
@@ -99,6 +100,10 @@ class Audit:
     def layers(self, id: str) -> list[str]:
         bits = self.entries[id]["layers"]
         return [name for position, name in enumerate(LAYERS) if bits >> position & 1]
+
+
+def photograph(content: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(content["photograph"])))
 
 
 def pixels(layer: dict[str, Any]) -> np.ndarray:

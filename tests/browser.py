@@ -69,9 +69,8 @@ def many_images(out: Path, count: int) -> None:
         rows.append(row)
         if number >= len(few):
             (out / "images" / str(number // 1000)).mkdir(exist_ok=True)
-            for suffix in (".js", ".jpg"):
-                source = out / "images" / "0" / f"{number % len(few)}{suffix}"
-                (out / "images" / str(number // 1000) / f"{number}{suffix}").hardlink_to(source)
+            source = out / "images" / "0" / f"{number % len(few)}.js"
+            (out / "images" / str(number // 1000) / f"{number}.js").hardlink_to(source)
     size = facts["perList"]
     lists = [rows[start : start + size] for start in range(0, count, size)]
     for number, part in enumerate(lists):

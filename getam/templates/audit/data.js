@@ -5,7 +5,7 @@
 window.getamAudit = (() => {
   const facts = JSON.parse(document.getElementById("audit").textContent);
   const LAYERS = Object.keys(facts.layers);
-  const HELD = 32; // images whose scripts' contents are kept, some 30 kB each
+  const HELD = 32; // images whose scripts' contents are kept, some 80 kB each
   const AT_ONCE = 6; // scripts that load side by side
 
   const images = []; // entries of the lists, in their order
@@ -23,7 +23,6 @@ window.getamAudit = (() => {
     for (const row of rows) {
       const entry = Object.fromEntries(facts.columns.map((name, position) => [name, row[position]]));
       entry.has = (layer) => (entry.layers >> LAYERS.indexOf(layer)) % 2 === 1;
-      entry.photograph = stem(entry.number) + ".jpg";
       entry.text = [entry.id, ...entry.labels.map((value) => facts.classes[value])].join("\n").toLowerCase();
       images[entry.number] = entry;
     }
@@ -92,18 +91,18 @@ window.getamAudit = (() => {
     loading.add(number);
     const content = await load(stem(number) + ".js");
     loading.delete(number);
-    const record = fits(images[number], content) ? keep(number, content) : { problem: problemOf(number, ".js") };
+    const record = fits(images[number], content) ? keep(number, content) : { problem: problemOf(number) };
     const callbacks = waiting.get(number) ?? [];
     waiting.delete(number);
     for (const callback of callbacks) callback(record);
     loadNext();
   }
 
-  const problemOf = (number, suffix) => `${damaged(`${stem(number)}${suffix} is`)}. ${REMEDY}`;
+  const problemOf = (number) => `${damaged(`${stem(number)}.js is`)}. ${REMEDY}`;
 
   // Whether a script has handed over the layers that the list says of its image.
   function fits(entry, content) {
-    if (!Array.isArray(content?.classes)) return false;
+    if (!Array.isArray(content?.classes) || !content.photograph) return false;
     return tilesOf(entry, LAYERS).every((tile) => tile.layer === "photograph" || sourceOf(content, tile)?.data);
   }
 
@@ -147,13 +146,37 @@ window.getamAudit = (() => {
     try {
       return Array.isArray(source) ? strongest(source) : unpack(source, 0);
     } catch (error) {
-      record.problem = problemOf(record.number, ".js");
-      for (const tell of record.users) tell();
+      fail(record);
       return null;
     }
   }
 
-  // The same, kept while one image is read out.
+  function fail(record) {
+    record.problem = problemOf(record.number);
+    for (const tell of record.users) tell();
+  }
+
+  // The photograph at a size, or null where it is damaged. It came with the layers and is no <img>: browsers keep 80 MB of
+  // those decoded, and as much again of their files where a tool watches the network.
+  async function photograph(record, width, height) {
+    try {
+      const jpeg = new Blob([bytesOf(record.photograph)]); // a copy
+      return await createImageBitmap(jpeg, { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" });
+    } catch (error) {
+      fail(record);
+      return null;
+    }
+  }
+
+  // Of base64 text, until the next call.
+  function bytesOf(text) {
+    const characters = atob(text);
+    const bytes = reused(3, characters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+    return bytes;
+  }
+
+  // What `decode` gives, kept while one image is read out.
   let kept = { record: null, layers: new Map() };
   function decodeToKeep(record, tile) {
     if (kept.record !== record) kept = { record, layers: new Map() };
@@ -188,15 +211,12 @@ window.getamAudit = (() => {
 
   // Values of a layer: rows less the one above them, deflated, as base64 text.
   function unpack({ width, height, data }, place) {
-    const text = atob(data);
-    const bytes = reused(3, text.length);
-    for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
     const values = reused(place, width * height);
-    getamAudit.inflate(bytes, values);
+    getamAudit.inflate(bytesOf(data), values);
     for (let i = width; i < values.length; i++) values[i] += values[i - width];
     return { width, height, values };
   }
 
   return { facts, LAYERS, images, problems, list, image, loadLists, request, recall, tilesOf, nameOf, decode, decodeToKeep,
-    problemOf };
+    photograph };
 })();

@@ -2,7 +2,7 @@
 
 // One layer of an image, what it says under the pointer, and the legend beside it.
 getamAudit.tiles = (() => {
-  const { facts, colors, decode, decodeToKeep, request, recall, nameOf, problemOf } = getamAudit;
+  const { facts, colors, decode, decodeToKeep, request, recall, nameOf, photograph } = getamAudit;
   const html = htm.bind(preact.h);
   const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
 
@@ -94,7 +94,7 @@ getamAudit.tiles = (() => {
 
   function Layer({ entry, record, tile, size, palette, over }) {
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [width, height] = size.map((side) => Math.max(1, Math.round(side * ratio)));
     const [place, canvas] = useCanvas(width, height, over);
     useLayoutEffect(() => {
       const layer = decode(record, tile);
@@ -103,33 +103,21 @@ getamAudit.tiles = (() => {
     return html`<span ref=${place}></span>`;
   }
 
-  // The photograph at the size that is shown. Browsers keep some 80 MB of decoded <img>, and nothing of a bitmap.
-  function Photograph({ entry, size }) {
-    const [missing, setMissing] = useState(false);
+  function Photograph({ record, size }) {
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = size.map((side) => Math.round(side * ratio));
+    const [width, height] = size.map((side) => Math.max(1, Math.round(side * ratio)));
     const [place, canvas] = useCanvas(width, height, false);
     useLayoutEffect(() => {
       let wanted = true;
-      const image = new Image();
-      image.onload = async () => {
-        const bitmap = await createImageBitmap(image, { resizeWidth: width, resizeHeight: height, resizeQuality: "medium" });
-        image.removeAttribute("src"); // and what it holds
-        if (wanted) {
+      photograph(record, width, height).then((bitmap) => {
+        if (wanted && bitmap) {
           canvas.current.getContext("2d").drawImage(bitmap, 0, 0);
           canvas.current.dataset.painted = "photograph";
         }
-        bitmap.close();
-      };
-      image.onerror = () => setMissing(true);
-      image.src = entry.photograph;
-      return () => {
-        wanted = false;
-        image.onload = image.onerror = null;
-        image.removeAttribute("src");
-      };
-    }, [entry, width, height]);
-    if (missing) return html`<p class="problem">${problemOf(entry.number, ".jpg")}</p>`;
+        bitmap?.close();
+      });
+      return () => { wanted = false; };
+    }, [record, width, height]);
     return html`<span ref=${place}></span>`;
   }
 
@@ -140,19 +128,19 @@ getamAudit.tiles = (() => {
     const move = (event) => {
       const box = event.currentTarget.getBoundingClientRect();
       const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;
-      if (x < 0 || y < 0 || x >= 1 || y >= 1 || !record || record.problem) return;
+      if (x < 0 || y < 0 || x >= 1 || y >= 1 || !sound) return;
       probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
     };
-    const name = nameOf(tile);
-    const peak = tile.layer === "raw" && record && !record.problem ? `max ${peakOf(record, tile.position)}` : "";
     const isPhotograph = tile.layer === "photograph";
-    const shown = record && !record.problem && !isPhotograph;
+    const sound = record && !record.problem;
+    const name = nameOf(tile);
+    const peak = tile.layer === "raw" && sound ? `max ${peakOf(record, tile.position)}` : "";
     return html`
       <figure style=${{ width: `${width}px` }}>
         <div class="stack" style=${style} data-layer=${tile.layer} data-position=${tile.position}
           onMouseMove=${move} onMouseLeave=${() => probe.set(null)}>
-          ${(over || isPhotograph) && html`<${Photograph} ...${{ entry, size }} />`}
-          ${shown && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
+          ${sound && (over || isPhotograph) && html`<${Photograph} ...${{ record, size }} />`}
+          ${sound && !isPhotograph && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
           ${caption && html`<${Mark} ...${{ entry, size }} />`}
         </div>
         ${caption && html`
