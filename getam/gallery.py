@@ -48,7 +48,7 @@ LABEL_SIDE = 1024
 def write_gallery(
     run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
 ) -> int:
-    """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing, empty folder `out`.
+    """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing folder `out`.
 
     Whatever a run doesn't have (ground truth, a path that didn't run) is left out.
 

@@ -87,6 +87,7 @@ def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[s
         headings=report.HEADINGS,
         scores=[astuple(row) for row in report.score_rows(report.summarize(run))],
         scripts=SCRIPTS,
+        contact_sheet=(out / "contact_sheet.html").is_file(),
         audit={
             **audit,
             "run": run.name,

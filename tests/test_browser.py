@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -766,6 +768,42 @@ def test_no_two_classes_of_an_image_look_the_same(opened: Open, count: int) -> N
     looks = opened().page.evaluate(PATTERNS, list(range(1, count + 1)))
     assert all(painted == swatch for painted, swatch in looks)
     assert len({painted for painted, _ in looks}) == count
+
+
+INFLATE = """(streams) => streams.map(([stream, size]) => {
+    const bytes = Uint8Array.from(atob(stream), (character) => character.charCodeAt(0));
+    const out = new Uint8Array(size);
+    try {
+        getamAudit.inflate(bytes, out);
+    } catch (error) {
+        return error.message;
+    }
+    let text = "";
+    for (const byte of out) text += String.fromCharCode(byte);
+    return btoa(text);
+})"""
+
+
+def test_layers_are_inflated_as_zlib_deflates_them(opened: Open) -> None:
+    rng = np.random.default_rng(0)
+    contents = [
+        values.astype(np.uint8).tobytes()
+        for size in (1, 2, 257, 70_000)
+        for values in (np.zeros(size), rng.integers(0, 256, size), np.arange(size) // 7, rng.normal(0, 3, size).round())
+    ]
+    streams, expected = [], []
+    for level in (0, 1, 6, 9):
+        for strategy in (zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE, zlib.Z_HUFFMAN_ONLY, zlib.Z_FIXED):
+            for content in contents:
+                deflate = zlib.compressobj(level, strategy=strategy)
+                stream = deflate.compress(content) + deflate.flush()
+                streams.append([base64.b64encode(stream).decode(), len(content)])
+                expected.append(base64.b64encode(content).decode())
+    page = opened().page
+    assert page.evaluate(INFLATE, streams) == expected
+    stream = zlib.compress(contents[-1])
+    cut, longer = base64.b64encode(stream[:-100]).decode(), base64.b64encode(stream).decode()
+    assert page.evaluate(INFLATE, [[cut, 70_000], [longer, 70_001]]) == ["too short", "another size"]
 
 
 def test_damaged_files_have_one_message_each(chromium: Browser, tmp_path: Path, rows: list[IndexRow]) -> None:

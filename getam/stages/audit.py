@@ -30,6 +30,14 @@ class Arguments(AuditSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     with atomic_folder(arguments.out) as folder:
+        # First: the two pages link it where it is.
+        write_contact_sheet(
+            arguments.run,
+            folder / "contact_sheet.html",
+            rows=index.rows,
+            classes=index.classes,
+            shards=arguments.shards,
+        )
         write_gallery(
             arguments.run,
             folder,
@@ -38,12 +46,5 @@ def run(arguments: Arguments) -> None:
             shards=arguments.shards,
             images=arguments.images,
             threads=arguments.threads,
-        )
-        write_contact_sheet(
-            arguments.run,
-            folder / "contact_sheet.html",
-            rows=index.rows,
-            classes=index.classes,
-            shards=arguments.shards,
         )
         write_overview(arguments.run, folder)

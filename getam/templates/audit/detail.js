@@ -2,7 +2,7 @@
 
 // One image, large: all of its layers, what they say at a place, and its verdict.
 getamAudit.detail = (() => {
-  const { facts, LAYERS, tilesOf, verdicts, decode } = getamAudit;
+  const { facts, LAYERS, tilesOf, verdicts } = getamAudit;
   const { html, useRecord, useProbe, probe, reading, Tile, CommonLegend } = getamAudit.tiles;
   const { Facts, Layers, useSize } = getamAudit.gallery;
   const { useEffect, useLayoutEffect, useRef } = preactHooks;
@@ -48,15 +48,10 @@ getamAudit.detail = (() => {
     const record = useRecord(entry.number);
     const { width: room, height: high } = useSize(tilesRef);
     useEffect(() => () => probe.set(null), []);
-    const sound = record && !record.problem;
     const tiles = tilesOf(entry, LAYERS.filter((layer) => !hidden.has(layer)));
     const width = fit(entry, tiles.length, room - 3 * GAP, high - GAP / 2);
     // A narrow image as wide as the least tile would be many screens high.
     const height = Math.min(Math.round(width * entry.height / entry.width), Math.max(LEAST, high - CAPTION - GAP));
-    useEffect(() => {
-      // The read-out names every layer, those that are hidden too.
-      if (sound) for (const tile of tilesOf(entry, LAYERS)) if (tile.layer !== "photograph") decode(record, tile);
-    }, [record]);
     return html`
       <dialog class="detail" tabindex="-1" ref=${dialog} aria-label="large view" onCancel=${(event) => { event.preventDefault(); close(); }}>
         <div class="head">
