@@ -81,13 +81,11 @@ def write_gallery(
         classes=classes,
         audit={
             "key": _key(rows),
-            "total": len(rows),
             "images": len(chosen),
             "lists": len(lists),
             "perList": LIST,
             "columns": COLUMNS,
             "layers": LAYERS,
-            "labelLayers": LABEL_LAYERS,
             "scores": SCORES,
             "shares": SHARES,
             "splits": [*dict.fromkeys(files.row.split for files in chosen)],

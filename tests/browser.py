@@ -75,7 +75,7 @@ def many_images(out: Path, count: int) -> None:
     lists = [rows[start : start + size] for start in range(0, count, size)]
     for number, part in enumerate(lists):
         (out / "lists" / f"{number:03d}.js").write_text(f"getamAudit.list({json.dumps(part)});\n")
-    facts |= {"images": count, "total": count, "lists": len(lists)}
+    facts |= {"images": count, "lists": len(lists)}
     changed = json.dumps(facts).replace("<", "\\u003c")
     (out / "index.html").write_text(page.replace(text, changed), encoding="utf-8")
 

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser
 
 from getam.files import write_array, write_labels
 from getam.index import IndexRow
+from getam.layers import LAYERS
 from getam.verdicts import read_verdicts
 
 pytestmark = [
@@ -255,6 +256,21 @@ def test_layers_and_views_by_keys(opened: Open) -> None:
     one.page.reload()
     one.page.wait_for_selector(".cell")
     assert one.page.get_by_label("Opacity").input_value() == "10"
+
+
+def test_every_layer_overlays(opened: Open) -> None:
+    one = opened()
+    one.wait_painted()
+    one.press("v", "Home")
+    cell = "[...document.querySelectorAll('.cell')].find((one) => one.querySelector('.name').textContent === 'first')"
+    for number, layer in enumerate(LAYERS, 1):
+        one.press(str(number))
+        assert one.page.locator('input[type="radio"]:checked').get_attribute("value") == layer
+        # Of an image with all of them but predictions.
+        if layer in ("photograph", "deeplab", "end_to_end"):
+            one.wait(f"""{cell}.querySelector('[data-layer="photograph"] canvas')""")
+        else:
+            one.wait(f"{cell}.querySelector('canvas.over')?.dataset.painted === '{layer}'")
 
 
 def test_keys_with_altgr_and_capslock(opened: Open) -> None:
@@ -603,6 +619,35 @@ def test_triage_of_those_without_a_verdict(opened: Open) -> None:
     one.press("End", "b", "Escape")
     one.page.wait_for_selector(".detail", state="detached")
     assert current(one) == order[9]
+    # What has left the list by a slip of the finger is taken back all the same.
+    one.press("b", "x")
+    assert one.texts(".done") == [f"{order[9]}: no verdict again. \u00d7"]
+    one.wait(
+        f"[...document.querySelectorAll('.name')].some(({{ textContent }}) => textContent === {json.dumps(order[9])})"
+    )
+
+
+def test_a_key_that_is_held_down_judges_one_image(opened: Open) -> None:
+    one = opened()
+    choose(one, "verdict", "none")
+    one.page.keyboard.down("b")
+    for _ in range(5):
+        one.page.keyboard.down("b")  # repeats
+    one.page.keyboard.up("b")
+    one.wait_drawn()
+    assert one.texts(".count") == ["10 of 11 images"]
+
+
+def test_rows_of_the_grid_end_where_they_end(opened: Open) -> None:
+    one = opened()
+    one.press("v", "Home", "j", "j")
+    third = current(one)
+    one.press("ArrowUp")
+    assert current(one) == third
+    one.press("End", "ArrowDown")
+    last = current(one)
+    one.press("ArrowLeft", "ArrowDown")
+    assert current(one) != last
 
 
 @pytest.mark.parametrize("how", ["throw new Error('off')", "return null"])
@@ -656,6 +701,29 @@ def test_every_id_has_an_address(opened: Open) -> None:
     two = opened(address.partition("#")[1] + address.partition("#")[2])
     two.page.wait_for_selector(".detail")
     assert two.texts(".detail h2") == [IDS[-1]]
+
+
+def test_back_leaves_the_large_view(opened: Open) -> None:
+    one = opened()
+    one.page.wait_for_selector("canvas")
+    one.page.evaluate("location.hash = 'second'")
+    one.page.wait_for_selector(".detail")
+    one.page.go_back()
+    one.page.wait_for_selector(".detail", state="detached")
+    assert one.page.evaluate("location.hash") == ""
+
+
+def test_the_large_view_says_what_went_wrong(opened: Open) -> None:
+    one = opened("#second")
+    one.page.wait_for_selector(".detail")
+    one.page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
+    one.press("b")
+    assert "keeps no verdicts" in one.page.locator(".detail .problem").inner_text()
+    one.page.evaluate("location.hash = 'nowhere'")
+    one.wait(
+        "[...document.querySelectorAll('.detail .problem')].some((one) => one.textContent.includes('the id nowhere'))"
+    )
+    one.wait("location.hash === '#second'")
 
 
 def test_an_address_of_no_image_says_so(opened: Open) -> None:
@@ -803,7 +871,9 @@ def test_layers_are_inflated_as_zlib_deflates_them(opened: Open) -> None:
     assert page.evaluate(INFLATE, streams) == expected
     stream = zlib.compress(contents[-1])
     cut, longer = base64.b64encode(stream[:-100]).decode(), base64.b64encode(stream).decode()
-    assert page.evaluate(INFLATE, [[cut, 70_000], [longer, 70_001]]) == ["too short", "another size"]
+    other = base64.b64encode(stream[:-1] + bytes([stream[-1] ^ 1])).decode()
+    damaged = [[cut, 70_000], [longer, 70_001], [other, 70_000]]
+    assert page.evaluate(INFLATE, damaged) == ["too short", "another size", "another checksum"]
 
 
 def test_damaged_files_have_one_message_each(chromium: Browser, tmp_path: Path, rows: list[IndexRow]) -> None:

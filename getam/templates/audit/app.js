@@ -17,6 +17,7 @@
     opacity: 65,
     palette: "safe",
   };
+  const ONCE = new Set(["x", ...verdicts.WORDS.map((word) => word[0])]);
   const TILES = { min: 80, max: 320, step: 10 };
   const number = new Intl.NumberFormat("en");
   const within = (value, least, most) => Math.min(most, Math.max(least, value));
@@ -67,6 +68,7 @@
     const [wanted, setWanted] = useState(idOfAddress); // the id of the address, until its list is there
     const address = useRef(location.hash); // the latest that was taken note of
     const columns = useRef(1);
+    const lastMarked = useRef(null);
     const place = useRef(0); // of the current image among those that are shown, or where it was
     const note = useRef(null);
     const tiles = useRef(null);
@@ -85,6 +87,8 @@
       const followed = () => {
         address.current = location.hash;
         setWanted(idOfAddress());
+        // As after the browser's Back.
+        if (!idOfAddress()) setLarge(false);
       };
       window.addEventListener("hashchange", followed);
       const unfollow = verdicts.follow(() => setMarks((count) => count + 1));
@@ -94,20 +98,25 @@
       };
     }, []);
 
+    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
+    const subject = large ? current : null;
+    const writeAddress = () => {
+      if (location.hash !== address.current) return;
+      history.replaceState(null, "", addressOf(subject));
+      address.current = location.hash;
+    };
     // The image of the address, which the filters may leave out.
     useEffect(() => {
       const entry = wanted && images.find((one) => one?.id === wanted);
       if (entry) open(entry);
-      else if (wanted && loaded >= facts.lists) setMessage({ text: `No image on this page has the id ${wanted}.`, done: false });
-      else return;
+      else if (wanted && loaded >= facts.lists) {
+        setMessage({ text: `No image on this page has the id ${wanted}.`, done: false });
+        writeAddress();
+      } else return;
       setWanted("");
     }, [wanted, loaded]);
-    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
-    const subject = large ? current : null;
     useEffect(() => {
-      if (!loaded || wanted || location.hash !== address.current) return;
-      history.replaceState(null, "", addressOf(subject));
-      address.current = location.hash;
+      if (loaded && !wanted) writeAddress();
     }, [subject]);
 
     // When the current image leaves those that are shown, the next takes its place; the large view keeps its own.
@@ -127,17 +136,30 @@
       const from = position < 0 && step > 0 ? place.current - 1 : place.current;
       if (shown.length) setCurrent(shown[within(from + step, 0, shown.length - 1)]);
     };
+    const moveRow = (step) => {
+      const after = place.current + step * columns.current;
+      if (large || columns.current === 1) move(step);
+      else if (after >= 0 && after < shown.length) move(step * columns.current);
+    };
     const marked = () => setMarks((count) => count + 1);
     const mark = (entry, verdict) => {
       verdicts.set(entry.id, verdict);
+      lastMarked.current = entry;
       marked();
     };
     const write = (entry, text) => {
       verdicts.setNote(entry.id, text);
+      lastMarked.current = entry;
       marked();
     };
-    const takeBack = (entry) => {
+    // The last image that was marked, where a filter has put another in its place.
+    const takeBack = () => {
+      const entry = current && verdicts.canTakeBack(current.id) ? current : lastMarked.current;
+      if (!entry) return;
       verdicts.takeBack(entry.id);
+      if (entry !== current) {
+        setMessage({ text: `${entry.id}: ${verdicts.get(entry.id).verdict || "no verdict"} again.`, done: true });
+      }
       marked();
     };
     const toggle = (layer) => {
@@ -160,8 +182,8 @@
       ["j, \u2192", "next image", { j: () => move(1), ArrowRight: () => move(1) }],
       ["k, \u2190", "previous image", { k: () => move(-1), ArrowLeft: () => move(-1) }],
       ["\u2193, \u2191", "the image below, above", {
-        ArrowDown: () => move(large ? 1 : columns.current),
-        ArrowUp: () => move(large ? -1 : -columns.current),
+        ArrowDown: () => moveRow(1),
+        ArrowUp: () => moveRow(-1),
       }],
       ["Home, End", "first, last image", { Home: () => move(-images.length), End: () => move(images.length) }],
       ["Enter", "large view", { Enter: () => current && setLarge(true) }],
@@ -174,7 +196,7 @@
       ["- and +", "smaller, larger tiles", { "-": () => grow(-TILES.step), "+": () => grow(TILES.step) }],
       ["g, b, u", "verdict good, bad, unsure",
         Object.fromEntries(verdicts.WORDS.map((word) => [word[0], () => current && mark(current, word)]))],
-      ["x", "take verdict and note back; again: undo that", { x: () => current && takeBack(current) }],
+      ["x", "take verdict and note back; again: undo that", { x: takeBack }],
       ["n", "note", {
         n: () => {
           if (!current) return;
@@ -233,6 +255,8 @@
       }
       if (!Object.hasOwn(actions, key)) return;
       event.preventDefault();
+      // A key that is held down judges no image that nobody has looked at.
+      if (event.repeat && ONCE.has(key)) return;
       setMessage(null);
       actions[key]();
     };
@@ -262,6 +286,11 @@
       marked();
     };
     const warnings = [verdicts.warning(), ...problems].filter(Boolean);
+    // Where they are seen: the large view covers everything else.
+    const told = html`
+      ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
+      ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
+        ${message.text} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}`;
     return html`
       <form class="bar" onSubmit=${(event) => event.preventDefault()} aria-label="filters and views">
         <div class="line">
@@ -302,9 +331,7 @@
             <button type="button" onClick=${() => setHelp(true)}>Keys <kbd>?</kbd></button>
           </span>
         </div>
-        ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
-        ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
-          ${message.text} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}
+        ${!large && told}
       </form>
       <div class="view" style=${{ "--opacity": opacity / 100 }}>
         <${Gallery} images=${shown} layers=${chosen} setColumns=${(count) => { columns.current = count; }}
@@ -315,7 +342,7 @@
       <p class="hidden" role="status">${current ? `${current.id} ${verdicts.get(current.id).verdict}` : ""}</p>
       ${large && current && html`<${Detail} entry=${current} place=${position + 1} count=${number.format(shown.length)}
         setOpacity=${(value) => prefer({ opacity: value })} close=${() => setLarge(false)} noteRef=${note}
-        tilesRef=${tiles} ...${{ there, hidden, toggle, palette, opacity, move, mark, write }} />`}
+        tilesRef=${tiles} ...${{ told, there, hidden, toggle, palette, opacity, move, mark, write }} />`}
       ${help && html`<${Help} keys=${keys} close=${() => setHelp(false)} />`}`;
   }
 

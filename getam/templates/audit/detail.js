@@ -10,7 +10,6 @@ getamAudit.detail = (() => {
   const CAPTION = 22;
   const GAP = 8;
   const LEAST = 180; // width of a tile, pixels; more of them than fit are scrolled
-  const NOTE = 100000; // most characters of a note: Python's csv reads fields of up to 131072
 
   // The widest tiles that all fit.
   function fit(entry, count, width, height) {
@@ -43,7 +42,7 @@ getamAudit.detail = (() => {
     return ref;
   }
 
-  function Detail({ entry, place, count, there, hidden, toggle, palette, opacity, setOpacity, move, close, mark, write, noteRef, tilesRef }) {
+  function Detail({ entry, place, count, there, hidden, toggle, palette, opacity, setOpacity, move, close, mark, write, noteRef, tilesRef, told }) {
     const dialog = useModal();
     const record = useRecord(entry.number);
     const { width: room, height: high } = useSize(tilesRef);
@@ -66,6 +65,7 @@ getamAudit.detail = (() => {
           </span>
           <${Layers} ...${{ there, toggle }} isOn=${(layer) => !hidden.has(layer)} />
         </div>
+        ${told}
         <div class="body">
           <div class="tiles" ref=${tilesRef} style=${{ "--opacity": opacity / 100 }}>
             ${record?.problem && html`<p class="problem">${record.problem}</p>`}
@@ -91,7 +91,7 @@ getamAudit.detail = (() => {
             <button type="button" key=${word} class=${`verdict ${word}`} aria-pressed=${String(verdict === word)}
               onClick=${() => mark(entry, verdict === word ? "" : word)}>${word} <kbd>${word[0]}</kbd></button>`)}
         </div>
-        <textarea ref=${noteRef} rows="2" aria-label="note" placeholder="note (n)" maxlength=${NOTE} value=${note}
+        <textarea ref=${noteRef} rows="2" aria-label="note" placeholder="note (n)" maxlength=${verdicts.LONGEST_NOTE} value=${note}
           onInput=${(event) => write(entry, event.target.value)}></textarea>
       </form>`;
   }
@@ -106,7 +106,7 @@ getamAudit.detail = (() => {
       <section class="reading" aria-live="polite" aria-label="values at a pixel">
         ${here ? html`<dl>${lines.map(([tile, text]) => html`
             <div key=${tile.layer + tile.position}><dt>${facts.layers[tile.layer]}</dt><dd>${text}</dd></div>`)}</dl>
-            ${rule && html`<p class="words">${facts.rules.find(({ name }) => name === rule).words}.</p>`}`
+            ${rule && html`<p class="words">${facts.rules.find(({ name }) => name === rule)?.words}.</p>`}`
           : html`<p class="soft">Point at a pixel, or move with <kbd>Shift</kbd> and the arrows: every layer's value there.</p>`}
       </section>`;
   }

@@ -112,7 +112,7 @@ getamAudit.gallery = (() => {
                   place=${number * columns + place + 1} count=${images.length} ...${shared} />`)}
             </div>`)}
         </div>
-        ${images.length === 0 && html`<p class="empty">No image fits these filters.</p>`}
+        ${images.length === 0 && html`<p class="empty">${facts.images ? "No image fits these filters." : "This run has no images."}</p>`}
       </div>`;
   }
 

@@ -88,6 +88,20 @@ getamAudit.inflate = (() => {
     define(symbols, 0, count);
   }
 
+  function adler(bytes) {
+    let low = 1, high = 0;
+    for (let i = 0; i < bytes.length;) {
+      // The sums of so many bytes are whole numbers still.
+      for (const end = Math.min(bytes.length, i + 4096); i < end; i++) {
+        low += bytes[i];
+        high += low;
+      }
+      low %= 65521;
+      high %= 65521;
+    }
+    return high * 65536 + low;
+  }
+
   // Fills `out` from a zlib stream; throws where that is damaged.
   function inflate(bytes, out) {
     [source, at, hold, held] = [bytes, 2, 0, 0];
@@ -117,6 +131,9 @@ getamAudit.inflate = (() => {
       }
     }
     if (to !== out.length) throw new Error("another size");
+    let sum = 0;
+    for (let i = 0; i < 4; i++) sum = sum * 256 + source[at++];
+    if (sum !== adler(out)) throw new Error("another checksum");
   }
 
   return inflate;

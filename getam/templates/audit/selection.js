@@ -38,7 +38,9 @@ getamAudit.selection = (() => {
   function fitting(filter, measures) {
     const allowed = { ...FITS, score: measures, sort: ["id", ...measures] };
     return Object.fromEntries(Object.entries(NONE).map(([key, usual]) => {
-      const fits = key in allowed ? allowed[key].includes(filter[key]) : typeof filter[key] === "string";
+      const isBound = key === "min" || key === "max";
+      const fits = key in allowed ? allowed[key].includes(filter[key])
+        : typeof filter[key] === "string" && !(isBound && Number.isNaN(Number(filter[key])));
       return [key, fits ? filter[key] : key === "score" ? measures[0] : usual];
     }));
   }

@@ -54,7 +54,7 @@ getamAudit.tiles = (() => {
     if (!layer) return "";
     const at = Math.floor(y * layer.height) * layer.width + Math.floor(x * layer.width);
     const value = layer.values[at];
-    if (tile.layer === "rules") return facts.rules[value].name;
+    if (tile.layer === "rules") return facts.rules[value]?.name ?? "";
     if (tile.layer === "saliency") return `${value} %`;
     if (tile.layer !== "raw" && tile.layer !== "refined") return labelName(value);
     const position = tile.position < 0 ? layer.which[at] : tile.position;
@@ -92,7 +92,7 @@ getamAudit.tiles = (() => {
     return [place, canvas];
   }
 
-  function Layer({ entry, record, tile, size, palette, over }) {
+  function Layer({ record, tile, size, palette, over }) {
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = size.map((side) => Math.max(1, Math.round(side * ratio)));
     const [place, canvas] = useCanvas(width, height, over);
@@ -131,16 +131,20 @@ getamAudit.tiles = (() => {
       if (x < 0 || y < 0 || x >= 1 || y >= 1 || !sound) return;
       probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
     };
+    // What is removed under the pointer is never left by it.
+    useEffect(() => () => {
+      if (probe.at?.entry === entry && probe.at.tile.layer === tile.layer) probe.set(null);
+    }, []);
     const isPhotograph = tile.layer === "photograph";
     const sound = record && !record.problem;
     const name = nameOf(tile);
-    const peak = tile.layer === "raw" && sound ? `max ${peakOf(record, tile.position)}` : "";
+    const peak = caption && tile.layer === "raw" && sound ? `max ${peakOf(record, tile.position)}` : "";
     return html`
       <figure style=${{ width: `${width}px` }}>
         <div class="stack" style=${style} data-layer=${tile.layer} data-position=${tile.position}
           onMouseMove=${move} onMouseLeave=${() => probe.set(null)}>
           ${sound && (over || isPhotograph) && html`<${Photograph} ...${{ record, size }} />`}
-          ${sound && !isPhotograph && html`<${Layer} ...${{ entry, record, tile, size, palette, over }} />`}
+          ${sound && !isPhotograph && html`<${Layer} ...${{ record, tile, size, palette, over }} />`}
           ${caption && html`<${Mark} ...${{ entry, size }} />`}
         </div>
         ${caption && html`

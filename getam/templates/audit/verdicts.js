@@ -6,6 +6,7 @@ getamAudit.verdicts = (() => {
   const WORDS = ["good", "bad", "unsure"];
   const KEY = `getam-audit:${facts.run}:${facts.key}`;
   const PREFERENCES = "getam-audit:preferences";
+  const LONGEST_NOTE = 100000; // characters; Python's csv reads fields of up to 131072
 
   let said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
   let kept = true; // whether the storage has all of them
@@ -22,7 +23,7 @@ getamAudit.verdicts = (() => {
   }
 
   const isVerdict = (entry) => typeof entry?.id === "string" && WORDS.includes(entry.verdict)
-    && typeof (entry.note ?? "") === "string";
+    && typeof (entry.note ?? "") === "string" && (entry.note ?? "").length <= LONGEST_NOTE;
 
   // From the storage, to which other tabs write too.
   function read() {
@@ -74,6 +75,8 @@ getamAudit.verdicts = (() => {
     say(id, verdict === "unsure" && implied.has(id) ? "" : verdict, note);
   }
 
+  const canTakeBack = (id) => said.has(id) || takenBack.has(id);
+
   // A note may be long: the second time, it all comes back.
   function takeBack(id) {
     const before = said.get(id);
@@ -103,7 +106,7 @@ getamAudit.verdicts = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
-  // The rows of a CSV file, objects by its head; null where a quote is not closed.
+  // The rows of a CSV file, objects by its head; null where a quote is not closed, or the head is another.
   function readCsv(text) {
     const field = /(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r\n|\n|\r|$)/y;
     const rows = [[]];
@@ -115,7 +118,8 @@ getamAudit.verdicts = (() => {
       if (end !== ",") rows.push([]);
     }
     const [head, ...lines] = rows;
-    return lines.filter((line) => line.length > 0 && line.join() !== "").map((line) => {
+    if (!head.includes("id") || !head.includes("verdict")) return null;
+    return lines.filter((line) => line.some(Boolean)).map((line) => {
       const { id, verdict, note } = Object.fromEntries(head.map((name, position) => [name, line[position]]));
       return { id: id && fromWords(id), verdict, note: note && fromWords(note) };
     });
@@ -143,8 +147,10 @@ getamAudit.verdicts = (() => {
     }
     const here = new Set(images.map((entry) => entry.id));
     const taken = new Map();
-    const elsewhere = new Set();
+    const elsewhere = new Set(), contradicted = new Set();
     for (const { id, verdict, note } of list.filter(isVerdict)) {
+      if ((taken.get(id)?.verdict ?? verdict) !== verdict) contradicted.add(id);
+      implied.delete(id);
       if (here.has(id)) taken.set(id, { verdict, note: note || get(id).note });
       else elsewhere.add(id);
     }
@@ -154,6 +160,7 @@ getamAudit.verdicts = (() => {
     change(taken);
     const told = [`${counted(taken.size, "verdict")} imported from ${file.name}.`];
     if (replaced) told.push(`${counted(replaced, "verdict")} of before replaced.`);
+    if (contradicted.size) told.push(`${counted(contradicted.size, "id has", "ids have")} two verdicts: the last counts.`);
     if (elsewhere.size) told.push(`${counted(elsewhere.size, "id is", "ids are")} not on this page.`);
     if (wrong) told.push(`${counted(wrong, "entry was no verdict", "entries were no verdicts")}.`);
     if (typeof content.run === "string" && content.run !== facts.run) told.push(`The file is of the run ${content.run}.`);
@@ -164,7 +171,11 @@ getamAudit.verdicts = (() => {
   function follow(callback) {
     const changed = ({ key }) => {
       if (key !== KEY && key !== null) return;
+      const before = said;
       read();
+      for (const id of implied) {
+        if (said.get(id)?.verdict !== before.get(id)?.verdict || said.get(id)?.note !== before.get(id)?.note) implied.delete(id);
+      }
       callback();
     };
     window.addEventListener("storage", changed);
@@ -175,9 +186,11 @@ getamAudit.verdicts = (() => {
 
   return {
     WORDS,
+    LONGEST_NOTE,
     get,
     set,
     setNote,
+    canTakeBack,
     takeBack,
     download,
     upload,
