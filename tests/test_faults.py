@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -22,15 +23,21 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 VICTIMS = ("all", "stage", "snakemake")
 """Who is killed: the process group, the stage alone, Snakemake alone."""
 
-OTHERWISE = ("logs", "benchmarks", "tensorboard", ".state")
-"""Folders of a run that tell how it went, not what it found."""
+OTHERWISE = ("logs", "benchmarks", "tensorboard", ".state", "times.svg")
+"""Folders and files of a run that tell how it went, not what it found."""
+
+TIMES = re.compile(rb'<h2 id="times">.*?</table>', re.DOTALL)
+"""The same in the overview."""
 
 
 def files_of(workplace: Workplace) -> dict[str, bytes]:
     """Content of every file that a run has made, by its name."""
     paths = [path for folder in ("data", "results") for path in (workplace.folder / folder).rglob("*")]
     named = {str(path.relative_to(workplace.folder)): path for path in sorted(paths) if path.is_file()}
-    return {name: path.read_bytes() for name, path in named.items() if not {*Path(name).parts} & {*OTHERWISE}}
+    kept = {name: path.read_bytes() for name, path in named.items() if not {*Path(name).parts} & {*OTHERWISE}}
+    return {
+        name: TIMES.sub(b"", content) if name.endswith("overview.html") else content for name, content in kept.items()
+    }
 
 
 def seconds_of(workplace: Workplace) -> dict[str, float]:
