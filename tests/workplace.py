@@ -34,7 +34,7 @@ else:
 for file in files:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(" ".join(sys.argv))
-with open("{started}", "a") as file:
+with (pathlib.Path(sys.argv[0]).parents[1] / "started.txt").open("a") as file:
     file.write(stage + "\\n")
 """
 
@@ -93,7 +93,7 @@ class Workplace:
             commands.mkdir()
             (commands / "python").symlink_to(sys.executable)
             for name in ("getam", "deeplab"):
-                (commands / name).write_text(STAND_IN.format(python=sys.executable, started=folder / "started.txt"))
+                (commands / name).write_text(STAND_IN.format(python=sys.executable))
                 (commands / name).chmod(stat.S_IRWXU)
 
     @property
