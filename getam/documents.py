@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from getam.files import write_text
 from getam.report import escape, html_page, html_table, markdown_table
 
 
@@ -43,6 +45,14 @@ def as_markdown(document: Document) -> str:
             lines.append(_inline(block))
         lines.append("")
     return "\n".join(lines)
+
+
+def write_document(document: Document, path: Path, *, ending: str = "") -> str:
+    """Writes the document beside `path`, as .html and as .md with more Markdown at its end; gives what both say."""
+    markdown = as_markdown(document)
+    write_text(path.with_suffix(".md"), markdown + ending)
+    write_text(path.with_suffix(".html"), as_html(document))
+    return markdown
 
 
 def _inline(text: str) -> str:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from getam.documents import Document, Grid, as_html, as_markdown
+from getam.documents import Document, Grid, write_document
 from getam.errors import InputError
-from getam.files import atomic_file, read_array, read_json, read_labels, write_json, write_text
+from getam.files import atomic_file, read_array, read_json, read_labels, write_json
 from getam.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
 from getam.machine import MachineArguments
 from getam.map_sheet import SheetRow, draw_sheet
@@ -71,10 +71,7 @@ def run(arguments: Arguments) -> None:
             for method, best in zip(arguments.methods, scores, strict=True)
         ],
     }
-    document = _document(content)
-    markdown = as_markdown(document)
-    write_text(arguments.out.with_suffix(".md"), f"{markdown}\n![maps]({arguments.out.name})\n")
-    write_text(arguments.out.with_suffix(".html"), as_html(document))
+    markdown = write_document(_document(content), arguments.out, ending=f"\n![maps]({arguments.out.name})\n")
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.documents import as_html, as_markdown
-from getam.files import write_json, write_text
+from getam.documents import write_document
+from getam.files import write_json
 from getam.machine import MachineArguments
 from getam.plots import save_plot
 from getam.table_report import draw_table, table_document, table_json
@@ -33,15 +33,13 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     rows = read_rows(arguments.rows)
     document = table_document(arguments.title, arguments.caption, rows, ordered=arguments.ordered)
-    markdown = as_markdown(document)
     save_plot(
         arguments.out.with_suffix(".svg"),
         lambda figure: draw_table(figure, arguments.title, rows, axis=arguments.axis),
         width=9.0,
         height=max(3.0, 1.2 + 0.55 * len(rows)),
     )
-    write_text(arguments.out.with_suffix(".md"), markdown)
-    write_text(arguments.out.with_suffix(".html"), as_html(document))
+    markdown = write_document(document, arguments.out)
     content = table_json(arguments.title, arguments.caption, rows, axis=arguments.axis, ordered=arguments.ordered)
     write_json(arguments.out, content)
     logger.info("%s\n%s", arguments.out.with_suffix(".md"), markdown)

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from getam.documents import Document, Grid, as_html, as_markdown
-from getam.files import read_array, write_json, write_text
+from getam.documents import Document, Grid, write_document
+from getam.files import read_array, write_json
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.map_values import BINS, SHARES, ValueCounts
@@ -48,10 +48,7 @@ def run(arguments: Arguments) -> None:
             counts[fusion].add(read_array(file))
     save_plot(arguments.out, lambda figure: _draw(figure, counts))
     content = {fusion: each.summary() for fusion, each in counts.items()}
-    document = _document(content)
-    markdown = as_markdown(document)
-    write_text(arguments.out.with_suffix(".md"), markdown)
-    write_text(arguments.out.with_suffix(".html"), as_html(document))
+    markdown = write_document(_document(content), arguments.out)
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 

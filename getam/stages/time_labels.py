@@ -12,9 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from getam.documents import Document, Grid, as_html, as_markdown
+from getam.documents import Document, Grid, write_document
 from getam.errors import InputError
-from getam.files import read_array, read_gray, write_json, write_text
+from getam.files import read_array, read_gray, write_json
 from getam.gpu import NetworkArguments
 from getam.index import read_index, read_photograph
 from getam.label_times import METHODS, ROUNDS, Item, cpu_name, time_labels
@@ -72,10 +72,7 @@ def run(arguments: Arguments) -> None:
         },
     }
     save_plot(arguments.out, lambda figure: _draw(figure, seconds))
-    document = _document(content, arguments.batch_sizes)
-    markdown = as_markdown(document)
-    write_text(arguments.out.with_suffix(".md"), markdown)
-    write_text(arguments.out.with_suffix(".html"), as_html(document))
+    markdown = write_document(_document(content, arguments.batch_sizes), arguments.out)
     write_json(arguments.out.with_suffix(".json"), content)
     logger.info("%s\n%s", arguments.out, markdown)
 
