@@ -2,7 +2,7 @@
 
 Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
 and Fully Connected CRFs", https://arxiv.org/abs/1606.00915, as kazuto1011/deeplab-pytorch implements it:
-with `resnet101` the logits equal that program's (`import_reference_state` renames its weights).
+with `resnet101` the logits equal that program's (deeplab.import_kazuto1011_state renames its weights).
 
 Images come normalized by ImageNet's mean and standard deviation, as encoders trained by this project or by
 torchvision expect them. The reference's weights expect BGR in 0..255 with CAFFE_MEAN subtracted:
@@ -12,8 +12,7 @@ torchvision expect them. The reference's weights expect BGR in 0..255 with CAFFE
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
 from deeplab.segmenters import LibrarySegmenter
-from getam.checkpoints import load_weights, read_description
+from getam.checkpoints import describe_model, load_weights, read_description
 from getam.errors import InputError
 from getam.images import denormalize_rgb
 from getam.pretrained import encoder_weights, load_encoder
@@ -138,46 +137,6 @@ class DeepLabV2(MultiScaleNetwork):
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 
-def import_reference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames the weights of kazuto1011's DeepLabV2_ResNet101_MSC for `DeepLabV2(encoder="resnet101")`.
-
-    state: its state dict, keys such as `base.layer3.block1.conv3x3.bn.weight`. Returns the same tensors
-    under `encoder.layer2.0.bn2.weight`, to be loaded strictly. Raises InputError for a key of another form.
-    """
-    return {_import_reference_key(key): tensor for key, tensor in state.items()}
-
-
-# Part of the reference's bottleneck -> (convolution, batch norm) of torchvision's.
-_BLOCK_PARTS = {
-    "reduce": ("conv1", "bn1"),
-    "conv3x3": ("conv2", "bn2"),
-    "increase": ("conv3", "bn3"),
-    "shortcut": ("downsample.0", "downsample.1"),
-}
-_STEM_KEY = re.compile(r"base\.layer1\.conv1\.(conv|bn)\.(\w+)")
-_BLOCK_KEY = re.compile(rf"base\.layer([2-5])\.block([1-9]\d*)\.({'|'.join(_BLOCK_PARTS)})\.(conv|bn)\.(\w+)")
-_ASPP_KEY = re.compile(r"base\.aspp\.c(\d+)\.(\w+)")
-
-
-def _import_reference_key(key: str) -> str:
-    if match := _STEM_KEY.fullmatch(key):
-        kind, tensor = match.groups()
-        return f"encoder.{kind}1.{tensor}"
-    if match := _BLOCK_KEY.fullmatch(key):
-        stage, block, part, kind, tensor = match.groups()
-        convolution, norm = _BLOCK_PARTS[part]
-        module = convolution if kind == "conv" else norm
-        # The reference counts the stem as layer1, and blocks from 1.
-        return f"encoder.layer{int(stage) - 1}.{int(block) - 1}.{module}.{tensor}"
-    if match := _ASPP_KEY.fullmatch(key):
-        branch, tensor = match.groups()
-        return f"aspp.branches.{branch}.{tensor}"
-    raise InputError(
-        f"{key!r} is no key of kazuto1011's DeepLabV2_ResNet101_MSC, whose keys start with base.layer1 "
-        "to base.layer5 or base.aspp: give its state dict alone, without optimizer state or `module.` prefix"
-    )
-
-
 def _dilated_resnet(
     name: str,
     *,
@@ -245,9 +204,14 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
     )
 
 
-def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """What model.json says of a segmenter; `classes` without background."""
-    return {"kind": "deeplab", "settings": settings.model_dump(mode="json"), "classes": list(classes)}
+def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str], *, learned_from: str) -> dict[str, Any]:
+    """What model.json says of a segmenter.
+
+    Args:
+        classes: names, without background.
+        learned_from: supervision of the labels that it is trained on.
+    """
+    return describe_model("deeplab", settings, learned_from=learned_from, classes=classes)
 
 
 def load_deeplab(folder: Path) -> tuple[MultiScaleNetwork, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,36 @@ from torch.optim import Optimizer
 import getam.version
 from getam.errors import InputError
 from getam.files import atomic_file, read_json, write_json
-from getam.settings import SomeSection
+from getam.settings import PretrainedSettings, SomeSection
+from getam.supervision import SUPERVISION, of_network
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 SHOWN = 3
-"""Tensors that do not fit which a message names."""
+"""How many of the tensors that do not fit a message names."""
 UNUSED = "unused.safetensors"
-"""Beside an imported model: tensors of the file it comes from that no forward pass reads."""
+"""File beside an imported model with the tensors of its source that no forward pass reads."""
 
 logger = logging.getLogger(__name__)
+
+
+def describe_model(
+    kind: str, settings: PretrainedSettings, *, learned_from: str, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What model.json says of every network: what it is built from, and its supervision.
+
+    Args:
+        kind: of the network, which `read_description` asks for.
+        learned_from: supervision of the labels that it is trained on, see getam.supervision; that of its first weights
+            is added here.
+        classes: names, without background; None for a network that knows none.
+    """
+    return {
+        "kind": kind,
+        "settings": settings.model_dump(mode="json"),
+        **({} if classes is None else {"classes": list(classes)}),
+        SUPERVISION: of_network(learned_from, settings),
+    }
 
 
 def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
@@ -43,7 +63,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
             save_file(content, temporary, metadata=metadata)
         except SafetensorError as error:
-            # Its own error for a full disk and the like.
+            # safetensors raises an error of its own for a full disk and the like.
             raise OSError(str(error)) from None
 
 
@@ -136,8 +156,8 @@ def save_state(
         tensors["random_cuda"] = torch.cuda.get_rng_state()
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     text = json.dumps(progress)
-    facts = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": code}
-    write_tensors(path, tensors, facts)
+    metadata = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": code}
+    write_tensors(path, tensors, metadata)
 
 
 def load_state(
@@ -146,26 +166,26 @@ def load_state(
     """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key and code.
 
     Args:
-        key: of settings and data.
-        code: of the sources that train.
-        any_code: whether what other sources have saved will do; it is said then.
+        key: identifies settings, first weights and data.
+        code: hash of the sources that train.
+        any_code: whether to go on, with a warning, from a state that other sources have saved.
     """
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("key") != key:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
                 logger.info("%s belongs to other settings: training starts anew", path)
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         logger.warning("%s cannot be read (%s): training starts anew", path, error)
         return None
-    if facts.get("checksum") != _checksum(tensors, facts.get("progress", "")):
+    if metadata.get("checksum") != _checksum(tensors, metadata.get("progress", "")):
         logger.warning("%s is damaged (its checksum is another): training starts anew", path)
         return None
-    if facts.get("code") != code:
+    if metadata.get("code") != code:
         if not any_code:
             logger.warning("%s was saved by other sources: training starts anew (code_hash: false goes on)", path)
             return None
@@ -180,11 +200,11 @@ def load_state(
     torch.set_rng_state(tensors["random"])
     if "random_cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random_cuda"])
-    return json.loads(facts["progress"])
+    return json.loads(metadata["progress"])
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Of names, shapes, types and bytes: the format itself has none, and a disk may lose some."""
+    """Checksum of names, shapes, types and bytes: the format itself has none, and a disk may lose some bytes."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

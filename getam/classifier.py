@@ -22,12 +22,12 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from getam.backbones import Normalization, create_timm_model, find_backbone
-from getam.checkpoints import load_weights, read_description
+from getam.checkpoints import describe_model, load_weights, read_description
 from getam.decoder import Reassemble
 from getam.errors import InputError
 from getam.released import compute_as_released
 from getam.settings import BackboneSettings, ClassifierSettings
-from getam.supervision import IMAGE_LABELS, KEY, of_network
+from getam.supervision import IMAGE_LABELS
 
 
 def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
@@ -308,12 +308,7 @@ def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of a classifier."""
-    return {
-        "kind": "classifier",
-        "settings": settings.model_dump(mode="json"),
-        "classes": list(classes),
-        KEY: of_network(IMAGE_LABELS, settings),
-    }
+    return describe_model("classifier", settings, learned_from=IMAGE_LABELS, classes=classes)
 
 
 def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:

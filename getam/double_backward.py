@@ -25,13 +25,13 @@ from getam.settings import EndToEndSettings
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a step made on its way, for pictures; detached."""
+class StepPictures:
+    """What a step of the second phase can be shown by; the tensors are detached."""
 
     photographs: Tensor
     """(B, 3, H, W), RGB in 0..255"""
     maps: Tensor
-    """(B, K, H, W), >= 0, refined, of the image's classes and then zeros, raw values"""
+    """(B, K, H, W), >= 0, raw values: an image's refined maps, then zeros where it has fewer classes than K"""
     targets: Tensor
     """(B, H, W), uint8: 0 background, label values, 255 unknown"""
     logits: Tensor
@@ -40,18 +40,18 @@ class Seen:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Losses of a step, whose sum is minimized, and what was seen in it (None in the first phase)."""
+    """Losses of a step, whose sum is minimized, and what it can be shown by (None in the first phase)."""
 
     losses: dict[str, Tensor]
-    seen: Seen | None = None
+    pictures: StepPictures | None = None
 
 
 def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settings: EndToEndSettings) -> TrainingStep:
     """L = L_cls in the first phase, L_cls + L_seg + L_sal in the second (section 4.3).
 
-    In the second phase one forward pass serves both backward passes: the first, with respect to the attention
-    outputs alone, gives the maps; PAMR and completion make targets of them; the caller's is the second, and the
-    only one that reaches the weights. Maps, targets and losses stay on the batch's device (crf and rrm, which are
+    In the second phase one forward pass serves both backward passes. The first backward pass, with respect to the
+    attention outputs alone, gives the maps, of which PAMR and completion make targets; the second one is the caller's,
+    and it alone reaches the weights. Maps, targets and losses stay on the batch's device (crf and rrm, which are
     baselines, run on the CPU).
 
     Args:
@@ -64,10 +64,27 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
     if epoch < settings.classifier_epochs:
         scores, _ = model(images, decode=False)
         return TrainingStep({"classification": F.multilabel_soft_margin_loss(scores, labels)})
+    scores, logits, maps = maps_of_step(model, images, classes_of(labels), settings)
+    return losses_of(scores, logits, maps, batch, settings)
+
+
+def maps_of_step(
+    model: nn.Module, images: Tensor, present: Sequence[Sequence[int]], settings: EndToEndSettings
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The forward pass of a step in the second phase, and the class maps from it.
+
+    Args:
+        model: the EndToEndNetwork, or DistributedDataParallel around it.
+        images: (B, 3, H, W), normalized.
+        present: class indices of each image.
+
+    Returns:
+        scores (B, C) and segmentation logits (B, 1 + C, H, W), both with a graph; for each image the maps
+        (K_b, n_h, n_w) of its classes, without one.
+    """
     network: Any = getattr(model, "module", model)
     assert isinstance(network, EndToEndNetwork)
     backbone = network.classifier.backbone
-    present = classes_of(labels)
     grid = backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     if settings.maps.method == "cam":
         readout = network.classifier.readout
@@ -82,7 +99,8 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
         with recorder, _outputs_of(network) as outputs:
             scores, logits = model(images)
         maps = getam(
-            # Not what DistributedDataParallel makes of them: its scores' graph leads through the decoder too.
+            # These are the network's own scores: those that DistributedDataParallel returns have a graph that leads
+            # through the decoder too.
             outputs[0][0],
             recorder.calls,
             present,
@@ -92,12 +110,12 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
             retain_graph=True,
             fusion=settings.maps.fusion,
         )
-    return losses_of(scores, logits, maps, batch, settings)
+    return scores, logits, maps
 
 
 @contextmanager
 def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """What a module's forward passes inside the context give."""
+    """The outputs of a module's forward passes inside the context, in their order."""
     outputs: list[Any] = []
     with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
         yield outputs
@@ -106,7 +124,7 @@ def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
 def losses_of(
     scores: Tensor, logits: Tensor, maps: Sequence[Tensor], batch: dict[str, Tensor], settings: EndToEndSettings
 ) -> TrainingStep:
-    """The second phase's losses, once its maps are there: PAMR, completion, L_cls + L_seg + L_sal.
+    """The second phase's losses from its maps: PAMR and completion make targets, then L_cls + L_seg + L_sal.
 
     Args:
         scores: (B, C).
@@ -145,7 +163,7 @@ def losses_of(
             scale=settings.energy.scale,
             weight=settings.energy.weight,
         )
-    return TrainingStep(losses, Seen(photographs, refined, targets, logits.detach()))
+    return TrainingStep(losses, StepPictures(photographs, refined, targets, logits.detach()))
 
 
 def classes_of(labels: Tensor) -> list[list[int]]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from getam.checkpoints import load_weights, read_description
+from getam.checkpoints import describe_model, load_weights, read_description
 from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
 from getam.labels import WITHOUT_SALIENCY
 from getam.settings import EndToEndSettings
-from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_network
+from getam.supervision import IMAGE_LABELS, SALIENCY, joined
 
 
 class EndToEndNetwork(nn.Module):
@@ -98,15 +98,13 @@ def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
             )
 
 
-def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """What model.json says of an end-to-end network."""
+def describe_end_to_end(
+    settings: EndToEndSettings, classes: Sequence[str], *, saliency: str = SALIENCY
+) -> dict[str, Any]:
+    """What model.json says of an end-to-end network; `saliency` is the supervision of the saliency maps."""
     alone = settings.completion.method in WITHOUT_SALIENCY and not settings.saliency_weight
-    return {
-        "kind": "end_to_end",
-        "settings": settings.model_dump(mode="json"),
-        "classes": list(classes),
-        KEY: of_network(IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY), settings),
-    }
+    learned_from = IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY, saliency)
+    return describe_model("end_to_end", settings, learned_from=learned_from, classes=classes)
 
 
 def load_end_to_end(folder: Path) -> tuple[EndToEndNetwork, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Losses of the end-to-end network's second phase: L_seg (cross entropy and dense energy) and L_sal."""
+"""Losses: the end-to-end network's L_seg (cross entropy and dense energy) and L_sal, the saliency network's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from getam.distributed import mean_over_processes
+from getam.files import UNKNOWN
 
-UNKNOWN = 255
 BACKGROUND = 0
 
 # Pixels a side of one tile of the pairwise kernel: small enough for the CPU's cache, large enough to keep a
@@ -22,6 +22,13 @@ GPU_TILE = 4096
 # Exponents below are raised to this: e^-80 adds nothing to a sum, while the subnormal numbers that float32
 # has from e^-87 on slow the CPU's products two to four times.
 LEAST_EXPONENT = -80.0
+
+SMOOTHING = 0.001
+"""Share of a mask's value that is spread evenly over the two classes before the cross entropy."""
+
+BOUNDARY_WINDOW = 31
+BOUNDARY_WEIGHT = 5.0
+"""F3Net's pixel weight: 1 + 5 * |mean of the mask over 31x31 - mask|, largest along the object's outline."""
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, synchronize: bool = False) -> Tensor:
@@ -40,7 +47,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, synchronize: bool 
     Returns:
         Scalar, >= 0; without any known pixel it is zero with zero gradients.
     """
-    losses = F.cross_entropy(_at_least_float32(logits), labels, ignore_index=UNKNOWN, reduction="none")
+    losses = F.cross_entropy(_upcast(logits), labels, ignore_index=UNKNOWN, reduction="none")
     background = labels == BACKGROUND
     foreground = ~background & (labels != UNKNOWN)
     return mean_where(losses, foreground, synchronize=synchronize) + mean_where(
@@ -72,11 +79,44 @@ def saliency_loss(
     Returns:
         Scalar, >= 0.
     """
-    logits = _at_least_float32(logits)
+    logits = _upcast(logits)
     # p_background = sigmoid(z_0 - logsumexp(z_1..z_C)): finite, with a gradient, where the softmax saturates.
     background = logits[:, 0] - logits[:, 1:].logsumexp(dim=1)
     losses = F.binary_cross_entropy_with_logits(background, 1 - saliency.to(logits.dtype), reduction="none")
     return weight * (losses.mean() if region is None else mean_where(losses, region, synchronize=synchronize))
+
+
+def structure_loss(logits: Tensor, masks: Tensor, *, weighted: bool = True) -> Tensor:
+    """F3Net's structure loss (Wei et al. 2020): cross entropy plus IoU loss, both weighted at outlines.
+
+    With w = 1 + 5 |avgpool31(m) - m| and p = sigmoid(logits), the loss is the mean over the batch of
+    sum(w bce) / sum(w) + 1 - (I + 1) / (T - I + 1), where I = sum(w p m), T = sum(w (p + m)).
+    The cross entropy takes m smoothed to 0.999 m + 0.0005; the weights and the IoU take m as it is.
+
+    Args:
+        logits: (B, 1, H, W), floating. Half precision is computed in float32.
+        masks: m, (B, 1, H, W) in [0, 1], any dtype.
+        weighted: False is what the authors' program computes: it passes reduce="none", which torch takes for a plain
+            mean, so that its cross entropy ignores w.
+
+    Returns:
+        Scalar, >= 0.
+    """
+    # Sums over an image overflow or lose digits in half precision.
+    logits = _upcast(logits)
+    masks = masks.to(logits.dtype)
+    mean = F.avg_pool2d(masks, BOUNDARY_WINDOW, stride=1, padding=BOUNDARY_WINDOW // 2)
+    weights = 1 + BOUNDARY_WEIGHT * (mean - masks).abs()
+
+    smoothed = (1 - SMOOTHING) * masks + SMOOTHING / 2
+    bce = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
+    bce_loss = (weights * bce).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)) if weighted else bce.mean()
+
+    probabilities = torch.sigmoid(logits)
+    intersection = (weights * probabilities * masks).sum(dim=(1, 2, 3))
+    total = (weights * (probabilities + masks)).sum(dim=(1, 2, 3))
+    iou_loss = 1 - (intersection + 1) / (total - intersection + 1)
+    return (bce_loss + iou_loss).mean()
 
 
 def dense_energy_loss(
@@ -120,7 +160,7 @@ def dense_energy_loss(
     Returns:
         Scalar, <= 0, in float32 or better whatever autocast says.
     """
-    probabilities = _at_least_float32(probabilities)
+    probabilities = _upcast(probabilities)
     dtype = probabilities.dtype
     if region is None:
         region = torch.ones_like(labels)
@@ -204,7 +244,8 @@ def _bilateral_features(images: Tensor, *, sigma_rgb: float, sigma_xy: float) ->
 def mean_where(losses: Tensor, selected: Tensor, *, synchronize: bool = False) -> Tensor:
     """Mean of the selected entries; zero where nothing is selected.
 
-    With `synchronize`, the sum here over the mean of the processes' counts: the average of these is the mean of all.
+    With `synchronize`, the sum of this process's entries is divided by the mean of the processes' counts, so that the
+    average of the processes' results is the mean of the entries of all processes.
     """
     count = selected.sum().to(losses.dtype)
     if synchronize:
@@ -212,5 +253,6 @@ def mean_where(losses: Tensor, selected: Tensor, *, synchronize: bool = False) -
     return losses.where(selected, 0).sum() / count.where(count > 0, 1)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def _upcast(x: Tensor) -> Tensor:
+    """The same values in float32, or in their own type where that is more precise."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

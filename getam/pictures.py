@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from getam.files import UNKNOWN, voc_palette
 
 if TYPE_CHECKING:
-    from getam.double_backward import Seen
+    from getam.double_backward import StepPictures
 
 SIDE = 160
 """Least height and width of a tile in a training's picture, pixels."""
@@ -45,30 +45,30 @@ def heat_colors() -> np.ndarray:
     return matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
 
 
-def training_picture(seen: Seen) -> np.ndarray:
+def training_picture(pictures: StepPictures) -> np.ndarray:
     """The first images of a training step in rows: image, strongest map, pseudo label, prediction.
 
     Returns:
         (H, W, 3), uint8.
     """
-    height, width = seen.targets.shape[1:]
+    height, width = pictures.targets.shape[1:]
     factor = -(-SIDE // max(height, width))
     size = (width * factor, height * factor)
-    count = min(ROWS, len(seen.targets))
+    count = min(ROWS, len(pictures.targets))
     grid = Image.new("RGB", (len(COLUMNS) * size[0], CAPTION + count * size[1]), "white")
     draw = ImageDraw.Draw(grid)
     for column, name in enumerate(COLUMNS):
         draw.text((column * size[0] + 4, 3), name, fill="black")
     for row in range(count):
-        photograph = seen.photographs[row].permute(1, 2, 0).float().round().clamp(0, 255).byte().cpu().numpy()
-        peaks = seen.maps[row].amax((1, 2), keepdim=True)
+        photograph = pictures.photographs[row].permute(1, 2, 0).float().round().clamp(0, 255).byte().cpu().numpy()
+        peaks = pictures.maps[row].amax((1, 2), keepdim=True)
         # Each map by its maximum, as completion compares them.
-        strongest = (seen.maps[row] / peaks.where(peaks > 0, 1)).amax(0).float().cpu().numpy()
-        prediction = seen.logits[row].argmax(0).byte().cpu().numpy()
+        strongest = (pictures.maps[row] / peaks.where(peaks > 0, 1)).amax(0).float().cpu().numpy()
+        prediction = pictures.logits[row].argmax(0).byte().cpu().numpy()
         tiles = (
             Image.fromarray(photograph).resize(size, Image.Resampling.NEAREST),
             heat_picture(strongest, size),
-            label_picture(seen.targets[row].cpu().numpy(), size),
+            label_picture(pictures.targets[row].cpu().numpy(), size),
             label_picture(prediction, size),
         )
         for column, tile in enumerate(tiles):

@@ -1,12 +1,11 @@
-"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127), its loss and its maps.
+"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127) and its maps.
 
 The maps tell object pixels, of whichever class, from background pixels when labels are completed (Eq. 5).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,10 @@ from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
 from torch import Tensor, nn
 
 from getam.backbones import create_timm_model
-from getam.checkpoints import load_weights, read_description
+from getam.checkpoints import describe_model, load_weights, read_description
 from getam.errors import InputError
 from getam.settings import SaliencySettings
-from getam.supervision import KEY, SALIENCY, of_network
-
-SMOOTHING = 0.001
-"""Share of a mask's value that is spread evenly over the two classes before the cross entropy."""
-
-BOUNDARY_WINDOW = 31
-BOUNDARY_WEIGHT = 5.0
-"""F3Net's pixel weight: 1 + 5 * |mean of the mask over 31x31 - mask|, largest along the object's outline."""
+from getam.supervision import SALIENCY
 
 ASPP_DILATIONS = (3, 6, 12, 18)
 
@@ -193,73 +185,6 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-_UNUSED_KEYS = re.compile(r"noise_model\..*|.*\.(relative_position_index|attn_mask)")
-
-_REFERENCE_NAMES = (
-    (r"backbone\.(patch_embed|layers\.\d+\.(blocks|downsample))\.", r"backbone.\1."),
-    (r"neck\.conv_list\.(\d+)\.reduce\.(\d+)\.", r"neck.\1.\2."),
-    (r"decoder\.rcab_conv\.body\.0\.", "decoder.refine.conv1."),
-    (r"decoder\.rcab_conv\.body\.2\.", "decoder.refine.conv2."),
-    (r"decoder\.rcab_conv\.body\.3\.conv_du\.0\.", "decoder.refine.squeeze."),
-    (r"decoder\.rcab_conv\.body\.3\.conv_du\.2\.", "decoder.refine.expand."),
-    (r"decoder\.aspp_head\.conv2d_list\.(\d+)\.conv\.", r"decoder.head.\1."),
-)
-
-
-def import_reference_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' weights (fupiao1998/TrasformerSOD) under the names of SaliencyNetwork, for a strict load.
-
-    The last stage's blocks, the noise model and Swin's index and mask buffers are dropped: nothing reads
-    them, or timm computes them. Raises InputError at a name that the authors' network does not have.
-    """
-    stages = [int(key.split(".")[2]) for key in state if re.match(r"backbone\.layers\.\d+\.", key)]
-    if not stages:
-        raise InputError("saliency weights: no key backbone.layers.*; pass the authors' state_dict unchanged")
-    last_stage = f"backbone.layers.{max(stages)}."
-    return {
-        _module_name(key): value
-        for key, value in state.items()
-        if not key.startswith(last_stage) and not _UNUSED_KEYS.fullmatch(key)
-    }
-
-
-def _module_name(key: str) -> str:
-    for pattern, replacement in _REFERENCE_NAMES:
-        if match := re.match(pattern, key):
-            name = match.expand(replacement) + key[match.end() :]
-            # Patch merging ends a stage in the authors' Swin and begins the next one in timm's.
-            return re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
-    raise InputError(f"saliency weights: {key} is not of the authors' network; pass its state_dict unchanged")
-
-
-def structure_loss(logits: Tensor, masks: Tensor, *, weighted: bool = True) -> Tensor:
-    """F3Net's structure loss (Wei et al. 2020): cross entropy plus IoU loss, both weighted at outlines.
-
-    logits (B, 1, H, W); masks m (B, 1, H, W) in [0, 1], any dtype; a scalar, in float32 at least. With
-    w = 1 + 5 |avgpool31(m) - m| and p = sigmoid(logits), it is the mean over the batch of
-    sum(w bce) / sum(w) + 1 - (I + 1) / (T - I + 1), where I = sum(w p m), T = sum(w (p + m)).
-    The cross entropy has m smoothed to 0.999 m + 0.0005; weights and IoU have it as it is.
-
-    `weighted=False` is what the authors' program computes: it passes reduce="none", which torch takes for a
-    plain mean, so that its cross entropy ignores w.
-    """
-    # Sums over an image overflow or lose digits in half precision.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    masks = masks.to(logits.dtype)
-    mean = F.avg_pool2d(masks, BOUNDARY_WINDOW, stride=1, padding=BOUNDARY_WINDOW // 2)
-    weights = 1 + BOUNDARY_WEIGHT * (mean - masks).abs()
-
-    smoothed = (1 - SMOOTHING) * masks + SMOOTHING / 2
-    bce = F.binary_cross_entropy_with_logits(logits, smoothed, reduction="none")
-    bce_loss = (weights * bce).sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)) if weighted else bce.mean()
-
-    probabilities = torch.sigmoid(logits)
-    intersection = (weights * probabilities * masks).sum(dim=(1, 2, 3))
-    total = (weights * (probabilities + masks)).sum(dim=(1, 2, 3))
-    iou_loss = 1 - (intersection + 1) / (total - intersection + 1)
-    return (bce_loss + iou_loss).mean()
-
-
 def saliency_map(logits: Tensor, size: tuple[int, int], *, stretch: bool) -> Tensor:
     """The saliency map of one image: (H, W) = `size`, uint8, 255 for p = 1, from its logits (1, S, S).
 
@@ -292,7 +217,7 @@ def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
 
 def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
     """What model.json says of a saliency network."""
-    return {"kind": "saliency", "settings": settings.model_dump(mode="json"), KEY: of_network(SALIENCY, settings)}
+    return describe_model("saliency", settings, learned_from=SALIENCY)
 
 
 def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:

@@ -1,8 +1,8 @@
-"""What a network or a label has learned from, as scores state it, handed on from file to file.
+"""What a network or a label has learned from, as scores state it; every file hands it on to what is made from it.
 
-I: image labels; S: masks of salient objects; V: a person's verdicts on pseudo labels; F: masks of classes, as weights
-know that were pretrained on pixel labels.
-What is made from several has all of theirs: I+S.
+I: image labels; S: masks of salient objects; V: a person's verdicts on pseudo labels; F: masks of classes, from which
+weights that were pretrained on pixel labels have learned.
+What is made from several of these has all their letters: I+S.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from getam.settings import PretrainedSettings
 from getam.shards import read_manifest
 
 IMAGE_LABELS, SALIENCY, VERDICTS, PIXEL_LABELS = "I", "S", "V", "F"
-KEY = "supervision"
-"""In a model's description and in a manifest."""
+SUPERVISION = "supervision"
+"""Key in a model's description and in a manifest."""
 
 UNKNOWN_SOURCE = "I+S"
-"""Of labels and networks that do not say it."""
+"""The supervision of labels and networks whose files do not state it."""
 
 
 def joined(*parts: str) -> str:
@@ -30,18 +30,18 @@ def joined(*parts: str) -> str:
 
 
 def of_network(own: str, settings: PretrainedSettings) -> str:
-    """That of a network trained on `own`, and of the weights that it started with."""
+    """The supervision of a network: its `own`, by what it was trained on, and that of the weights it started with."""
     return joined(own, PIXEL_LABELS) if settings.pretrained and settings.segmentation_pretrained else own
 
 
 def of_model(folder: Path, *, unknown: str = UNKNOWN_SOURCE) -> str:
-    """That of a saved model."""
-    # Here and not above: the processes that complete labels start seconds faster without torch.
+    """The supervision of a saved model."""
+    # This import stands here because the processes that complete labels start seconds faster without torch.
     from getam.checkpoints import DESCRIPTION
 
-    return str(read_json(folder / DESCRIPTION).get(KEY, unknown))
+    return str(read_json(folder / DESCRIPTION).get(SUPERVISION, unknown))
 
 
 def of_shards(folders: Iterable[Path], *, unknown: str = UNKNOWN_SOURCE) -> str:
-    """That of what lies in shards, or in a folder of predictions."""
-    return joined(*(str(read_manifest(folder).get(KEY, unknown)) for folder in folders))
+    """The supervision of what shards, or a folder of predictions, hold: the letters of all of them."""
+    return joined(*(str(read_manifest(folder).get(SUPERVISION, unknown)) for folder in folders))

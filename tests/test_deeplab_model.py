@@ -17,7 +17,8 @@ from PIL import Image
 import getam.pretrained
 from deeplab import DeepLabV2
 from deeplab.cli import STAGES, TOOLS
-from deeplab.model import CAFFE_MEAN, import_reference_state, load_deeplab
+from deeplab.import_kazuto1011_state import from_kazuto1011_state
+from deeplab.model import CAFFE_MEAN, load_deeplab
 from deeplab.multi_scale import multi_scale_loss
 from getam.cli import command
 from getam.errors import InputError
@@ -221,7 +222,7 @@ def test_pretrained_weights_out_of_reach_name_the_encoder_and_the_cure(
 @pytest.mark.parametrize("key", ["module.base.aspp.c0.weight", "base.layer6.block1.reduce.conv.weight", "epoch"])
 def test_a_foreign_key_is_refused(key: str) -> None:
     with pytest.raises(InputError, match="no key of kazuto1011"):
-        import_reference_state({key: torch.zeros(1)})
+        from_kazuto1011_state({key: torch.zeros(1)})
 
 
 def test_resnet101_equals_the_reference_program(
@@ -232,7 +233,7 @@ def test_resnet101_equals_the_reference_program(
 
     model = DeepLabV2(encoder="resnet101", num_classes=21)
     assert sum(parameter.numel() for parameter in model.parameters()) == 44_048_532
-    model.load_state_dict(import_reference_state(official), strict=True)
+    model.load_state_dict(from_kazuto1011_state(official), strict=True)
     model.double()
     with torch.no_grad():
         outputs = model(torch.from_numpy(expected["x"]).double())

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 from getam import distributed
 from getam.distributed import ImageDropout, mean_over_processes, rank, synchronized, world_size
 from getam.errors import InputError
+from getam.optimization import decay_groups
 from getam.settings import ScheduleSettings
-from getam.training import decay_groups, fit
+from getam.training import StepResult, Training
 from getam.training_arguments import TrainingArguments
 
 SETTINGS = ScheduleSettings(
@@ -68,27 +69,27 @@ def train_toy(out: Path, accumulation: int = 1) -> dict[str, Any]:
     TrainingArguments(threads=1, device="cpu").prepare(seed=1)
     model, losses = toy(), []
 
-    def step(network: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(network: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
         found = network(batch["x"])[:, 0]
         # As the maps of a double backward: gradients of what no weight is, in between.
         torch.autograd.grad(found.sum(), found, retain_graph=True)
         loss = (found - batch["y"]).square().mean()
         losses.append(float(mean_over_processes(loss)))
-        return {"error": loss}
+        return StepResult({"error": loss})
 
-    history = fit(
+    training = Training(
         model,
         step,
         Pictures(),
         SETTINGS.model_copy(update={"accumulation": accumulation}),
         groups=decay_groups(model, learning_rate=SETTINGS.learning_rate),
-        device=torch.device("cpu"),
-        machine=TrainingArguments(threads=1, scalars_every=0),
+        arguments=TrainingArguments(threads=1, scalars_every=0),
         out=out,
         key="key",
-        what="toy",
+        name="toy",
         name_of=str,
     )
+    history = training.run()
     weights = {name: value.tolist() for name, value in model.state_dict().items()}
     return {"losses": losses, "history": history, "weights": weights}
 

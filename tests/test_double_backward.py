@@ -245,9 +245,9 @@ def test_one_forward_equals_two_where_nothing_is_stochastic(settings: EndToEndSe
     batch, network, literal = make_batch(), without_dropout(build(settings)), without_dropout(build(settings))
     ours = training_step(network, batch, 1, settings)
     theirs = literal_training_step(literal, batch, settings)
-    assert ours.seen is not None
-    assert theirs.seen is not None
-    assert torch.equal(ours.seen.targets, theirs.seen.targets)
+    assert ours.pictures is not None
+    assert theirs.pictures is not None
+    assert torch.equal(ours.pictures.targets, theirs.pictures.targets)
     for step in (ours, theirs):
         torch.stack(list(step.losses.values())).sum().backward()
     for name, value in theirs.losses.items():
@@ -296,18 +296,18 @@ def test_released_step_is_the_authors(
 ) -> None:
     network, batch, released, arrays = authors_step
     step = training_step(network, batch, released.epochs - 1, released)
-    assert step.seen is not None
+    assert step.pictures is not None
     present = [row.nonzero().flatten().tolist() for row in batch["classes"]]
     for b, indices in enumerate(present):
-        refined = step.seen.maps[b, : len(indices)].numpy()
+        refined = step.pictures.maps[b, : len(indices)].numpy()
         normalized = refined / (refined.max((1, 2), keepdims=True) + released.map_epsilon)
         np.testing.assert_allclose(normalized, arrays[f"ref/norm_cam{b}"], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(step.seen.targets.numpy(), arrays["ref/seg_label"])
+    np.testing.assert_array_equal(step.pictures.targets.numpy(), arrays["ref/seg_label"])
     expected = dict(zip(AUTHORS_LOSSES, arrays["ref/losses_ce_dense_cls_sal_total"], strict=False))
     # Not the energy: theirs is an approximation of ours, see test_losses.
     for name in ("segmentation", "classification", "saliency"):
         assert float(step.losses[name].detach()) == pytest.approx(expected[name], rel=1e-6), name
-    logits = step.seen.logits[..., ::4, ::4].numpy()
+    logits = step.pictures.logits[..., ::4, ::4].numpy()
     np.testing.assert_allclose(logits, arrays["ref/seg_train_bn_stride4"], rtol=0, atol=1e-5)
 
     torch.stack([value for name, value in step.losses.items() if name != "energy"]).sum().backward()
@@ -343,11 +343,11 @@ def test_targets_by_the_label_makers_without_saliency(
     targets = captured_targets(monkeypatch)
     batch = make_batch()
     step = training_step(build(settings), batch, 1, settings)
-    assert step.seen is not None
+    assert step.pictures is not None
     how = settings.completion
     for b, classes in enumerate(([0, 2], [1])):
-        photograph = step.seen.photographs[b].permute(1, 2, 0).round().byte().numpy()
-        maps = step.seen.maps[b, : len(classes)].numpy()
+        photograph = step.pictures.photographs[b].permute(1, 2, 0).round().byte().numpy()
+        maps = step.pictures.maps[b, : len(classes)].numpy()
         made = (
             crf_labels(photograph, maps, classes, how.crf, gamma=how.gamma)
             if method == "crf"
@@ -372,8 +372,8 @@ def test_bfloat16_keeps_losses_in_float32(settings: EndToEndSettings) -> None:
 
 def test_picture_of_a_step(settings: EndToEndSettings) -> None:
     step = training_step(build(settings), make_batch(), 1, settings)
-    assert step.seen is not None
-    picture = training_picture(step.seen)
+    assert step.pictures is not None
+    picture = training_picture(step.pictures)
     assert picture.dtype == np.uint8
     side = SIZE * -(-SIDE // SIZE)
     assert picture.shape == (CAPTION + 2 * side, 4 * side, 3)

@@ -25,6 +25,7 @@ import getam.double_backward
 import getam.stages.train_classifier
 import getam.stages.train_end_to_end
 import getam.stages.train_saliency
+import getam.training
 from deeplab.model import load_deeplab
 from getam.checkpoints import save_model
 from getam.classifier import load_classifier
@@ -36,8 +37,9 @@ from getam.index import Index, IndexRow, read_index, write_index
 from getam.saliency import load_saliency
 from getam.settings import Config, EndToEndSettings, SaliencySettings, flags, only
 from getam.shards import new_shard
-from getam.training import STATE, STATE_FILE
+from getam.training import STATE_FILE
 from getam.training_arguments import TrainingArguments
+from getam.training_folder import STATE
 
 CLASSES = ("a", "b", "c")
 
@@ -369,17 +371,20 @@ def test_maps_of_another_size_than_the_image_are_refused(section: str, config: C
     assert not (data / "out" / "model.json").exists()
 
 
-def arguments_of_fit(
+def arguments_of_training(
     section: str, config: Config, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[torch.nn.Module, dict[str, Any]]:
     """The model that a stage trains and the keyword arguments of its training, which is left out."""
     seen: list[tuple[torch.nn.Module, dict[str, Any]]] = []
 
-    def watch(model: torch.nn.Module, *others: Any, **options: Any) -> list[dict[str, float]]:
-        seen.append((model, options))
-        return []
+    class Untrained:
+        def __init__(self, model: torch.nn.Module, *others: Any, **options: Any) -> None:
+            seen.append((model, options))
 
-    monkeypatch.setattr(TRAININGS[section][0], "fit", watch)
+        def run(self) -> list[dict[str, float]]:
+            return []
+
+    monkeypatch.setattr(getam.training, "Training", Untrained)
     train(section, config, data, data / "out")
     return seen[0]
 
@@ -388,7 +393,7 @@ def arguments_of_fit(
 def test_learning_rates_cover_each_weight_once(
     section: str, config: Config, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, options = arguments_of_fit(section, config, data, monkeypatch)
+    model, options = arguments_of_training(section, config, data, monkeypatch)
     covered = [id(parameter) for group in options["groups"] for parameter in group["params"]]
     assert sorted(covered) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     if section == "end_to_end":
@@ -415,7 +420,7 @@ def test_changed_data_makes_another_key(
     section: str, change: str, config: Config, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def key() -> str:
-        return str(arguments_of_fit(section, config, data, monkeypatch)[1]["key"])
+        return str(arguments_of_training(section, config, data, monkeypatch)[1]["key"])
 
     before = key()
     assert key() == before

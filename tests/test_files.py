@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -667,3 +668,22 @@ def test_a_path_through_a_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "file" / "model.json")
     with pytest.raises(InputError, match=r"file/a\.png: Not a directory"):
         fingerprint([tmp_path / "file" / "a.png"])
+
+
+def test_fingerprint_sees_a_changed_file_and_names_a_missing_one(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path in paths:
+        path.write_bytes(b"one")
+        os.utime(path, ns=(10**18, 10**18))
+    before = fingerprint(paths)
+    assert fingerprint(paths) == before
+    assert fingerprint(reversed(paths)) != before
+    os.utime(paths[1], ns=(10**18, 10**18 + 1))
+    touched = fingerprint(paths)
+    assert touched != before
+    paths[1].write_bytes(b"other")
+    os.utime(paths[1], ns=(10**18, 10**18))
+    assert fingerprint(paths) not in (before, touched)
+    paths[1].unlink()
+    with pytest.raises(InputError, match=r"b\.png: no such file"):
+        fingerprint(paths)

@@ -144,10 +144,10 @@ def test_training_step_equals_the_cpus(settings: EndToEndSettings) -> None:
     norms = {name: p.grad.norm() for name, p in network.named_parameters() if p.grad is not None}
     moved = without_dropout(build(settings)).to(DEVICE)
     found = training_step(moved, {name: tensor.to(DEVICE) for name, tensor in batch.items()}, 1, settings)
-    assert expected.seen is not None
-    assert found.seen is not None
-    assert found.seen.targets.device.type == DEVICE
-    assert (found.seen.targets.cpu() == expected.seen.targets).float().mean() > 0.999
+    assert expected.pictures is not None
+    assert found.pictures is not None
+    assert found.pictures.targets.device.type == DEVICE
+    assert (found.pictures.targets.cpu() == expected.pictures.targets).float().mean() > 0.999
     torch.stack(list(found.losses.values())).sum().backward()
     for name, value in expected.losses.items():
         torch.testing.assert_close(found.losses[name].cpu(), value, rtol=1e-3, atol=1e-5, msg=name)

@@ -15,7 +15,9 @@ from conftest import Procedural
 from getam.cli import STAGES, TOOLS, command
 from getam.errors import InputError
 from getam.files import read_json
-from getam.saliency import SaliencyNetwork, import_reference_state, load_saliency, saliency_map, structure_loss
+from getam.import_saliency_state import from_authors_state
+from getam.losses import structure_loss
+from getam.saliency import SaliencyNetwork, load_saliency, saliency_map
 
 SMALL: dict[str, Any] = {
     "backbone": "swin_tiny_patch4_window7_224",
@@ -138,7 +140,7 @@ def test_reference_state_loads_strictly_into_a_small_network(
     # Windows of 3 fit the last grid (96 / 4 / 8 = 3), so that no relative position table shrinks.
     state = procedural(reference_shapes(embed=16, depths=(1, 2, 1, 1), heads=(1, 2, 4, 8), window=3, neck=32))
     network = small_network(backbone_options={**SMALL["backbone_options"], "window_size": 3})
-    network.load_state_dict(import_reference_state(state), strict=True)
+    network.load_state_dict(from_authors_state(state), strict=True)
 
     weights = network.state_dict()
     for ours, theirs in {
@@ -163,7 +165,7 @@ def test_reference_state_loads_strictly_into_a_small_network(
 )
 def test_reference_state_of_another_network_is_refused(keys: Sequence[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        import_reference_state({key: torch.zeros(1) for key in keys})
+        from_authors_state({key: torch.zeros(1) for key in keys})
 
 
 @pytest.mark.parametrize("image_size", [96, 64])

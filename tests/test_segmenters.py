@@ -128,7 +128,7 @@ def test_the_setting_chooses_and_a_saved_model_comes_back(
     network = build_deeplab(settings, num_classes=3).eval()
     assert isinstance(network, kind)
     assert isinstance(network, MultiScaleNetwork)
-    save_model(tmp_path, network, describe_deeplab(settings, ("a", "b")))
+    save_model(tmp_path, network, describe_deeplab(settings, ("a", "b"), learned_from="I+S"))
     again, classes = load_deeplab(tmp_path)
     assert classes == ("a", "b")
     images = torch.randn(1, 3, 40, 48)

@@ -22,20 +22,11 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 import getam.training
 import getam.version
 from getam.errors import InputError, MachineError, Stopped
-from getam.files import fingerprint
+from getam.optimization import SCHEDULES, check_groups, decay_groups
 from getam.settings import ScheduleSettings
-from getam.training import (
-    SCHEDULES,
-    STATE,
-    STATE_FILE,
-    EpochBatches,
-    Watch,
-    decay_groups,
-    fit,
-    training_folder,
-    training_key,
-)
+from getam.training import STATE_FILE, EpochBatches, StepResult, Training, training_key
 from getam.training_arguments import TrainingArguments
+from getam.training_folder import STATE, training_folder
 
 LENGTH = 10
 SETTINGS = ScheduleSettings(
@@ -86,27 +77,26 @@ def train(
     """Gives the history and (epoch, image numbers) of each step; stops in step `interrupt` = (epoch, batch)."""
     seen: list[tuple[int, list[int]]] = []
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
         if interrupt == (epoch, sum(e == epoch for e, _ in seen)):
             raise Interrupted
         seen.append((epoch, batch["number"].tolist()))
         error = (model(batch["x"])[:, 0] - batch["y"]).square().mean()
-        return {"error": change(error, batch), "size": 0.01 * model(batch["x"]).square().mean()}
+        return StepResult({"error": change(error, batch), "size": 0.01 * model(batch["x"]).square().mean()})
 
-    history = fit(
+    training = Training(
         model,
         step,
         Numbers(),
         settings,
         groups=decay_groups(model, learning_rate=settings.learning_rate),
-        device=torch.device("cpu"),
-        machine=TrainingArguments(threads=1, checkpoint_minutes=minutes, scalars_every=0),
+        arguments=TrainingArguments(threads=1, checkpoint_minutes=minutes, scalars_every=0),
         out=out,
         key=key,
-        what="test",
+        name="test",
         name_of=lambda number: f"img{number}",
     )
-    return history, seen
+    return training.run(), seen
 
 
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
@@ -176,7 +166,7 @@ FILES = ("model.safetensors", "model.json")
 
 def finish(out: Path, key: str = "key", *, keep: bool = True, text: str = "made", scored: object = None) -> bool:
     """A training that writes its files; gives whether it was finished before."""
-    with training_folder(out, key, machine=TrainingArguments(keep_finished=keep), scored=scored) as finished:
+    with training_folder(out, key, arguments=TrainingArguments(keep_finished=keep), scored=scored) as finished:
         if not finished:
             for name in FILES:
                 (out / name).write_text(text)
@@ -215,7 +205,7 @@ def test_by_hand_nothing_is_kept(tmp_path: Path) -> None:
 
 def test_what_was_stopped_is_not_finished(tmp_path: Path) -> None:
     def stopped() -> None:
-        with training_folder(tmp_path, "key", machine=TrainingArguments(keep_finished=True)):
+        with training_folder(tmp_path, "key", arguments=TrainingArguments(keep_finished=True)):
             (tmp_path / STATE / STATE_FILE).touch()
             raise Stopped(signal.SIGTERM)
 
@@ -226,11 +216,11 @@ def test_what_was_stopped_is_not_finished(tmp_path: Path) -> None:
 
 
 def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
-    machine = TrainingArguments()
+    arguments = TrainingArguments()
     with (
-        training_folder(tmp_path, "key", machine=machine),
+        training_folder(tmp_path, "key", arguments=arguments),
         pytest.raises(InputError, match=r"\.state: another process is writing it; wait for it or stop it"),
-        training_folder(tmp_path, "key", machine=machine),
+        training_folder(tmp_path, "key", arguments=arguments),
     ):
         pass
 
@@ -261,15 +251,23 @@ def test_a_damaged_state_starts_the_training_anew(
 def test_what_only_shows_a_training_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
     (tmp_path / "pictures").symlink_to("/dev/full")
-    machine = TrainingArguments(threads=1, scalars_every=1, pictures_every=1)
     model = dropout_model()
-    watch = Watch(picture=lambda: np.zeros((2, 2, 3), np.uint8))
-    arguments = {"groups": decay_groups(model, learning_rate=0.1), "device": torch.device("cpu"), "what": "test"}
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        return {"error": model(batch["x"]).square().mean()}
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
+        return StepResult({"error": model(batch["x"]).square().mean()}, lambda: np.zeros((2, 2, 3), np.uint8))
 
-    fit(model, step, Numbers(), SETTINGS, machine=machine, out=tmp_path, key="k", name_of=str, watch=watch, **arguments)
+    Training(
+        model,
+        step,
+        Numbers(),
+        SETTINGS,
+        groups=decay_groups(model, learning_rate=0.1),
+        arguments=TrainingArguments(threads=1, scalars_every=1, pictures_every=1),
+        out=tmp_path,
+        key="key",
+        name="test",
+        name_of=str,
+    ).run()
     assert caplog.text.count("the training is not shown any more") == 1
 
 
@@ -326,21 +324,6 @@ def test_other_key_starts_anew(tmp_path: Path) -> None:
     model = dropout_model()
     _, seen = train(model, tmp_path / "state", key="new")
     assert [epoch for epoch, _ in seen] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
-    assert_same_weights(model, whole)
-
-
-@pytest.mark.parametrize("damage", ["garbage", "cut", "empty"])
-def test_damaged_state_starts_anew(tmp_path: Path, damage: str) -> None:
-    whole = dropout_model()
-    train(whole, tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        train(dropout_model(), tmp_path / "state", interrupt=(2, 1))
-    path = tmp_path / "state" / STATE / STATE_FILE
-    content = path.read_bytes()
-    path.write_bytes({"garbage": b"\xff" * len(content), "cut": content[:-20], "empty": b""}[damage])
-    model = dropout_model()
-    _, seen = train(model, tmp_path / "state")
-    assert seen[0][0] == 0
     assert_same_weights(model, whole)
 
 
@@ -414,26 +397,25 @@ def test_learning_rates_of_the_groups_follow_the_schedule(tmp_path: Path, schedu
     model.slow, model.fast = slow, fast
     values: list[tuple[float, float]] = []
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
         values.append((slow.item(), fast.item()))
-        return {"sum": slow + fast}
+        return StepResult({"sum": slow + fast})
 
     settings = SETTINGS.model_copy(
         update={"optimizer": "sgd", "schedule": schedule, "weight_decay": 0.0, "batch_size": 2, "epochs": 4}
     )
-    fit(
+    Training(
         model,
         step,
         Numbers(),
         settings,
         groups=[{"params": [slow], "lr": 0.1}, {"params": [fast], "lr": 1.0}],
-        device=torch.device("cpu"),
-        machine=TrainingArguments(threads=1, scalars_every=0),
+        arguments=TrainingArguments(threads=1, scalars_every=0),
         out=tmp_path,
         key="key",
-        what="test",
+        name="test",
         name_of=str,
-    )
+    ).run()
     values.append((slow.item(), fast.item()))
     assert len(values) == 21
     for n in range(20):
@@ -513,29 +495,43 @@ def test_decay_groups_cover_each_trained_weight_once() -> None:
     assert {group["lr"] for group in groups} == {0.3}
 
 
+@pytest.mark.parametrize(
+    ("grouped", "message"),
+    [
+        (["0.weight", "0.bias", "1.weight"], r"1\.bias is in none$"),
+        (["0.weight", "0.bias", "1.weight", "1.bias", "0.bias"], r"0\.bias is in 2$"),
+        (["0.weight", "0.weight"], r"0\.weight is in 2; 0\.bias is in none; 1\.weight is in none and 1 more$"),
+    ],
+)
+def test_a_weight_in_no_group_or_in_two_is_refused(grouped: list[str], message: str) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    weights = dict(model.named_parameters())
+    groups = [{"params": [weights[name]], "lr": 0.1} for name in grouped]
+    with pytest.raises(ValueError, match=message):
+        check_groups(model, groups)
+
+
+def test_a_frozen_weight_needs_no_group() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    check_groups(model, decay_groups(model, learning_rate=0.1))
+    with pytest.raises(ValueError, match=r"1\.weight is in none; 1\.bias is in none$"):
+        check_groups(model, [])
+
+
 def test_training_key_tells_settings_and_data_apart() -> None:
-    settings = SETTINGS.model_dump(mode="json")
-    key = training_key(settings, ("dog", "cat"), [("dog",)])
-    assert key == training_key(dict(reversed(settings.items())), ("dog", "cat"), [("dog",)])
-    assert key != training_key(settings | {"seed": 4}, ("dog", "cat"), [("dog",)])
-    assert key != training_key(settings, ("cat", "dog"), [("dog",)])
-    assert key != training_key(settings, ("dog", "cat"), [("cat",)])
+    model = dropout_model()
+    key = training_key(model, SETTINGS, [("dog", "cat"), [("dog",)], {"a": 1, "b": 2}])
+    assert key == training_key(dropout_model(seed=1), SETTINGS, [("dog", "cat"), [("dog",)], {"b": 2, "a": 1}])
+    other = SETTINGS.model_copy(update={"seed": 4})
+    assert key != training_key(model, other, [("dog", "cat"), [("dog",)], {"a": 1, "b": 2}])
+    assert key != training_key(model, SETTINGS, [("cat", "dog"), [("dog",)], {"a": 1, "b": 2}])
+    assert key != training_key(model, SETTINGS, [("dog", "cat"), [("cat",)], {"a": 1, "b": 2}])
 
 
-def test_fingerprint_sees_a_changed_file_and_names_a_missing_one(tmp_path: Path) -> None:
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    for path in paths:
-        path.write_bytes(b"one")
-        os.utime(path, ns=(10**18, 10**18))
-    before = fingerprint(paths)
-    assert fingerprint(paths) == before
-    assert fingerprint(reversed(paths)) != before
-    os.utime(paths[1], ns=(10**18, 10**18 + 1))
-    touched = fingerprint(paths)
-    assert touched != before
-    paths[1].write_bytes(b"other")
-    os.utime(paths[1], ns=(10**18, 10**18))
-    assert fingerprint(paths) not in (before, touched)
-    paths[1].unlink()
-    with pytest.raises(InputError, match=r"b\.png: no such file"):
-        fingerprint(paths)
+def test_training_key_tells_first_weights_apart() -> None:
+    model, key = dropout_model(), training_key(dropout_model(), SETTINGS, [])
+    model[0].initialization = {"name": "linear", "source": "weights.pth", "sha256": "1"}
+    pretrained = training_key(model, SETTINGS, [])
+    model[0].initialization |= {"sha256": "2"}
+    assert len({key, pretrained, training_key(model, SETTINGS, [])}) == 3

@@ -58,7 +58,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.evaluation": {"evaluate_deeplab", "evaluate_end_to_end", "predict_deeplab", "predict_end_to_end"}
     | {"score_labels", "train_classifier", "train_end_to_end"},
     "getam.gpu": ON_GPUS,
-    "getam.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end"},
+    "getam.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
     "getam.backbones getam.pretrained": NETWORKS,
     "getam.images getam.seeds": ALL - WITHOUT_IMAGES,
     "getam.gallery getam.layers getam.pages": {"audit"},
@@ -78,7 +78,8 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
     "getam.verdicts": {"complete_labels"},
     "getam.voc_submission": {"voc_submission"},
-    "getam.training getam.training_arguments": TRAININGS,
+    "getam.training getam.training_arguments getam.training_folder getam.training_log": TRAININGS,
+    "getam.optimization getam.stop_signals": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
     - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,
@@ -90,6 +91,8 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.stages": ALL - DEEPLAB,
     "deeplab deeplab.stages": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
+    # Read by hand-run commands alone.
+    "getam.import_saliency_state deeplab.import_kazuto1011_state": set(),
     # The commands, and those that no rule runs.
     "getam.__main__ getam.cli getam.table_runs getam.tables getam.variants deeplab.__main__ deeplab.cli": set(),
 }

@@ -13,7 +13,7 @@ from getam.index import read_index
 from getam.prediction import predict
 from getam.settings import PredictionSettings, only
 from getam.shards import check_classes
-from getam.supervision import KEY, of_model
+from getam.supervision import SUPERVISION, of_model
 
 SECTION = "deeplab_prediction"
 
@@ -43,5 +43,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_deeplab",
-        facts={KEY: of_model(arguments.model), "architecture": model.architecture},
+        facts={SUPERVISION: of_model(arguments.model), "architecture": model.architecture},
     )

@@ -11,17 +11,14 @@ from torch import Tensor, nn
 
 from deeplab.model import build_deeplab, describe_deeplab
 from deeplab.multi_scale import multi_scale_loss
-from getam.checkpoints import save_model
-from getam.distributed import is_main
 from getam.errors import InputError
 from getam.files import fingerprint, read_image, read_labels
 from getam.images import RandomScaleCrop, TrainingImages
 from getam.index import IndexRow, read_index
-from getam.pretrained import initialization_of
 from getam.settings import DeepLabSettings, DeepLabTrainingSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.supervision import of_network, of_shards
-from getam.training import fit, training_folder, training_key
+from getam.supervision import of_shards
+from getam.training import StepResult, train
 from getam.training_arguments import TrainingArguments
 
 SECTION = "deeplab"
@@ -49,43 +46,25 @@ def run(arguments: Arguments) -> None:
     model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
     images = TrainingImages(rows, load=_load, transform=RandomScaleCrop(settings.crop), seed=settings.seed)
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
         outputs = model(batch["image"])
         loss = multi_scale_loss(
             outputs, batch["label"].long(), full_resolution=settings.full_resolution_loss, synchronize=True
         )
-        return {"segmentation": loss}
+        return StepResult({"segmentation": loss})
 
-    key = training_key(
-        settings.model_dump(mode="json"),
-        initialization_of(model),
-        index.classes,
-        fingerprint(file for row, path in rows for file in (row.image, path)),
+    train(
+        model,
+        step,
+        images,
+        settings,
+        groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+        data=[index.classes, fingerprint(file for row, path in rows for file in (row.image, path))],
+        description=describe_deeplab(settings, index.classes, learned_from=of_shards(folders)),
+        arguments=arguments,
+        out=arguments.out,
+        name_of=lambda number: rows[number][0].id,
     )
-    with training_folder(arguments.out, key, machine=arguments) as finished:
-        if finished:
-            return
-        history = fit(
-            model,
-            step,
-            images,
-            settings,
-            groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
-            device=device,
-            machine=arguments,
-            out=arguments.out,
-            key=key,
-            what="train_deeplab",
-            name_of=lambda number: rows[number][0].id,
-        )
-        if not is_main():
-            return
-        facts = {
-            "supervision": of_network(of_shards(folders), settings),
-            "initialization": initialization_of(model),
-            "history": history,
-        }
-        save_model(arguments.out, model, describe_deeplab(settings, index.classes) | facts)
 
 
 def _load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from deeplab.model import build_deeplab, describe_deeplab, import_reference_state
+from deeplab.import_kazuto1011_state import from_kazuto1011_state
+from deeplab.model import build_deeplab, describe_deeplab
 from getam.checkpoints import DESCRIPTION, load_exactly, save_model
 from getam.errors import InputError
 from getam.files import sha256_of
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
 from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, only, read_config
-from getam.supervision import KEY, PIXEL_LABELS
+from getam.supervision import PIXEL_LABELS
 from getam.voc import VOC_CLASSES, read_classes
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
@@ -50,7 +51,7 @@ class Arguments(MachineArguments):
 
 def run(arguments: Arguments) -> None:
     arguments.set_threads()
-    state = import_reference_state(read_state(arguments.file))
+    state = from_kazuto1011_state(read_state(arguments.file))
     classes = read_classes(arguments.classes) if arguments.classes is not None else VOC_CLASSES
     if BIAS not in state or len(state[BIAS]) != len(classes) + 1:
         has = len(state[BIAS]) - 1 if BIAS in state else "no"
@@ -58,9 +59,7 @@ def run(arguments: Arguments) -> None:
     settings = only(DeepLabSettings, read_config([RECIPE]).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_exactly(model, state, source=arguments.file)
-    facts = {
-        "source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)},
-        KEY: arguments.supervision,
-    }
-    save_model(arguments.out, model, describe_deeplab(settings, classes) | facts)
+    description = describe_deeplab(settings, classes, learned_from=arguments.supervision)
+    source = {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}
+    save_model(arguments.out, model, description | {"source": source})
     logger.info("import_deeplab: %d classes -> %s", len(classes), arguments.out / DESCRIPTION)

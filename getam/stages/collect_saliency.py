@@ -15,7 +15,7 @@ from getam.index import IndexRow, read_index, shard_of
 from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.shards import new_shard
-from getam.supervision import KEY, SALIENCY
+from getam.supervision import SALIENCY, SUPERVISION
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
             settings=None,
             threads=arguments.threads,
             inputs=[arguments.index, *(files[row.id] for row in rows)],
-            facts={KEY: SALIENCY},
+            facts={SUPERVISION: SALIENCY},
         ) as shard,
     ):
         todo = [row for [row] in shard.unfinished([[row] for row in rows])]

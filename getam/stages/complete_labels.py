@@ -17,7 +17,7 @@ from getam.machine import MachineArguments
 from getam.progress import progress
 from getam.settings import LabelSettings, PseudoLabelSettings, only
 from getam.shards import MANIFEST, REJECTED, new_shard, rows_of
-from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, VERDICTS, joined, of_shards
+from getam.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
 from getam.verdicts import rejected_ids
 
 # Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> None:
                 *verdicts,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
             ],
-            facts={KEY: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
+            facts={SUPERVISION: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
         ) as shard,
     ):
         todo = [row for [row] in shard.unfinished([[row] for row in rows])]

@@ -22,7 +22,7 @@ from getam.index import IndexRow, read_index, read_photograph, shard_of
 from getam.progress import image_progress
 from getam.settings import MapSettings, only
 from getam.shards import check_classes, new_shard
-from getam.supervision import IMAGE_LABELS, KEY, of_model
+from getam.supervision import IMAGE_LABELS, SUPERVISION, of_model
 
 SECTION = "maps"
 BATCH_SIZE = 16
@@ -74,7 +74,7 @@ def run(arguments: Arguments) -> None:
             settings=settings,
             threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.classifier), *(row.image for row in rows)],
-            facts={KEY: of_model(arguments.classifier, unknown=IMAGE_LABELS)},
+            facts={SUPERVISION: of_model(arguments.classifier, unknown=IMAGE_LABELS)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

@@ -18,7 +18,7 @@ from getam.progress import image_progress
 from getam.saliency import load_saliency, saliency_map
 from getam.settings import SaliencyMapSettings, only
 from getam.shards import new_shard
-from getam.supervision import KEY, SALIENCY, of_model
+from getam.supervision import SALIENCY, SUPERVISION, of_model
 
 BATCH_SIZE = 16
 
@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> None:
             settings=settings,
             threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.model), *(row.image for row in rows)],
-            facts={KEY: of_model(arguments.model, unknown=SALIENCY)},
+            facts={SUPERVISION: of_model(arguments.model, unknown=SALIENCY)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

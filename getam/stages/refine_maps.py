@@ -19,7 +19,7 @@ from getam.progress import image_progress
 from getam.refine import normalize, pamr
 from getam.settings import RefineSettings, only
 from getam.shards import new_shard, rows_of
-from getam.supervision import IMAGE_LABELS, KEY, of_shards
+from getam.supervision import IMAGE_LABELS, SUPERVISION, of_shards
 
 SECTION = "refine"
 BATCH_SIZE = 16
@@ -59,7 +59,7 @@ def run(arguments: Arguments) -> None:
                 arguments.index,
                 *(path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")),
             ],
-            facts={KEY: of_shards([arguments.maps], unknown=IMAGE_LABELS)},
+            facts={SUPERVISION: of_shards([arguments.maps], unknown=IMAGE_LABELS)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.checkpoints import save_model
 from getam.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
-from getam.distributed import is_main
 from getam.evaluation import average_precision
-from getam.files import fingerprint, read_image, write_json
+from getam.files import fingerprint, read_image
 from getam.images import (
     BATCH_PIXELS,
     RandomScaleCrop,
@@ -26,11 +24,11 @@ from getam.images import (
     whole_images,
 )
 from getam.index import Index, IndexRow, read_index, read_label_source, read_photograph
-from getam.pretrained import initialization_of
+from getam.optimization import decay_groups
 from getam.progress import image_progress
 from getam.settings import ClassifierSettings, only
-from getam.supervision import KEY
-from getam.training import decay_groups, fit, training_folder, training_key
+from getam.supervision import SUPERVISION
+from getam.training import Scoring, StepResult, train
 from getam.training_arguments import TrainingArguments
 
 SECTION = "classifier"
@@ -50,9 +48,11 @@ def run(arguments: Arguments) -> None:
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     rows = require_rows(index.split("train"), split="train", index=arguments.index)
+    val = index.split("val")
     classes = index.classes
-
+    image_labels = read_label_source(arguments.index)
     model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size).to(device)
+    description = describe_classifier(settings, classes)
     images = TrainingImages(
         rows,
         load=lambda row: (read_image(row.image), {}),
@@ -61,45 +61,30 @@ def run(arguments: Arguments) -> None:
         seed=settings.seed,
     )
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        return {"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])}
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
+        return StepResult({"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])})
 
-    key = training_key(
-        settings.model_dump(mode="json"),
-        initialization_of(model),
-        classes,
-        [row.labels for row in rows],
-        fingerprint(r.image for r in rows),
-    )
-    scored = [
-        [(row.id, row.labels) for row in index.split("val")],
-        fingerprint(row.image for row in index.split("val")),
-        read_label_source(arguments.index),
-    ]
-    with training_folder(arguments.out, key, machine=arguments, scored=scored) as finished:
-        if finished:
-            return
-        history = fit(
-            model,
-            step,
-            images,
-            settings,
-            groups=decay_groups(model, learning_rate=settings.learning_rate),
-            device=device,
-            machine=arguments,
-            out=arguments.out,
-            key=key,
-            what="train_classifier",
-            name_of=lambda number: rows[number].id,
-        )
-        if not is_main():
-            return
+    def score() -> dict[str, object]:
         scores = _score(model, index, settings, device, arguments.threads)
-        description = describe_classifier(settings, classes)
-        metrics = {**scores, KEY: description[KEY], "image_labels": read_label_source(arguments.index)}
-        save_model(arguments.out, model, description | {"initialization": initialization_of(model), "history": history})
-        write_json(arguments.out / "metrics.json", metrics)
-        logger.info("train_classifier: mAP on val %s", metrics["mean_average_precision"])
+        logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
+        return scores | {SUPERVISION: description[SUPERVISION], "image_labels": image_labels}
+
+    train(
+        model,
+        step,
+        images,
+        settings,
+        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        data=[classes, [row.labels for row in rows], fingerprint(row.image for row in rows)],
+        description=description,
+        arguments=arguments,
+        out=arguments.out,
+        name_of=lambda number: rows[number].id,
+        scoring=Scoring(
+            score,
+            data=[[(row.id, row.labels) for row in val], fingerprint(row.image for row in val), image_labels],
+        ),
+    )
 
 
 @torch.no_grad()
@@ -110,7 +95,6 @@ def _score(
     device: torch.device,
     threads: int,
 ) -> dict[str, object]:
-    model.eval()
     rows: list[IndexRow] = index.split("val")
 
     def size(row: IndexRow) -> tuple[int, int]:

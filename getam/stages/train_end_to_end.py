@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +10,20 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.checkpoints import save_model
-from getam.distributed import is_main
-from getam.double_backward import Seen, training_step
+from getam.double_backward import training_step
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.errors import InputError
 from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
 from getam.index import Index, IndexRow, read_index
 from getam.labels import WITHOUT_SALIENCY
+from getam.optimization import decay_groups
 from getam.pictures import training_picture
 from getam.prediction import validation_miou
-from getam.pretrained import initialization_of
 from getam.settings import EndToEndSettings, only
 from getam.shards import rows_of, shard_folders
-from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_shards
-from getam.training import BEST, Watch, decay_groups, fit, training_folder, training_key
+from getam.supervision import SALIENCY, of_shards
+from getam.training import StepResult, train
 from getam.training_arguments import TrainingArguments
 
 SECTION = "end_to_end"
@@ -58,16 +57,14 @@ def run(arguments: Arguments) -> None:
             )
         return image, {"saliency": (saliency > 255 * settings.completion.saliency_threshold).astype(np.uint8)}
 
-    seen: list[Seen] = []
-    description = describe_end_to_end(settings, index.classes) | {"initialization": initialization_of(network)}
-    if arguments.saliency is not None and description[KEY] != IMAGE_LABELS:
+    saliency = SALIENCY
+    if arguments.saliency is not None:
         saliency = of_shards(shard_folders(arguments.saliency, arguments.shards), unknown=SALIENCY)
-        description[KEY] = joined(description[KEY], saliency)
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        made = training_step(model, batch, epoch, settings)
-        seen[:] = [made.seen] if made.seen else []
-        return made.losses
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
+        result = training_step(model, batch, epoch, settings)
+        picture = partial(training_picture, result.pictures) if result.pictures else None
+        return StepResult(result.losses, picture)
 
     def validate() -> float | None:
         return validation_miou(
@@ -79,9 +76,6 @@ def run(arguments: Arguments) -> None:
             threads=arguments.threads,
         )
 
-    def keep_best(epoch: int, miou: float) -> None:
-        save_model(arguments.out / BEST, network, description | {"epoch": epoch, "val_miou": miou})
-
     images = TrainingImages(
         rows,
         load=load,
@@ -89,39 +83,27 @@ def run(arguments: Arguments) -> None:
         transform=RandomScaleCrop(settings.crop),
         seed=settings.seed,
     )
-    key = training_key(
-        settings.model_dump(mode="json"),
-        initialization_of(network),
-        index.classes,
-        [row.labels for row, _ in rows],
-        fingerprint(file for row, path in rows for file in (row.image, path) if file),
+    train(
+        network,
+        step,
+        images,
+        settings,
+        groups=[
+            *decay_groups(network.classifier, learning_rate=settings.learning_rate),
+            *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
+        ],
+        data=[
+            index.classes,
+            [row.labels for row, _ in rows],
+            fingerprint(file for row, path in rows for file in (row.image, path) if file),
+        ],
+        description=describe_end_to_end(settings, index.classes, saliency=saliency),
+        arguments=arguments,
+        out=arguments.out,
+        name_of=lambda number: rows[number][0].id,
+        rate=lambda epoch: 1.0 if epoch < settings.classifier_epochs else settings.segmentation_rate,
+        validate=validate,
     )
-    with training_folder(arguments.out, key, machine=arguments) as finished:
-        if finished:
-            return
-        history = fit(
-            network,
-            step,
-            images,
-            settings,
-            groups=[
-                *decay_groups(network.classifier, learning_rate=settings.learning_rate),
-                *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
-            ],
-            device=device,
-            machine=arguments,
-            out=arguments.out,
-            key=key,
-            what="train_end_to_end",
-            name_of=lambda number: rows[number][0].id,
-            rate=lambda epoch: 1.0 if epoch < settings.classifier_epochs else settings.segmentation_rate,
-            watch=Watch(
-                picture=lambda: training_picture(seen[0]) if seen else None, validate=validate, keep_best=keep_best
-            ),
-        )
-        if not is_main():
-            return
-        save_model(arguments.out, network, description | {"history": history})
 
 
 def _rows(arguments: Arguments, index: Index) -> list[tuple[IndexRow, Path | None]]:

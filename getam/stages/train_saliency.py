@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.checkpoints import save_model
-from getam.distributed import is_main
-from getam.duts import check_pairs, find_pairs, read_pair
-from getam.files import fingerprint, write_json
+from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
+from getam.files import fingerprint
 from getam.images import ResizeFlip, TrainingImages
 from getam.index import evenly_spaced
-from getam.pretrained import initialization_of
-from getam.saliency import build_saliency, describe_saliency, structure_loss
+from getam.losses import structure_loss
+from getam.optimization import decay_groups
+from getam.saliency import build_saliency, describe_saliency
 from getam.saliency_scores import predicted_pairs, saliency_scores
 from getam.settings import SaliencySettings, only
-from getam.training import decay_groups, fit, training_folder, training_key
+from getam.training import Scoring, StepResult, train
 from getam.training_arguments import TrainingArguments
 
 SECTION = "saliency"
@@ -53,51 +53,41 @@ def run(arguments: Arguments) -> None:
         seed=settings.seed,
     )
 
-    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
         loss = structure_loss(model(batch["image"]), batch["mask"][:, None], weighted=settings.loss == "weighted")
-        return {"structure": loss}
+        return StepResult({"structure": loss})
 
-    key = training_key(
-        settings.model_dump(mode="json"),
-        initialization_of(model),
-        fingerprint(file for pair in pairs for file in (pair.image, pair.mask)),
-    )
-    val = fingerprint(file for pair in held_out for file in (pair.image, pair.mask))
-    with training_folder(arguments.out, key, machine=arguments, scored=val) as finished:
-        if finished:
-            return
-        history = fit(
+    def score() -> dict[str, object]:
+        predicted = predicted_pairs(
             model,
-            step,
-            images,
-            settings,
-            groups=decay_groups(model, learning_rate=settings.learning_rate),
-            device=device,
-            machine=arguments,
-            out=arguments.out,
-            key=key,
-            what="train_saliency",
-            name_of=lambda number: pairs[number].id,
-        )
-        if not is_main():
-            return
-        scored = predicted_pairs(
-            model.eval(),
             held_out,
             image_size=settings.image_size,
             stretch=False,
             device=device,
             threads=arguments.threads,
         )
-        metrics = {"images": len(held_out), **saliency_scores(scored)}
-        save_model(
-            arguments.out,
-            model,
-            describe_saliency(settings) | {"initialization": initialization_of(model), "history": history},
-        )
-        write_json(arguments.out / "metrics.json", metrics)
+        scores = saliency_scores(predicted)
         logger.info(
             "train_saliency: MAE %.4f, max F %.4f, S %.4f, max E %.4f on %s",
-            *(metrics[name] for name in ("mae", "max_f", "s_measure", "max_e")),
+            *(scores[name] for name in ("mae", "max_f", "s_measure", "max_e")),
             arguments.val,
         )
+        return {"images": len(held_out), **scores}
+
+    train(
+        model,
+        step,
+        images,
+        settings,
+        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        data=[_fingerprint(pairs)],
+        description=describe_saliency(settings),
+        arguments=arguments,
+        out=arguments.out,
+        name_of=lambda number: pairs[number].id,
+        scoring=Scoring(score, data=_fingerprint(held_out)),
+    )
+
+
+def _fingerprint(pairs: Sequence[SaliencyPair]) -> str:
+    return fingerprint(file for pair in pairs for file in (pair.image, pair.mask))

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from getam.checkpoints import DESCRIPTION, load_exactly, save_model
 from getam.files import sha256_of
+from getam.import_saliency_state import from_authors_state
 from getam.machine import MachineArguments
 from getam.pretrained import read_state
-from getam.saliency import build_saliency, describe_saliency, import_reference_state
+from getam.saliency import build_saliency, describe_saliency
 from getam.settings import BASE_CONFIG, POSITIONAL, SaliencySettings, only, read_config
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
@@ -28,7 +29,7 @@ class Arguments(MachineArguments):
 
 def run(arguments: Arguments) -> None:
     arguments.set_threads()
-    state = import_reference_state(read_state(arguments.file))
+    state = from_authors_state(read_state(arguments.file))
     settings = only(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
     model = build_saliency(settings)
     load_exactly(model, state, source=arguments.file)

@@ -1,0 +1,48 @@
+"""SIGTERM and SIGINT in a training: it notes them, ends its step and saves its state before it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+logger = logging.getLogger(__name__)
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends the process at once.
+
+    `received` is the number of the last signal, 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._handlers_before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        # Python lets the main thread alone set handlers.
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._handlers_before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        # One of several processes gets a single Ctrl-C twice: from the terminal and from the process that started it.
+        if self.received and number == signal.SIGINT and "LOCAL_RANK" not in os.environ:
+            raise KeyboardInterrupt
+        logger.info("%s: saves the state after this step and ends", signal.Signals(number).name)
+        self.received = number
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """Lets a loader's worker live as long as its training, which needs the worker to finish its step."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
