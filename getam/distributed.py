@@ -79,16 +79,17 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
             if failure.exitcode - 128 in (signal.SIGTERM, signal.SIGINT):
-                # It alone was told to, and all have saved the state.
+                # One process alone has received the signal, and all have saved the state.
                 raise Stopped(failure.exitcode - 128) from None
-            said = Path(failure.error_file).is_file()
-            unsaid = f"process {rank} of {processes} ended with exit code {failure.exitcode}; see above"
-            raise InputError(failure.message if said else unsaid) from None
+            if Path(failure.error_file).is_file():
+                raise InputError(failure.message) from None
+            ended = f"process {rank} of {processes} ended with exit code {failure.exitcode}; see above"
+            raise InputError(ended) from None
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps torchrun's agent from reporting in many lines what `launch` says in one."""
+    """Keeps torchrun's agent from reporting in many lines what `launch` says in its one message."""
     logging.disable(logging.ERROR)
     try:
         yield
@@ -97,7 +98,10 @@ def _silence() -> Iterator[None]:
 
 
 def report_failure(message: str) -> bool:
-    """Leaves the message to the process that started this one, if torchrun or `launch` did: it says the first alone."""
+    """Hands a message to torchrun or `launch`, if one of them started this process; gives whether it did.
+
+    The process that launched several reports the first message alone.
+    """
     path = os.environ.get(FAILURE_FILE)
     if path is None:
         return False
@@ -118,7 +122,7 @@ def start(device_type: str) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    # A process that outlives the one that holds the lock of its device would share it with another job.
+    # The parent holds the lock of the device: a process that outlived it would share the device with another job.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -161,7 +165,7 @@ def synchronized(model: nn.Module, device_type: str) -> nn.Module:
 
 
 class _Mean(torch.autograd.Function):
-    """`mean_over_processes` with a gradient: each process's loss depends on what all of them have."""
+    """`mean_over_processes` with a gradient: each process's loss depends on the values of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -174,15 +178,18 @@ class _Mean(torch.autograd.Function):
 
 
 class _SynchronizedBatchNorm(nn.BatchNorm2d):
-    """torch's SyncBatchNorm for CPUs, which it doesn't serve; every process has the same number of values."""
+    """SyncBatchNorm for CPUs, where torch's own doesn't work; every process must have the same number of values.
+
+    A stage starts several processes on GPUs alone. This serves the tests and those who start torchrun on CPUs by hand.
+    """
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> _SynchronizedBatchNorm:
-        made = cls(norm.num_features, norm.eps, norm.momentum)
-        made.train(norm.training)
+        converted = cls(norm.num_features, norm.eps, norm.momentum)
+        converted.train(norm.training)
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            setattr(made, name, getattr(norm, name))
-        return made
+            setattr(converted, name, getattr(norm, name))
+        return converted
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape out as in, (B, C, H, W)."""
@@ -222,9 +229,10 @@ class ImageDropout(nn.Module):
         """Same shape out as in, (B, ...); the identity in evaluation mode."""
         if not self.training or self.p == 0:
             return x
-        # All processes have the same random state on the CPU.
+        # All processes have the same random state on the CPU, and so the same seed here.
         seed = int(torch.randint(2**31, ()))
-        # Not empty_like: the order of the numbers in memory would follow x, which has another for one image.
+        # empty_like would take over the order in which x lies in memory, which can differ with the number of images;
+        # the mask's values would then be drawn in another order.
         keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for number, mask in enumerate(keep, start=rank() * len(x)):
             generator = torch.Generator(x.device).manual_seed(mixed_seed(seed, number))

@@ -10,8 +10,7 @@ import math
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 import getam.version
 from getam.checkpoints import load_state, save_model, save_state
-from getam.distributed import is_main, mean_over_processes, rank, synchronized, world_size
-from getam.errors import InputError, MachineError, Stopped
+from getam.distributed import is_main, mean_over_processes, synchronized, world_size
+from getam.errors import InputError, Stopped
 from getam.files import write_json
 from getam.optimization import ParameterGroup, check_groups, optimizer_of, schedule_factor
 from getam.pretrained import initialization_of
 from getam.progress import progress, three_digits
-from getam.seeds import mixed_seed
 from getam.settings import ScheduleSettings
 from getam.stop_signals import StopSignals, ignore_stop_signals
 from getam.training_arguments import TrainingArguments
+from getam.training_batches import EpochBatches, killed_workers
 from getam.training_folder import STATE, hash_of, training_folder
 from getam.training_log import BEST, TrainingLog
 
@@ -249,7 +248,7 @@ class Training:
             MachineError: a process that loads images was killed.
             Stopped: a signal came, and the state is saved.
         """
-        with self.stop, _killed_workers():
+        with self.stop, killed_workers():
             for epoch in range(self.position.epoch, self.settings.epochs):
                 self.train_epoch(epoch)
         self.log.close()
@@ -444,48 +443,3 @@ class Position:
             name: value if isinstance(value, float) else float(mean_over_processes(value))
             for name, value in self.sums.items()
         }
-
-
-@contextmanager
-def _killed_workers() -> Iterator[None]:
-    """Says in one message that a loader's worker was killed; torch raises that wherever the training is."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise MachineError(
-            f"a process that loads images was killed, for want of memory perhaps ({error}); use fewer threads: the "
-            "same command goes on from the saved state"
-        ) from None
-
-
-class EpochBatches(Sampler[list[int]]):
-    """This process's part of each batch of an epoch: numbers `epoch * len + i` in an order that seed and epoch decide.
-
-    Args:
-        length: number of images.
-        batch_size: of the whole batch, over all processes; the images left over at an epoch's end are not used.
-        parts: parts that a batch is computed in; each holds the same images for any number of processes.
-        start: batches at the epoch's beginning that are done and left out.
-    """
-
-    def __init__(self, length: int, *, epoch: int, seed: int, batch_size: int, parts: int = 1, start: int = 0) -> None:
-        self.length = length
-        self.epoch = epoch
-        self.seed = seed
-        self.batch_size = batch_size
-        self.parts = parts
-        self.start = start
-
-    def __len__(self) -> int:
-        return self.length // self.batch_size - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
-        order = (torch.randperm(self.length, generator=generator) + self.epoch * self.length).tolist()
-        part = self.batch_size // self.parts
-        share = part // world_size()
-        for number in range(self.start, self.length // self.batch_size):
-            starts = (number * self.batch_size + i * part + rank() * share for i in range(self.parts))
-            yield [image for first in starts for image in order[first : first + share]]

@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
+from deeplab.model import describe_deeplab
 from deeplab.stages import predict_deeplab, train_deeplab
 from getam.classifier import describe_classifier
 from getam.end_to_end import describe_end_to_end
@@ -51,6 +52,22 @@ def test_networks_say_what_they_and_their_first_weights_have_seen() -> None:
     alone = end_to_end.model_copy(update={"completion": crf, "saliency_weight": 0})
     assert describe_end_to_end(alone, CLASSES)["supervision"] == "I"
     assert describe_end_to_end(alone.model_copy(update=FULLY), CLASSES)["supervision"] == "I+F"
+
+
+def test_an_end_to_end_network_has_that_of_the_saliency_that_it_learns_from() -> None:
+    end_to_end = CONFIG.end_to_end
+    assert describe_end_to_end(end_to_end, CLASSES, saliency="S+F")["supervision"] == "I+S+F"
+    # These settings use no saliency, whatever maps are there, and first weights don't change that.
+    crf = end_to_end.completion.model_copy(update={"method": "crf"})
+    alone = end_to_end.model_copy(update={"completion": crf, "saliency_weight": 0})
+    assert describe_end_to_end(alone, CLASSES, saliency="S+F")["supervision"] == "I"
+    assert describe_end_to_end(alone.model_copy(update=FULLY), CLASSES, saliency="S")["supervision"] == "I+F"
+
+
+@pytest.mark.parametrize(("labels", "expected"), [("I", "I+F"), ("I+S", "I+S+F"), ("F", "F")])
+def test_a_segmenter_has_that_of_its_labels_and_first_weights(labels: str, expected: str) -> None:
+    settings = CONFIG.deeplab.model_copy(update=FULLY)
+    assert describe_deeplab(settings, CLASSES, learned_from=labels)["supervision"] == expected
 
 
 def test_what_does_not_say_it_is_taken_for_saliency_too(tmp_path: Path) -> None:

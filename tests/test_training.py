@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import getam.training
+import getam.training_batches
 import getam.version
 from getam.errors import InputError, MachineError, Stopped
 from getam.optimization import SCHEDULES, check_groups, decay_groups
 from getam.settings import ScheduleSettings
-from getam.training import STATE_FILE, EpochBatches, StepResult, Training, training_key
+from getam.training import STATE_FILE, StepResult, Training, training_key
 from getam.training_arguments import TrainingArguments
+from getam.training_batches import EpochBatches, killed_workers
 from getam.training_folder import STATE, training_folder
 
 LENGTH = 10
@@ -283,9 +285,9 @@ class Killing(Numbers):
 def test_a_killed_loader_is_said_in_one_message() -> None:
     loader = DataLoader(Killing(), batch_size=2, num_workers=1)
     message = "a process that loads images was killed, .*; use fewer threads: the same command goes on"
-    with pytest.raises(MachineError, match=message), getam.training._killed_workers():
+    with pytest.raises(MachineError, match=message), killed_workers():
         list(loader)
-    with pytest.raises(RuntimeError, match="other"), getam.training._killed_workers():
+    with pytest.raises(RuntimeError, match="other"), killed_workers():
         raise RuntimeError("other")
 
 
@@ -477,8 +479,8 @@ def test_batches_tell_large_seeds_apart() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_processes_share_each_batch(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(EpochBatches(50, epoch=0, seed=1, batch_size=6))
-    monkeypatch.setattr(getam.training, "world_size", lambda: 2)
-    monkeypatch.setattr(getam.training, "rank", lambda: rank)
+    monkeypatch.setattr(getam.training_batches, "world_size", lambda: 2)
+    monkeypatch.setattr(getam.training_batches, "rank", lambda: rank)
     assert list(EpochBatches(50, epoch=0, seed=1, batch_size=6)) == [b[3 * rank : 3 * rank + 3] for b in whole]
 
 

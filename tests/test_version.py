@@ -79,7 +79,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.verdicts": {"complete_labels"},
     "getam.voc_submission": {"voc_submission"},
     "getam.training getam.training_arguments getam.training_folder getam.training_log": TRAININGS,
-    "getam.optimization getam.stop_signals": TRAININGS,
+    "getam.optimization getam.stop_signals getam.training_batches": TRAININGS,
     "getam.checkpoints getam.supervision": ALL
     - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,
