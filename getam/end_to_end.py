@@ -12,7 +12,6 @@ from getam.checkpoints import load_weights, read_description
 from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
-from getam.labels import WITHOUT_SALIENCY
 from getam.settings import EndToEndSettings
 from getam.supervision import IMAGE_LABELS, KEY, SALIENCY, joined, of_network
 
@@ -100,7 +99,7 @@ def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
 
 def describe_end_to_end(settings: EndToEndSettings, classes: Sequence[str]) -> dict[str, Any]:
     """What model.json says of an end-to-end network."""
-    alone = settings.completion.method in WITHOUT_SALIENCY and not settings.saliency_weight
+    alone = not settings.completion.needs_saliency and not settings.saliency_weight
     return {
         "kind": "end_to_end",
         "settings": settings.model_dump(mode="json"),
