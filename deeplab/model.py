@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
-from deeplab.segmenters import LibrarySegmenter
+from deeplab.segmenters import SmpSegmenter
 from getam.checkpoints import describe_model, load_weights, read_description
-from getam.errors import InputError
+from getam.errors import InputError, chosen
 from getam.images import denormalize_rgb
 from getam.pretrained import encoder_weights, load_encoder
-from getam.settings import DeepLabSettings
+from getam.settings import SEGMENTERS, DeepLabSettings
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)
 """Blue, green and red, levels of 0..255."""
@@ -177,8 +177,8 @@ def _set_geometry(stage: nn.Sequential, *, stride: int, dilation: int, bottlenec
 
 def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleNetwork:
     """Builds the network of the settings; the global seed decides fresh weights. `num_classes` counts background."""
-    if settings.architecture != "deeplabv2":
-        return LibrarySegmenter(
+    if settings.architecture in SEGMENTERS and SEGMENTERS[settings.architecture].in_smp:
+        return SmpSegmenter(
             architecture=settings.architecture,
             encoder=settings.encoder,
             num_classes=num_classes,
@@ -189,6 +189,10 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
             pretrained=settings.pretrained,
             segmentation_pretrained=settings.segmentation_pretrained,
         )
+    return chosen(BUILDERS, settings.architecture, name="deeplab.architecture")(settings, num_classes)
+
+
+def _build_deeplabv2(settings: DeepLabSettings, num_classes: int) -> DeepLabV2:
     return DeepLabV2(
         encoder=settings.encoder,
         num_classes=num_classes,
@@ -202,6 +206,10 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
         pretrained=settings.pretrained,
         segmentation_pretrained=settings.segmentation_pretrained,
     )
+
+
+BUILDERS = {"deeplabv2": _build_deeplabv2}
+"""The architectures of settings.SEGMENTERS that segmentation-models-pytorch has not."""
 
 
 def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str], *, learned_from: str) -> dict[str, Any]:

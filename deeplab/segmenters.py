@@ -1,4 +1,7 @@
-"""Segmentation networks of segmentation-models-pytorch by name, in the place of DeepLabv2."""
+"""Segmentation networks of segmentation-models-pytorch by name, in the place of DeepLabv2.
+
+To add one that the library has: its facts in getam.settings.SEGMENTERS.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,26 @@ from getam.backbones import Normalization, create_timm_model
 from getam.errors import InputError
 from getam.images import MEAN, STD
 from getam.pretrained import TIMM, Weights, encoder_weights, load_encoder
+from getam.settings import SEGMENTERS
 
-ARCHITECTURES = ("deeplabv3plus", "upernet", "segformer")
-
-POOLING = ("deeplabv3plus", "upernet")
-"""Those that normalize pooled features over the batch."""
+OPTIONS = {"output_stride": "encoder_output_stride", "atrous_rates": "decoder_atrous_rates"}
+"""Settings that some architectures read, by the names that segmentation-models-pytorch has for them."""
 
 MULTIPLE = 32
 """Sides that every encoder takes; images are padded to it on the right and at the bottom."""
 
 
-class LibrarySegmenter(MultiScaleNetwork):
+class SmpSegmenter(MultiScaleNetwork):
     """A network of segmentation-models-pytorch with any of its encoders: images to logits at the images' resolution.
 
-    `architecture` is one of `ARCHITECTURES`; `num_classes` counts the background; `output_stride` (8 or 16) and the
-    three `atrous_rates` are deeplabv3plus's alone; for the rest see deeplab.model.DeepLabV2. Images come normalized by
-    ImageNet's mean and deviation, and are brought to those that the encoder's pretrained weights know.
+    `architecture` is one of settings.SEGMENTERS that are `in_smp`; `num_classes` counts the background; `output_stride`
+    (8 or 16) and `atrous_rates` are of the architectures that have them among their options; for the rest see
+    deeplab.model.DeepLabV2. Images come normalized by ImageNet's mean and deviation, and are brought to those that the
+    encoder's pretrained weights know.
 
     Raises InputError for an architecture or an encoder that is not offered, an encoder or rates that the architecture
     does not take, weights that cannot be had or do not fit; and in training, for a batch of one image where the
-    architecture normalizes pooled features over the batch (deeplabv3plus, upernet).
+    architecture normalizes pooled features over the batch.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class LibrarySegmenter(MultiScaleNetwork):
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) of any size -> (B, num_classes, H, W)."""
-        if self.architecture in POOLING and self.training and len(images) == 1:
+        if SEGMENTERS[self.architecture].pools_batch and self.training and len(images) == 1:
             raise InputError(
                 "batch_size: this architecture's pooling needs two images or more in each part of a batch; raise "
                 "batch_size, or set accumulation to 1"
@@ -85,17 +88,17 @@ class LibrarySegmenter(MultiScaleNetwork):
 
 
 def _create(architecture: str, encoder: str, num_classes: int, output_stride: int, atrous_rates: Sequence[int]) -> Any:
-    if architecture not in ARCHITECTURES:
-        raise InputError(f"architecture: {architecture!r} is not offered; use deeplabv2, {', '.join(ARCHITECTURES)}")
+    if architecture not in SEGMENTERS:
+        raise InputError(f"architecture: {architecture!r} is not offered; use {', '.join(SEGMENTERS)}")
     names = smp.encoders.get_encoder_names()
     if encoder not in names and not encoder.startswith(TIMM):
         near = difflib.get_close_matches(encoder, names, n=3) or ["resnet101", "mit_b2"]
         raise InputError(f"encoder: {encoder!r} is none of segmentation-models-pytorch; near: {', '.join(near)}")
-    options: dict[str, Any] = {}
-    if architecture == "deeplabv3plus":
-        if len(atrous_rates) != 3:
-            raise InputError(f"atrous_rates: {architecture} takes three, not {list(atrous_rates)}; write [12, 24, 36]")
-        options = {"encoder_output_stride": output_stride, "decoder_atrous_rates": tuple(atrous_rates)}
+    known = SEGMENTERS[architecture]
+    if known.three_rates and len(atrous_rates) != 3:
+        raise InputError(f"atrous_rates: {architecture} takes three, not {list(atrous_rates)}; write [12, 24, 36]")
+    values = {"output_stride": output_stride, "atrous_rates": tuple(atrous_rates)}
+    options: dict[str, Any] = {OPTIONS[name]: values[name] for name in known.options}
     try:
         return smp.create_model(
             architecture, encoder_name=encoder, encoder_weights=None, in_channels=3, classes=num_classes, **options

@@ -1,15 +1,16 @@
-"""The methods that GETAM is compared with, all called as AttentionMaps is, and the choice among them by one word."""
+"""The methods that GETAM is compared with, all called as AttentionMaps is, and the table of all map methods."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from getam.backbones import find_backbone
-from getam.errors import InputError
+from getam.errors import InputError, chosen
 from getam.maps import (
     AttentionMaps,
     AttentionRecorder,
@@ -17,6 +18,7 @@ from getam.maps import (
     at_least_float32,
     check_scores,
     class_gradients,
+    gradient_weighted_maps,
     token_grid,
 )
 from getam.settings import ActivationSettings
@@ -136,22 +138,115 @@ class AttentionRollout(ClassMaps):
         return scores, maps
 
 
+class StepPass(NamedTuple):
+    """What the forward pass of a training step gives."""
+
+    scores: Tensor
+    """(B, C)"""
+    logits: Tensor
+    """(B, 1 + C, H, W)"""
+    maps: list[Tensor]
+    """For each image (K_b, n_h, n_w), of its classes, without a graph."""
+
+
+class MapMaker(NamedTuple):
+    """The functions of a map method."""
+
+    create: Callable[[nn.Module, ActivationSettings], ClassMaps]
+    """Makes the method for a classifier."""
+    of_step: Callable[[nn.Module, Tensor, Sequence[Sequence[int]], ActivationSettings], StepPass] | None = None
+    """See pass_with_maps; None where a training step cannot make its maps."""
+
+
 def create_maps(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
     """The method of the settings for a classifier of `getam.classifier`.
 
     Raises:
-        InputError: the method doesn't suit the model.
+        InputError: there is no such method, or it doesn't suit the model.
     """
-    match settings.method:
-        case "cam":
-            return ClassActivationMaps(model)
-        case "grad_cam":
-            return GradCAM(model)
-        case "rollout":
-            return AttentionRollout(model, settings.start_block)
-    return AttentionMaps(model, coupling_of(settings), settings.start_block, settings.fusion)
+    return chosen(MAP_MAKERS, settings.method, name="maps.method").create(model, settings)
 
 
-def coupling_of(settings: ActivationSettings) -> str:
-    """The key of COUPLINGS that the settings mean: attention x gradient is GETAM with a factor less."""
-    return settings.coupling if settings.method == "getam" else settings.method
+def pass_with_maps(
+    model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+) -> StepPass:
+    """One forward pass of the end-to-end network whose graph stays whole, and the maps of it.
+
+    Args:
+        model: the network, or DistributedDataParallel around it.
+        images: (B, 3, H, W), normalized.
+        classes: class indices of each image.
+
+    Raises:
+        InputError: there is no such method, or a training step cannot make its maps.
+    """
+    of_step = chosen(MAP_MAKERS, settings.method, name="maps.method").of_step
+    if of_step is None:
+        raise InputError(f"maps.method: a training step makes no {settings.method}; choose another")
+    return of_step(model, images, classes, settings)
+
+
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """What a module's forward passes inside the context give."""
+    outputs: list[Any] = []
+    with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
+        yield outputs
+
+
+def _grid(network: Any, images: Tensor) -> tuple[int, int]:
+    """(n_h, n_w) of the patches."""
+    grid: tuple[int, int] = network.classifier.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
+    return grid
+
+
+def _cam_of_step(
+    model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+) -> StepPass:
+    network: Any = getattr(model, "module", model)
+    readout = network.classifier.readout
+    with _outputs_of(readout.reassemble) as features:
+        scores, logits = model(images)
+    with torch.no_grad():
+        activation = readout.activation(features[0], _grid(network, images))
+    return StepPass(scores, logits, [activation[b, indices] for b, indices in enumerate(classes)])
+
+
+def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
+    """GETAM, with the key of COUPLINGS that the settings mean."""
+
+    def create(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
+        return AttentionMaps(model, coupling_of(settings), settings.start_block, settings.fusion)
+
+    def of_step(
+        model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+    ) -> StepPass:
+        network: Any = getattr(model, "module", model)
+        backbone = network.classifier.backbone
+        recorder = AttentionRecorder(backbone, start_block=settings.start_block, detach_below=False)
+        with recorder, _outputs_of(network) as outputs:
+            scores, logits = model(images)
+        maps = gradient_weighted_maps(
+            # The network's own scores: those that DistributedDataParallel returns have a graph through the decoder too.
+            outputs[0][0],
+            recorder.calls,
+            classes,
+            coupling=coupling_of(settings),
+            num_prefix_tokens=backbone.num_prefix_tokens,
+            grid=_grid(network, images),
+            retain_graph=True,
+            fusion=settings.fusion,
+        )
+        return StepPass(scores, logits, maps)
+
+    return MapMaker(create, of_step)
+
+
+MAP_MAKERS = {
+    "getam": _by_attention(lambda settings: settings.coupling),
+    "attention_gradient": _by_attention(lambda settings: "attention_gradient"),
+    "rollout": MapMaker(lambda model, settings: AttentionRollout(model, settings.start_block)),
+    "grad_cam": MapMaker(lambda model, settings: GradCAM(model)),
+    "cam": MapMaker(lambda model, settings: ClassActivationMaps(model), _cam_of_step),
+}
+"""The methods of settings.MAP_METHODS."""

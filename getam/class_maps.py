@@ -6,11 +6,17 @@ Numpy alone: the processes of a pool start seconds faster without torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from getam.errors import InputError
 from getam.files import UNKNOWN
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 BROKEN = "maps hold NaN, infinite or negative values; dump and refine them again"
 
@@ -40,6 +46,23 @@ def label_values(
     return values
 
 
+def salient(saliency: Array, threshold: float) -> Array:
+    """Where a saliency map (H, W), uint8 in 0..255, is strictly above a threshold in [0, 1): (H, W), bool."""
+    return saliency > 255 * threshold
+
+
+def over_maximum(maps: Array, highest: Array, *, epsilon: float = 0.0) -> Array:
+    """Maps divided by their maxima + epsilon; a map without a positive value stays as it is.
+
+    Args:
+        maps: (..., H, W), or any shape with which that of `highest` broadcasts.
+        highest: the maximum of each map.
+    """
+    divisor = highest + epsilon
+    divisor[highest <= 0] = 1
+    return maps / divisor
+
+
 def divide_by_maximum(maps: np.ndarray) -> np.ndarray:
     """(K, H, W), >= 0 -> each map divided by its maximum, float32; a map of zeros stays.
 
@@ -49,8 +72,7 @@ def divide_by_maximum(maps: np.ndarray) -> np.ndarray:
     maps = np.asarray(maps, np.float32)
     if not (np.isfinite(maps) & (maps >= 0)).all():
         raise InputError(BROKEN)
-    highest = maps.max((1, 2), keepdims=True)
-    return maps / np.where(highest > 0, highest, 1)
+    return over_maximum(maps, maps.max((1, 2), keepdims=True))
 
 
 def with_background(maps: np.ndarray, gamma: float) -> np.ndarray:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from getam.class_maps import BROKEN, label_values
+from getam.class_maps import BROKEN, Array, label_values, over_maximum
 from getam.errors import InputError
 from getam.files import UNKNOWN
-from getam.rules import Rule, rules_of
+from getam.rules import Decision, rules_of
 
-Array = TypeVar("Array", np.ndarray, Tensor)
 Opening = int | Literal["released"]
 
 
@@ -81,7 +80,7 @@ def decisions(
     """Which rule of Eq. 5 decided each pixel of `complete_labels` with the same arguments.
 
     Returns:
-        (H, W), uint8: values of getam.rules.Rule. `conflict` and `opening` tell where the opening changed a label.
+        (H, W), uint8: values of getam.rules.Decision. `conflict` and `opening` tell where the opening changed a label.
 
     Raises:
         InputError: as complete_labels does.
@@ -94,7 +93,7 @@ def decisions(
 
     rules = rules_of(completed("unknown", 0), saliency > 0)
     if opening:
-        rules[completed(conflict, opening) != completed(conflict, 0)] = Rule.OPENING
+        rules[completed(conflict, opening) != completed(conflict, 0)] = Decision.OPENING
     return rules
 
 
@@ -115,7 +114,7 @@ def _complete(
     values = label_values(maps.shape, classes, saliency.shape)
     maps = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
     lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
-    maps = maps / torch.where(highest > 0, highest + epsilon, 1)[:, None, None]
+    maps = over_maximum(maps, highest[:, None, None], epsilon=epsilon)
     sound = (lowest >= 0) & (highest < math.inf)
     # All that is asked of the maps at once: a GPU is waited for here and nowhere else.
     facts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from getam.baselines import coupling_of
-from getam.classifier import DPTReadout
+from getam.baselines import pass_with_maps
 from getam.completion import complete_labels, open_classes
 from getam.end_to_end import EndToEndNetwork
 from getam.files import UNKNOWN
 from getam.images import denormalize_rgb
-from getam.labels import WITHOUT_SALIENCY, make_labels
+from getam.labels import make_labels
 from getam.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
-from getam.maps import AttentionRecorder, getam
 from getam.refine import pamr
-from getam.settings import EndToEndSettings
+from getam.settings import LABEL_METHODS, EndToEndSettings
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
 
     In the second phase one forward pass serves both backward passes. The first backward pass, with respect to the
     attention outputs alone, gives the maps, of which PAMR and completion make targets; the second one is the caller's,
-    and it alone reaches the weights. Maps, targets and losses stay on the batch's device (crf and rrm, which are
-    baselines, run on the CPU).
+    and it alone reaches the weights. Maps, targets and losses stay on the batch's device (label methods other than the
+    paper's run on the CPU).
 
     Args:
         model: the EndToEndNetwork, or DistributedDataParallel around it.
@@ -64,61 +60,9 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
     if epoch < settings.classifier_epochs:
         scores, _ = model(images, decode=False)
         return TrainingStep({"classification": F.multilabel_soft_margin_loss(scores, labels)})
-    scores, logits, maps = maps_of_step(model, images, classes_of(labels), settings)
+    assert isinstance(getattr(model, "module", model), EndToEndNetwork)
+    scores, logits, maps = pass_with_maps(model, images, classes_of(labels), settings.maps)
     return losses_of(scores, logits, maps, batch, settings)
-
-
-def maps_of_step(
-    model: nn.Module, images: Tensor, present: Sequence[Sequence[int]], settings: EndToEndSettings
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The forward pass of a step in the second phase, and the class maps from it.
-
-    Args:
-        model: the EndToEndNetwork, or DistributedDataParallel around it.
-        images: (B, 3, H, W), normalized.
-        present: class indices of each image.
-
-    Returns:
-        scores (B, C) and segmentation logits (B, 1 + C, H, W), both with a graph; for each image the maps
-        (K_b, n_h, n_w) of its classes, without one.
-    """
-    network: Any = getattr(model, "module", model)
-    assert isinstance(network, EndToEndNetwork)
-    backbone = network.classifier.backbone
-    grid = backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
-    if settings.maps.method == "cam":
-        readout = network.classifier.readout
-        assert isinstance(readout, DPTReadout)
-        with _outputs_of(readout.reassemble) as features:
-            scores, logits = model(images)
-        with torch.no_grad():
-            activation = readout.activation(features[0], grid)
-        maps = [activation[b, indices] for b, indices in enumerate(present)]
-    else:
-        recorder = AttentionRecorder(backbone, start_block=settings.maps.start_block, detach_below=False)
-        with recorder, _outputs_of(network) as outputs:
-            scores, logits = model(images)
-        maps = getam(
-            # These are the network's own scores: those that DistributedDataParallel returns have a graph that leads
-            # through the decoder too.
-            outputs[0][0],
-            recorder.calls,
-            present,
-            coupling=coupling_of(settings.maps),
-            num_prefix_tokens=backbone.num_prefix_tokens,
-            grid=grid,
-            retain_graph=True,
-            fusion=settings.maps.fusion,
-        )
-    return scores, logits, maps
-
-
-@contextmanager
-def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """The outputs of a module's forward passes inside the context, in their order."""
-    outputs: list[Any] = []
-    with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
-        yield outputs
 
 
 def losses_of(
@@ -206,26 +150,27 @@ def make_targets(
         labels (B, H, W), uint8; the pixels outside the saliency that were given a class, before the opening (authors'
         code): (B, H, W), bool.
     """
-    how = settings.completion
+    completion = settings.completion
+    by_rules = LABEL_METHODS[completion.method].by_rules
+    # The opening comes last, for what was mined is what the rules of Eq. 5 say.
+    before_opening = completion.model_copy(update={"opening": 0}).completion_arguments()
     labels = []
-    for image, maps, indices, saliency in zip(photographs, refined, classes, salient, strict=True):
-        if how.method not in WITHOUT_SALIENCY:
-            completed = complete_labels(
-                maps[: len(indices)],
-                indices,
-                saliency,
-                alpha=how.alpha,
-                gamma=how.gamma,
-                conflict=how.conflict,
-                epsilon=settings.map_epsilon,
-            )
-        else:
-            photograph = image.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-            made = make_labels(photograph, maps[: len(indices)].float().cpu().numpy(), indices, how)
-            completed = torch.from_numpy(made).to(maps.device)
-        labels.append(completed)
+    for image, padded, indices, saliency in zip(photographs, refined, classes, salient, strict=True):
+        maps = padded[: len(indices)]
+        if by_rules:
+            labels.append(complete_labels(maps, indices, saliency, **before_opening, epsilon=settings.map_epsilon))
+            continue
+        made = make_labels(
+            maps.float().cpu().numpy(),
+            indices,
+            image=image.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
+            # Salient or not is settled: 255 is above every threshold.
+            saliency=255 * saliency.to(torch.uint8).cpu().numpy(),
+            settings=completion,
+        )
+        labels.append(torch.from_numpy(made).to(maps.device))
     stacked = torch.stack(labels)
     mined = (stacked > 0) & ~salient
-    if how.opening and how.method not in WITHOUT_SALIENCY:
-        stacked = torch.stack([open_classes(one, how.opening) for one in stacked])
+    if completion.opening and by_rules:
+        stacked = torch.stack([open_classes(one, completion.opening) for one in stacked])
     return stacked, mined

@@ -12,7 +12,6 @@ from getam.checkpoints import describe_model, load_weights, read_description
 from getam.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.decoder import DPTDecoder
 from getam.errors import InputError
-from getam.labels import WITHOUT_SALIENCY
 from getam.settings import EndToEndSettings
 from getam.supervision import IMAGE_LABELS, SALIENCY, joined
 
@@ -102,7 +101,7 @@ def describe_end_to_end(
     settings: EndToEndSettings, classes: Sequence[str], *, saliency: str = SALIENCY
 ) -> dict[str, Any]:
     """What model.json says of an end-to-end network; `saliency` is the supervision of the saliency maps."""
-    alone = settings.completion.method in WITHOUT_SALIENCY and not settings.saliency_weight
+    alone = not settings.completion.needs_saliency and not settings.saliency_weight
     learned_from = IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY, saliency)
     return describe_model("end_to_end", settings, learned_from=learned_from, classes=classes)
 

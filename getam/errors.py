@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
 class InputError(Exception):
@@ -39,3 +42,20 @@ def listed(problems: Sequence[str]) -> str:
     shown = "\n  ".join(problems[:MAX_OFFENDERS])
     more = len(problems) - MAX_OFFENDERS
     return f"{len(problems)} problems:\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")
+
+
+def chosen(table: Mapping[str, Value], key: str, *, name: str) -> Value:
+    """The entry of a table of methods, or a message that lists the table's keys.
+
+    Args:
+        name: the setting or argument that the key comes from, for the message.
+    """
+    if key not in table:
+        raise InputError(f"{name}: {key!r} is none of {', '.join(table)}")
+    return table[key]
+
+
+def enumerated(words: Iterable[str], conjunction: str) -> str:
+    """["a", "b", "c"] and "or" -> "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last

@@ -6,21 +6,17 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from getam.completion import complete_labels
-from getam.crf import crf_labels
-from getam.rrm import rrm_labels
-from getam.settings import LabelSettings
+from getam.labels import make_labels
+from getam.settings import LABEL_METHODS, LabelSettings
 
 ROUNDS = 3
-
-METHODS = ("completion", "dense CRF", "RRM")
 
 
 class Item(NamedTuple):
@@ -28,49 +24,50 @@ class Item(NamedTuple):
 
     photograph: np.ndarray
     """(H, W, 3), uint8."""
-    maps: np.ndarray
-    """(K, H, W), float32."""
+    maps: Any
+    """(K, H, W), float32; numpy, or torch on a device."""
     classes: list[int]
-    saliency: np.ndarray
-    """(H, W), uint8 in 0..255."""
+    saliency: Any
+    """(H, W), uint8 in 0..255; of the maps' kind."""
 
 
 def time_labels(
     items: Sequence[Item], settings: LabelSettings, *, batch_sizes: Sequence[int], device: torch.device
 ) -> dict[str, dict[int, float]]:
-    """Median seconds an image of each of METHODS, by batch size.
+    """Median seconds an image of each of LABEL_METHODS, by the method's name and the batch size.
 
-    Completion runs on `device`, where its maps and saliency lie before the time begins and its labels stay; the other
-    two know the CPU alone. Each takes a batch image by image and uses torch's threads, which the other two do not.
+    Methods that can run on `device`, of which completion is one: their maps and saliency lie there before the time
+    begins, and their labels stay there. They use torch's threads. The others know the CPU alone, and one thread. Each
+    takes a batch image by image.
 
     Args:
         items: images, all of which every batch size labels; a batch that lacks some takes the first ones again.
     """
-    batches = {size: _batches(items, size) for size in batch_sizes}
-    makers: dict[str, Callable[[Sequence[Item]], None]] = {
-        "completion": _completion(items, settings, device),
-        "dense CRF": lambda batch: _each(
-            batch,
-            lambda item: crf_labels(item.photograph, item.maps, item.classes, settings.crf, gamma=settings.gamma),
-        ),
-        "RRM": lambda batch: _each(
-            batch, lambda item: rrm_labels(item.photograph, item.maps, item.classes, settings.rrm, settings.crf)
-        ),
+    on_device = [
+        item._replace(
+            maps=torch.from_numpy(item.maps).to(device), saliency=torch.from_numpy(item.saliency.copy()).to(device)
+        )
+        for item in items
+    ]
+    batches = {
+        key: {size: _batches(on_device if method.on_device else items, size) for size in batch_sizes}
+        for key, method in LABEL_METHODS.items()
     }
-    assert tuple(makers) == METHODS
-    for make in makers.values():
+    own = {key: settings.model_copy(update={"method": key}) for key in LABEL_METHODS}
+    for key, by_size in batches.items():
         # What is done once only, such as loading a library, is no image's.
-        make(items[:1])
-    seconds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in batch_sizes} for name in makers}
+        _label(by_size[batch_sizes[0]][0][:1], own[key], device)
+    seconds: dict[str, dict[int, list[float]]] = {key: {size: [] for size in batch_sizes} for key in LABEL_METHODS}
     for _ in range(ROUNDS):
-        for size, all in batches.items():
-            for name, make in makers.items():
+        for size in batch_sizes:
+            for key, by_size in batches.items():
                 start = time.perf_counter()
-                for batch in all:
-                    make(batch)
-                seconds[name][size].append((time.perf_counter() - start) / (len(all) * size))
+                for batch in by_size[size]:
+                    _label(batch, own[key], device)
+                seconds[key][size].append((time.perf_counter() - start) / (len(by_size[size]) * size))
     return {
-        name: {size: statistics.median(rounds) for size, rounds in by_size.items()} for name, by_size in seconds.items()
+        LABEL_METHODS[key].name: {size: statistics.median(rounds) for size, rounds in by_size.items()}
+        for key, by_size in seconds.items()
     }
 
 
@@ -80,35 +77,11 @@ def _batches(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [[items[number % len(items)] for number in range(start, start + size)] for start in starts]
 
 
-def _completion(
-    items: Sequence[Item], settings: LabelSettings, device: torch.device
-) -> Callable[[Sequence[Item]], None]:
-    there = {
-        id(item): (torch.from_numpy(item.maps).to(device), torch.from_numpy(item.saliency.copy()).to(device))
-        for item in items
-    }
-
-    def make(batch: Sequence[Item]) -> None:
-        for item in batch:
-            maps, saliency = there[id(item)]
-            complete_labels(
-                maps,
-                item.classes,
-                saliency > 255 * settings.saliency_threshold,
-                alpha=settings.alpha,
-                gamma=settings.gamma,
-                conflict=settings.conflict,
-                opening=settings.opening,
-            )
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return make
-
-
-def _each(batch: Sequence[Item], make: Callable[[Item], object]) -> None:
+def _label(batch: Sequence[Item], settings: LabelSettings, device: torch.device) -> None:
     for item in batch:
-        make(item)
+        make_labels(item.maps, item.classes, image=item.photograph, saliency=item.saliency, settings=settings)
+    if LABEL_METHODS[settings.method].on_device and device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def cpu_name() -> str:

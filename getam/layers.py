@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from getam.class_maps import BROKEN
+from getam.class_maps import BROKEN, salient
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_array, read_gray, read_labels
 from getam.image_scores import joint_counts, mean_iou, with_unknown_as_background
 from getam.index import IndexRow
-from getam.rules import Rule, rules_of
-from getam.settings import CompletionSettings
+from getam.rules import Decision, rules_of
+from getam.settings import LABEL_METHODS, CompletionSettings
 from getam.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
 
 LAYERS = {
@@ -119,7 +119,8 @@ def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], s
 
 
 def _completion(settings: Mapping[str, object]) -> CompletionSettings | None:
-    if settings.get("method") != "activation":
+    method = LABEL_METHODS.get(str(settings.get("method")))
+    if method is None or not method.by_rules:
         return None
     return CompletionSettings.model_validate({name: settings.get(name) for name in CompletionSettings.model_fields})
 
@@ -165,22 +166,15 @@ def _rules(
     settings = files.completion
     if settings is None or labels is None or saliency is None:
         return None
-    salient = saliency > 255 * settings.saliency_threshold
+    inside = salient(saliency, settings.saliency_threshold)
     if settings.conflict == "unknown" and not settings.opening:
-        return rules_of(labels, salient)
+        return rules_of(labels, inside)
     if refined is None:
         return None
     from getam.completion import decisions
 
-    return decisions(
-        refined,
-        [value - 1 for value in files.values],
-        salient,
-        alpha=settings.alpha,
-        gamma=settings.gamma,
-        conflict=settings.conflict,
-        opening=settings.opening,
-    )
+    classes = [value - 1 for value in files.values]
+    return decisions(refined, classes, inside, **settings.completion_arguments())
 
 
 def scores_and_shares(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
@@ -191,8 +185,8 @@ def scores_and_shares(labels: Mapping[str, np.ndarray]) -> dict[str, float | Non
         unknown = float((pseudo == UNKNOWN).mean())
         values["unknown"], values["coverage"] = unknown, 1 - unknown
     if rules is not None:
-        shares = np.bincount(rules.ravel(), minlength=len(Rule)) / rules.size
-        values["mined"], values["conflict"] = float(shares[Rule.MINED]), float(shares[Rule.CONFLICT])
+        shares = np.bincount(rules.ravel(), minlength=len(Decision)) / rules.size
+        values["mined"], values["conflict"] = float(shares[Decision.MINED]), float(shares[Decision.CONFLICT])
     if truth is not None:
         for name in PREDICTIONS:
             if name in labels:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,9 +26,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from getam.backbones import find_backbone
-from getam.errors import InputError
+from getam.class_maps import over_maximum
+from getam.errors import InputError, chosen
 
 Forward = Callable[[Tensor], Tensor]
+Coupling = Callable[[Tensor, Tensor], Tensor]
 
 _fused_attention = F.scaled_dot_product_attention
 
@@ -300,13 +302,13 @@ def _attention_gradient(attention: Tensor, gradient: Tensor) -> Tensor:
     return (gradient * attention).relu().mean(-3)
 
 
-COUPLINGS = {"released": _released, "paper": _paper, "attention_gradient": _attention_gradient}
+COUPLINGS: dict[str, Coupling] = {"released": _released, "paper": _paper, "attention_gradient": _attention_gradient}
 """How a block's attention and its gradient make a map: both (..., heads, rows, columns) -> (..., rows, columns)."""
 
 FUSIONS = ("sum", "product", "matmul")
 
 
-def getam(
+def gradient_weighted_maps(
     scores: Tensor,
     calls: Sequence[AttentionCall],
     classes: Sequence[Sequence[int]],
@@ -333,7 +335,7 @@ def getam(
     Returns:
         For each image (K_b, n_h, n_w), >= 0, detached; raw for `sum`, in [0, 1] otherwise.
     """
-    couple = COUPLINGS[coupling]
+    couple = chosen(COUPLINGS, coupling, name="coupling")
     patches = slice(num_prefix_tokens, None)
     maps = [scores.new_zeros((len(indices), *grid), dtype=at_least_float32(scores)) for indices in classes]
     rows = [call.class_row()[:, :, None, patches] for call in calls] if fusion != "matmul" else []
@@ -341,23 +343,34 @@ def getam(
     for k, images, gradients in class_gradients(scores, classes, outputs, retain_graph=retain_graph):
         with _exact(scores):
             if fusion == "matmul":
-                for b in images:
-                    pairs = zip(reversed(calls), reversed(gradients), strict=True)
-                    matrices = (couple(call.matrix(b), call.matrix_gradient(g, b)) for call, g in pairs)
-                    maps[b][k] = _class_row_of_product(matrices)[patches].view(grid)
-                continue
-            total: Tensor | None = None
-            for call, row, gradient in zip(calls, rows, gradients, strict=True):
-                block = couple(row, call.class_row_gradient(gradient)[:, :, None, patches])[:, 0]
-                if fusion == "product":
-                    block = _by_maximum(block)
-                    total = block if total is None else total * block
-                else:
-                    total = block if total is None else total + block
-            assert total is not None
-            for b in images:
-                maps[b][k] = total[b].view(grid)
+                fused = {b: _matmul_map(calls, gradients, b, couple)[patches] for b in images}
+            else:
+                blocks = _block_maps(calls, rows, gradients, couple, patches)
+                total = (
+                    reduce(torch.mul, map(_by_maximum, blocks)) if fusion == "product" else reduce(torch.add, blocks)
+                )
+                fused = {b: total[b] for b in images}
+            for b, values in fused.items():
+                maps[b][k] = values.view(grid)
     return maps
+
+
+def _block_maps(
+    calls: Sequence[AttentionCall],
+    rows: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    couple: Coupling,
+    patches: slice,
+) -> Iterator[Tensor]:
+    """Each block's map of a whole batch, (B, n): its class rows (B, heads, 1, n) coupled with their gradients."""
+    for call, row, gradient in zip(calls, rows, gradients, strict=True):
+        yield couple(row, call.class_row_gradient(gradient)[:, :, None, patches])[:, 0]
+
+
+def _matmul_map(calls: Sequence[AttentionCall], gradients: Sequence[Tensor], image: int, couple: Coupling) -> Tensor:
+    """The class token's row, (N,), of the product of an image's matrices, the last block's first."""
+    pairs = zip(reversed(calls), reversed(gradients), strict=True)
+    return _class_row_of_product(couple(call.matrix(image), call.matrix_gradient(g, image)) for call, g in pairs)
 
 
 def class_gradients(
@@ -391,18 +404,14 @@ def _class_row_of_product(matrices: Iterator[Tensor]) -> Tensor:
     """Row 0 of the product of matrices (N, N), each divided by its maximum: (N,)."""
     row: Tensor | None = None
     for matrix in matrices:
-        row = _by_maximum(matrix[0] if row is None else row @ (matrix / matrix.max().clamp_min(_tiny(matrix))))
+        row = _by_maximum(matrix[0] if row is None else row @ over_maximum(matrix, matrix.amax((-2, -1), keepdim=True)))
     assert row is not None
     return row
 
 
 def _by_maximum(values: Tensor) -> Tensor:
     """(..., n), >= 0 -> the same divided by its maximum, 0 where that is 0."""
-    return values / values.amax(-1, keepdim=True).clamp_min(_tiny(values))
-
-
-def _tiny(values: Tensor) -> float:
-    return torch.finfo(values.dtype).tiny
+    return over_maximum(values, values.amax(-1, keepdim=True))
 
 
 class ClassMaps(ABC):
@@ -481,7 +490,7 @@ class AttentionMaps(ClassMaps):
         coupling: `released` (authors' code) or `paper` (Eq. 2); `attention_gradient` is the baseline without the
             second gradient factor.
         start_block: first block whose map is summed (Eq. 3).
-        fusion: `sum` (Eq. 3), `product` or `matmul`, see `getam`.
+        fusion: `sum` (Eq. 3), `product` or `matmul`, see `gradient_weighted_maps`.
 
     Raises:
         InputError: no ViT with a class token in the model, or more than one; no such block, coupling or fusion; in a
@@ -490,9 +499,9 @@ class AttentionMaps(ClassMaps):
 
     def __init__(self, model: nn.Module, coupling: str = "released", start_block: int = 0, fusion: str = "sum") -> None:
         super().__init__(model)
-        for name, value, known in (("coupling", coupling, COUPLINGS), ("fusion", fusion, FUSIONS)):
-            if value not in known:
-                raise InputError(f"{name}: {value!r} is none of {', '.join(known)}")
+        chosen(COUPLINGS, coupling, name="coupling")
+        if fusion not in FUSIONS:
+            raise InputError(f"fusion: {fusion!r} is none of {', '.join(FUSIONS)}")
         self.backbone: Any = find_backbone(model)
         self.coupling = coupling
         self.start_block = start_block
@@ -510,7 +519,7 @@ class AttentionMaps(ClassMaps):
             scores = self.model(images)
         calls, self._recorder.calls = self._recorder.calls, []
         check_scores(scores, classes)
-        maps = getam(
+        maps = gradient_weighted_maps(
             scores,
             calls,
             classes,

@@ -17,7 +17,7 @@ from getam import report
 from getam.files import voc_palette
 from getam.pictures import heat_colors
 from getam.rendering import render
-from getam.rules import Rule
+from getam.rules import Decision
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -50,21 +50,21 @@ class _Look:
 
 
 RULES = {
-    Rule.BACKGROUND: _Look("background", "not salient, and no class above its quantile: 0", "#000000"),
-    Rule.SALIENT_CLASS: _Look(
+    Decision.BACKGROUND: _Look("background", "not salient, and no class above its quantile: 0", "#000000"),
+    Decision.SALIENT_CLASS: _Look(
         "salient class", "salient, and a class above (1 \u2212 max M)^\u03b3: the strongest class", "#0072b2"
     ),
-    Rule.SALIENT_UNKNOWN: _Look(
+    Decision.SALIENT_UNKNOWN: _Look(
         "salient unknown", "salient, but (1 \u2212 max M)^\u03b3 above every class: 255", "#56b4e9", hatched=True
     ),
-    Rule.MINED: _Look("mined", "not salient, but above the \u03b1-quantile of one class: that class", "#e69f00"),
-    Rule.CONFLICT: _Look(
+    Decision.MINED: _Look("mined", "not salient, but above the \u03b1-quantile of one class: that class", "#e69f00"),
+    Decision.CONFLICT: _Look(
         "conflict",
         "not salient, and above the \u03b1-quantiles of several classes: 255, or the lowest",
         "#d55e00",
         hatched=True,
     ),
-    Rule.OPENING: _Look("opening", "changed by the opening after the rules", "#cc79a7"),
+    Decision.OPENING: _Look("opening", "changed by the opening after the rules", "#cc79a7"),
 }
 """How the page shows the rules of Eq. 5: what can be unknown is hatched."""
 
@@ -94,7 +94,7 @@ def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[s
             "classes": ("background", *classes),
             "palette": [_hex(color) for color in voc_palette()],
             "heat": [_hex(color) for color in heat_colors()[np.linspace(0, 255, 101).round().astype(int)]],
-            "rules": [asdict(RULES[rule]) for rule in Rule],
+            "rules": [asdict(RULES[rule]) for rule in Decision],
         },
     )
     (out / "index.html").write_text(page, encoding="utf-8")

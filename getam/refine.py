@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from getam.class_maps import over_maximum
+
 DILATIONS = (1, 2, 4, 8, 12, 24)
 """The paper's dilations, pixels."""
 
@@ -104,5 +106,4 @@ def _shifted(padded: Tensor, offset: tuple[int, int], reach: int, rows: slice) -
 
 def normalize(masks: Tensor) -> Tensor:
     """Divides each mask (..., H, W) by its maximum: in [0, 1], 0 where no value is positive; NaN stays NaN."""
-    highest = masks.amax((-2, -1), keepdim=True)
-    return torch.where(highest <= 0, 0.0, masks / highest).clamp(0, 1)
+    return over_maximum(masks, masks.amax((-2, -1), keepdim=True)).clamp(0, 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 from getam.errors import InputError
 from getam.files import read_json
+from getam.settings import SEGMENTERS
 
 PROTOCOLS = {
     "excluded": "left out",
@@ -147,7 +148,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] 
 }
 
 _SEGMENTERS = {"deeplab": "DeepLab", "end_to_end": "End to end"}
-ARCHITECTURES = {"deeplabv3plus": "DeepLabV3+", "upernet": "UPerNet", "segformer": "SegFormer"}
+ARCHITECTURES = {name: segmenter.title for name, segmenter in SEGMENTERS.items() if segmenter.in_smp}
 """Networks in the place of DeepLabv2, as they are shown."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from getam.files import UNKNOWN
 
 
-class Rule(IntEnum):
+class Decision(IntEnum):
     """What decided a pixel; S is its saliency."""
 
     BACKGROUND = 0
@@ -37,13 +37,13 @@ def rules_of(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
         salient: (H, W), bool.
 
     Returns:
-        (H, W), uint8: values of Rule.
+        (H, W), uint8: values of Decision.
     """
     by_kind = np.array(
         [
-            [Rule.BACKGROUND, Rule.MINED, Rule.CONFLICT],
+            [Decision.BACKGROUND, Decision.MINED, Decision.CONFLICT],
             # Label 0 is none that a salient pixel gets.
-            [Rule.SALIENT_UNKNOWN, Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN],
+            [Decision.SALIENT_UNKNOWN, Decision.SALIENT_CLASS, Decision.SALIENT_UNKNOWN],
         ],
         np.uint8,
     )

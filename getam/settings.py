@@ -10,14 +10,27 @@ import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypedDict, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
-from getam.errors import InputError
+from getam.errors import InputError, enumerated
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -80,6 +93,58 @@ class Section(BaseModel):
         return values
 
 
+@dataclass(frozen=True)
+class Choice:
+    """In `Annotated[str, Choice(TABLE)]`: the value is a key of the table.
+
+    The message about another value lists the keys, and the JSON schema is an enum of them, as for a Literal.
+    """
+
+    table: Mapping[str, object]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"enum": [*self.table], "type": "string"}
+
+    def _check(self, value: Any) -> str:
+        if isinstance(value, str) and value in self.table:
+            return value
+        expected = enumerated([repr(key) for key in self.table], "or")
+        raise PydanticKnownError("literal_error", {"expected": expected})
+
+
+class Explained(Protocol):
+    """An entry of a table of methods that --help explains."""
+
+    @property
+    def text(self) -> str: ...
+
+
+class WithOptions(Protocol):
+    """An entry of a table of methods that read some of their section's settings alone."""
+
+    @property
+    def options(self) -> tuple[str, ...]: ...
+
+
+def explained(table: Mapping[str, Explained]) -> list[str]:
+    """Each key of a table of methods with its explanation: "cam (of the classifier's read-out)"."""
+    return [f"{key} ({method.text})" if method.text else key for key, method in table.items()]
+
+
+def with_baselines(table: Mapping[str, Explained]) -> str:
+    """The paper's method, which is the table's first, and the baselines that it is compared with."""
+    first, *baselines = explained(table)
+    return f"{first}; baselines: {', '.join(baselines)}"
+
+
+def readers(table: Mapping[str, WithOptions], option: str) -> str:
+    """The methods that read a setting: "getam and attention_gradient"."""
+    return enumerated([key for key, method in table.items() if option in method.options], "and")
+
+
 class DemoSettings(Section):
     """make_demo: the embedded demo data set."""
 
@@ -99,28 +164,50 @@ class CountSettings(Section):
     test: Annotated[int, Field(ge=0)] = Field(description="images that test has to have if it is there; 0: any number")
 
 
+@dataclass(frozen=True)
+class DataFormat:
+    """A format of data sets; its functions are in getam.formats.FORMATS.
+
+    Attributes:
+        text: said in --help.
+        own_labels: why `labels` has to be annotations and `augmented` empty; empty where they are free.
+    """
+
+    text: str
+    own_labels: str = ""
+
+
+DATA_FORMATS = {
+    "voc": DataFormat("VOC layout, as VOCdevkit/VOC2012"),
+    "coco": DataFormat("annotations/instances_{train,val}2014.json", own_labels="COCO's labels are in its JSON"),
+}
+
+DEMO_FORMAT = "voc"
+"""The format of the demo data set."""
+
+
 class IndexSettings(Section):
     """index_dataset: where the labelled images are."""
 
-    format: Literal["voc", "coco"] = Field(
-        description="voc (VOC layout, as VOCdevkit/VOC2012) or coco (annotations/instances_{train,val}2014.json)"
-    )
+    format: Annotated[str, Choice(DATA_FORMATS)] = Field(description=enumerated(explained(DATA_FORMATS), "or"))
     root: Path = Field(description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's")
     labels: Literal["annotations", "masks", "file"] = Field(
         description="image labels from Annotations/<id>.xml or COCO's JSON (annotations), from the classes that masks "
         "show (masks) or from image_labels.txt (file)"
     )
     augmented: str = Field(
-        description="of voc: SBD's folder `dataset` or a folder such as SegmentationClassAug, whose images join train "
-        "as far as they are not in val or test; empty: none"
+        description=f"of {enumerated([key for key, known in DATA_FORMATS.items() if not known.own_labels], 'and')}: "
+        "SBD's folder `dataset` or a folder such as SegmentationClassAug, whose images join train as far as they are "
+        "not in val or test; empty: none"
     )
     images: Annotated[int, Field(ge=0)] = Field(description="most images of a split, evenly spaced; 0: all")
     counts: CountSettings
 
     @model_validator(mode="after")
-    def _of_coco(self) -> IndexSettings:
-        if self.format == "coco" and (self.labels != "annotations" or self.augmented):
-            raise ValueError("labels, augmented: COCO's labels are in its JSON; write annotations, and augmented ''")
+    def _of_a_format_with_labels_of_its_own(self) -> IndexSettings:
+        why = DATA_FORMATS[self.format].own_labels
+        if why and (self.labels != "annotations" or self.augmented):
+            raise ValueError(f"labels, augmented: {why}; write annotations, and augmented ''")
         return self
 
 
@@ -236,20 +323,54 @@ class ClassifierSettings(BackboneSettings, ScheduleSettings):
         return self
 
 
+@dataclass(frozen=True)
+class MapMethod:
+    """A method of class activation maps; its functions are in getam.baselines.MAP_MAKERS.
+
+    Attributes:
+        name: as plots and tables show it.
+        text: said in --help.
+        options: settings that not every method reads, and this one does.
+        needs_vit: whether it takes no CNN.
+        in_training_step: whether the end-to-end network can be trained with its maps.
+    """
+
+    name: str
+    text: str = ""
+    options: tuple[str, ...] = ()
+    needs_vit: bool = True
+    in_training_step: bool = False
+
+    @property
+    def title(self) -> str:
+        """What its maps are called on pages."""
+        return f"{self.name} maps"
+
+
+MAP_METHODS = {
+    "getam": MapMethod("GETAM", "Eq. 1-3", ("coupling", "start_block", "fusion"), in_training_step=True),
+    "attention_gradient": MapMethod(
+        "Attention gradient", "its first factor alone", ("start_block", "fusion"), in_training_step=True
+    ),
+    "rollout": MapMethod("Rollout", options=("start_block",)),
+    "grad_cam": MapMethod("Grad-CAM"),
+    "cam": MapMethod("CAM", "of the classifier's read-out", needs_vit=False, in_training_step=True),
+}
+"""The paper's method, then the baselines that it is compared with."""
+
+
 class ActivationSettings(Section):
     """How class activation maps come from the classifier."""
 
-    method: Literal["getam", "attention_gradient", "rollout", "grad_cam", "cam"] = Field(
-        description="getam (Eq. 1-3); baselines: attention_gradient (its first factor alone), rollout, grad_cam, cam "
-        "(of the classifier's read-out)"
-    )
+    method: Annotated[str, Choice(MAP_METHODS)] = Field(description=with_baselines(MAP_METHODS))
     coupling: Literal["released", "paper"] = Field(
-        description="how getam averages heads: released (authors' code: after the products) or paper (before)"
+        description=f"how {readers(MAP_METHODS, 'coupling')} averages heads: released (authors' code: after the "
+        "products) or paper (before)"
     )
-    start_block: Block = Field(description="first transformer block of getam, attention_gradient and rollout")
+    start_block: Block = Field(description=f"first transformer block of {readers(MAP_METHODS, 'start_block')}")
     fusion: Literal["sum", "product", "matmul"] = Field(
-        description="how getam and attention_gradient join blocks: sum (Eq. 3), product of the maps, matmul of whole "
-        "matrices"
+        description=f"how {readers(MAP_METHODS, 'fusion')} join blocks: sum (Eq. 3), product of the maps, matmul of "
+        "whole matrices"
     )
 
 
@@ -312,6 +433,15 @@ class SaliencySourceSettings(SaliencySettings, SaliencyMapSettings):
     folder: str = Field(description="of the source folder: saliency maps, .png or .jpg, named by the images' ids")
 
 
+class CompletionArguments(TypedDict):
+    """What getam.completion.complete_labels takes beside maps, classes and saliency."""
+
+    alpha: float
+    gamma: float
+    conflict: Literal["unknown", "lowest"]
+    opening: int | Literal["released"]
+
+
 class CompletionSettings(Section):
     """complete_labels: activation-aware label completion, Eq. 4-5."""
 
@@ -335,6 +465,10 @@ class CompletionSettings(Section):
         if self.opening != "released" and self.opening and self.opening % 2 == 0:
             raise ValueError(f"opening: {self.opening} is even and would shift labels; write 0 or an odd size")
         return self
+
+    def completion_arguments(self) -> CompletionArguments:
+        """The keyword arguments of getam.completion.complete_labels."""
+        return {"alpha": self.alpha, "gamma": self.gamma, "conflict": self.conflict, "opening": self.opening}
 
 
 class CrfSettings(Section):
@@ -362,15 +496,57 @@ class RrmSettings(Section):
     confidence: Fraction = Field(description="least background score and least CRF probability of a sure pixel")
 
 
+@dataclass(frozen=True)
+class LabelMethod:
+    """A method of pseudo labels; its function is in getam.labels.LABEL_MAKERS.
+
+    Attributes:
+        name: as plots and tables show it.
+        text: said in --help.
+        needs_saliency: whether it reads the image's saliency map, which supervises its labels then.
+        reads_photograph: whether it reads the photograph.
+        in_processes: whether it takes a processor for seconds an image: its images are labelled in processes, which
+            share the cores, and not one after the other in threads.
+        on_device: whether it takes maps and saliency as tensors too, and labels them where they lie.
+        by_rules: whether Eq. 5 decides each pixel. The rules are a layer of the audit page, and the end-to-end
+            training knows which pixels were mined.
+    """
+
+    name: str
+    text: str
+    needs_saliency: bool = False
+    reads_photograph: bool = False
+    in_processes: bool = False
+    on_device: bool = False
+    by_rules: bool = False
+
+
+LABEL_METHODS = {
+    "activation": LabelMethod("completion", "Eq. 4-5", needs_saliency=True, on_device=True, by_rules=True),
+    "crf": LabelMethod(
+        "dense CRF", "dense CRF on the maps, without saliency", reads_photograph=True, in_processes=True
+    ),
+    "rrm": LabelMethod("RRM", "RRM's reliable labels, without saliency", reads_photograph=True, in_processes=True),
+}
+"""The paper's method, then the baselines that it is compared with."""
+
+
+def label_methods(*, need_saliency: bool) -> list[str]:
+    """The methods that read a saliency map, or those that do without."""
+    return [key for key, method in LABEL_METHODS.items() if method.needs_saliency == need_saliency]
+
+
 class LabelSettings(CompletionSettings):
     """complete_labels: the paper's completion, or the label makers that it is compared with."""
 
-    method: Literal["activation", "crf", "rrm"] = Field(
-        description="activation (Eq. 4-5); baselines without saliency: crf (dense CRF on the maps), rrm (RRM's "
-        "reliable labels)"
-    )
+    method: Annotated[str, Choice(LABEL_METHODS)] = Field(description=with_baselines(LABEL_METHODS))
     crf: CrfSettings
     rrm: RrmSettings
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether the method reads saliency maps."""
+        return LABEL_METHODS[self.method].needs_saliency
 
 
 class PseudoLabelSettings(LabelSettings):
@@ -403,30 +579,64 @@ class PredictionSettings(Section):
     crf: CrfSettings
 
 
+@dataclass(frozen=True)
+class Segmenter:
+    """A network that pseudo labels train.
+
+    Attributes:
+        title: as plots, tables and pages show it.
+        options: settings that not every architecture reads, and this one does.
+        in_smp: whether segmentation-models-pytorch has it, by the same name; else deeplab.model makes it.
+        three_rates: whether it takes just three atrous_rates.
+        pools_batch: whether it normalizes features over the batch that are pooled to one pixel an image, so that it
+            learns from two images or more at a time.
+    """
+
+    title: str
+    options: tuple[str, ...] = ()
+    in_smp: bool = True
+    three_rates: bool = False
+    pools_batch: bool = False
+
+
+SEGMENTERS = {
+    "deeplabv2": Segmenter(
+        "DeepLabv2",
+        ("encoder_stages", "output_stride", "bottleneck_stride", "normalization", "atrous_rates"),
+        in_smp=False,
+    ),
+    "deeplabv3plus": Segmenter("DeepLabV3+", ("output_stride", "atrous_rates"), three_rates=True, pools_batch=True),
+    "upernet": Segmenter("UPerNet", pools_batch=True),
+    "segformer": Segmenter("SegFormer"),
+}
+"""The paper's network, then those that may take its place."""
+
+
 class DeepLabSettings(PretrainedSettings, ScheduleSettings):
     """train_deeplab: DeepLabv2 on pseudo labels."""
 
-    architecture: Literal["deeplabv2", "deeplabv3plus", "upernet", "segformer"] = Field(
-        description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: deeplabv3plus, "
-        "upernet, segformer"
+    architecture: Annotated[str, Choice(SEGMENTERS)] = Field(
+        description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: "
+        + ", ".join(name for name, known in SEGMENTERS.items() if known.in_smp)
     )
     encoder: str = Field(
         description="encoder of segmentation-models-pytorch: for deeplabv2 a ResNet (resnet18, resnet101, ...), for "
         "the others any that they take (mit_b2, tu-convnext_tiny, ...)"
     )
     encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
-        description="of deeplabv2, stages of the encoder: 4, or fewer to leave the widest out (tiny images on a CPU)"
+        description=f"of {readers(SEGMENTERS, 'encoder_stages')}, stages of the encoder: 4, or fewer to leave the "
+        "widest out (tiny images on a CPU)"
     )
     output_stride: Annotated[Literal[8, 16], Digits] = Field(
-        description="of deeplabv2 and deeplabv3plus, image pixels a feature: 8 or 16"
+        description=f"of {readers(SEGMENTERS, 'output_stride')}, image pixels a feature: 8 or 16"
     )
     bottleneck_stride: Literal["1x1", "3x3"] = Field(
-        description="of deeplabv2, convolution of a bottleneck that has the stride: 1x1 (Caffe's ResNets, the paper's) "
-        "or 3x3 (torchvision's, and its pretrained weights)"
+        description=f"of {readers(SEGMENTERS, 'bottleneck_stride')}, convolution of a bottleneck that has the stride: "
+        "1x1 (Caffe's ResNets, the paper's) or 3x3 (torchvision's, and its pretrained weights)"
     )
     normalization: Literal["imagenet", "caffe"] = Field(
-        description="input of deeplabv2: ImageNet's mean and deviation, or caffe (BGR of 0..255 less a mean), as "
-        "imported weights need it"
+        description=f"input of {readers(SEGMENTERS, 'normalization')}: ImageNet's mean and deviation, or caffe (BGR of "
+        "0..255 less a mean), as imported weights need it"
     )
     atrous_rates: tuple[PositiveInt, ...] = Field(
         description="dilations of the ASPP's convolutions: any number of deeplabv2's summed ones, three of "
@@ -444,16 +654,19 @@ class DeepLabSettings(PretrainedSettings, ScheduleSettings):
 
     @model_validator(mode="after")
     def _rates_are_the_architectures(self) -> DeepLabSettings:
-        if self.architecture == "deeplabv3plus" and len(self.atrous_rates) != 3:
+        if SEGMENTERS[self.architecture].three_rates and len(self.atrous_rates) != 3:
             raise ValueError(
-                f"atrous_rates: deeplabv3plus takes three, not {list(self.atrous_rates)}; write [6, 12, 18]"
+                f"atrous_rates: {self.architecture} takes three, not {list(self.atrous_rates)}; write [6, 12, 18]"
             )
         return self
 
     @model_validator(mode="after")
-    def _caffe_is_deeplabv2s(self) -> DeepLabSettings:
-        if self.normalization == "caffe" and self.architecture != "deeplabv2":
-            raise ValueError(f"normalization: caffe is deeplabv2's; write imagenet for {self.architecture}")
+    def _normalization_is_read(self) -> DeepLabSettings:
+        if self.normalization == "caffe" and "normalization" not in SEGMENTERS[self.architecture].options:
+            raise ValueError(
+                f"normalization: caffe is {readers(SEGMENTERS, 'normalization')}'s; write imagenet for "
+                f"{self.architecture}"
+            )
         return self
 
 
@@ -537,10 +750,9 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
 
     @model_validator(mode="after")
     def _maps_of_a_step(self) -> EndToEndSettings:
-        if self.maps.method not in ("getam", "attention_gradient", "cam"):
-            raise ValueError(
-                f"maps.method: a training step makes no {self.maps.method}; write getam, attention_gradient or cam"
-            )
+        if not MAP_METHODS[self.maps.method].in_training_step:
+            known = enumerated([key for key, method in MAP_METHODS.items() if method.in_training_step], "or")
+            raise ValueError(f"maps.method: a training step makes no {self.maps.method}; write {known}")
         return self
 
     @model_validator(mode="after")
@@ -633,11 +845,12 @@ class Config(Section):
             raise ValueError("saliency.folder: name the folder of your saliency maps, or set saliency.source to train")
         if self.saliency.source != "none":
             return self
+        others = enumerated(label_methods(need_saliency=False), "or")
         needing = [
             key
             for key, needs in {
-                "completion.method: crf or rrm": self.completion.method == "activation",
-                "end_to_end.completion.method: crf or rrm": self.end_to_end.completion.method == "activation",
+                f"completion.method: {others}": self.completion.needs_saliency,
+                f"end_to_end.completion.method: {others}": self.end_to_end.completion.needs_saliency,
                 "end_to_end.saliency_weight: 0": self.end_to_end.saliency_weight > 0,
             }.items()
             if needs
@@ -669,9 +882,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _method_suits_backbone(self) -> Config:
-        if self.classifier.readout == "pool" and self.maps.method != "cam":
+        if self.classifier.readout == "pool" and MAP_METHODS[self.maps.method].needs_vit:
+            others = enumerated([key for key, method in MAP_METHODS.items() if not method.needs_vit], "or")
             raise ValueError(
-                f"maps.method: {self.maps.method} needs a ViT, but classifier.readout is pool, a CNN's; write cam"
+                f"maps.method: {self.maps.method} needs a ViT, but classifier.readout is pool, a CNN's; write {others}"
             )
         return self
 

@@ -56,6 +56,10 @@ class ShardWriter:
             logger.info("goes on where it was stopped: %d of %d images are done", total - left, total)
         return rest
 
+    def unfinished_rows(self, rows: Sequence[IndexRow]) -> list[IndexRow]:
+        """The rows whose file is missing, of a stage that works on one image at a time."""
+        return [row for batch in self.unfinished([[row] for row in rows]) for row in batch]
+
     def _is_written(self, id: str) -> bool:
         # An empty file is what a failing machine leaves of one that was renamed before its bytes were on disk.
         return self.path(id).is_file() and self.path(id).stat().st_size > 0

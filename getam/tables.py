@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from getam.report import PROTOCOLS
-from getam.settings import Config, nest
+from getam.settings import LABEL_METHODS, MAP_METHODS, Config, nest
 from getam.table_scores import PAPER
 from getam.variants import depends_on
 
@@ -81,9 +81,9 @@ ALPHAS = {0.85: 0.692, 0.9: 0.704, 0.95: 0.7, 1: 0.689}
 """The paper's figures."""
 FUSIONS = ("sum", "product", "matmul")
 
-COMPLETION = {"completion": {"method": "activation"}}
-CRF = {"completion": {"method": "crf"}}
-RRM = {"completion": {"method": "rrm"}}
+LABEL_MAKERS = {"activation": 0.704, "rrm": 0.626, "crf": 0.551}
+"""The paper's figures; a label method that it has not follows in table 7."""
+READOUTS = {"CAM, token ignored": "ignore", "CAM, token added": "add"}
 
 ABLATION = (
     "The paper's figures are the mIoU on VOC 2012 val of the network that is trained end to end; this run's are those "
@@ -93,7 +93,9 @@ ABLATION = (
 
 def definitions(settings: Config) -> dict[str, Table]:
     """All comparisons by their names: table1 to table7, sweep, figure2 and figure7."""
-    getam, cam = ({"maps": {"method": method}} for method in ("getam", "cam"))
+    of_maps = {method: {"maps": {"method": method}} for method in MAP_METHODS}
+    of_labels = {method: {"completion": {"method": method}} for method in (LABEL_MAKERS | LABEL_METHODS)}
+    getam, cam = of_maps["getam"], of_maps["cam"]
     cnn = {"classifier": settings.tables.cnn, **cam}
     paths = (
         ("Multi-stage", Score(VAL, *DEEPLAB[1:]), settings.tables.test_miou.multi_stage),
@@ -114,7 +116,7 @@ def definitions(settings: Config) -> dict[str, Table]:
             "are trained from scratch differ in their architecture alone: a DeiT is then a ViT.",
             (END_TO_END,),
             tuple(
-                Row(name, {"end_to_end": overlay}, {PAPER: figure} if (figure := BACKBONES.get(name)) else {})
+                Row(name, {"end_to_end": overlay}, _figure(BACKBONES.get(name)))
                 for name, overlay in settings.tables.backbones.items()
             ),
             ordered=True,
@@ -124,15 +126,17 @@ def definitions(settings: Config) -> dict[str, Table]:
             ABLATION,
             (MAPS, *OF_LABELS),
             tuple(
-                Row(f"{maps} + {labels}", {**of_maps, **of_labels}, {PAPER: figure} if figure else {})
-                for maps, of_maps, figures in (
-                    ("GETAM", getam, (0.704, 0.551)),
-                    ("ViT CAM", cam, (0.553, None)),
-                    ("CNN CAM", cnn, (0.647, None)),
+                Row(
+                    f"{maps} + {LABEL_METHODS[labels].name}",
+                    {**overlay, **of_labels[labels]},
+                    _figure(figure),
                 )
-                for (labels, of_labels), figure in zip(
-                    (("completion", COMPLETION), ("dense CRF", CRF)), figures, strict=True
+                for maps, overlay, figures in (
+                    ("GETAM", getam, {"activation": 0.704, "crf": 0.551}),
+                    ("ViT CAM", cam, {"activation": 0.553, "crf": None}),
+                    ("CNN CAM", cnn, {"activation": 0.647, "crf": None}),
                 )
+                for labels, figure in figures.items()
             ),
             ordered=True,
         ),
@@ -173,7 +177,7 @@ def definitions(settings: Config) -> dict[str, Table]:
                 Row(
                     f"alpha {shown(alpha)}",
                     {"completion": {"method": "activation", "alpha": alpha}},
-                    {PAPER: figure} if (figure := ALPHAS.get(alpha)) else {},
+                    _figure(ALPHAS.get(alpha)),
                     value=alpha,
                 )
                 for alpha in settings.tables.alphas
@@ -185,10 +189,9 @@ def definitions(settings: Config) -> dict[str, Table]:
             "Table 7: label makers",
             ABLATION,
             (*OF_LABELS, COVERAGE),
-            (
-                Row("Completion", COMPLETION, {PAPER: 0.704}),
-                Row("RRM", RRM, {PAPER: 0.626}),
-                Row("Dense CRF", CRF, {PAPER: 0.551}),
+            tuple(
+                Row(_capitalized(LABEL_METHODS[method].name), overlay, _figure(LABEL_MAKERS.get(method)))
+                for method, overlay in of_labels.items()
             ),
             ordered=True,
         ),
@@ -199,12 +202,9 @@ def definitions(settings: Config) -> dict[str, Table]:
             "best threshold.",
             (MAPS,),
             (
-                Row("CAM, token ignored", {"classifier": {"readout": "ignore"}, **cam}),
-                Row("CAM, token added", {"classifier": {"readout": "add"}, **cam}),
-                Row("Grad-CAM", {"maps": {"method": "grad_cam"}}),
-                Row("Rollout", {"maps": {"method": "rollout"}}),
-                Row("Attention gradient", {"maps": {"method": "attention_gradient"}}),
-                Row("GETAM", getam),
+                *(Row(label, {"classifier": {"readout": readout}, **cam}) for label, readout in READOUTS.items()),
+                # The baselines come before the paper's method, which MAP_METHODS has first.
+                *(Row(MAP_METHODS[key].name, of_maps[key]) for key in reversed(MAP_METHODS) if key != "cam"),
                 Row("CNN CAM", cnn),
             ),
         ),
@@ -215,6 +215,15 @@ def definitions(settings: Config) -> dict[str, Table]:
             tuple(Row(fusion, {"maps": {"method": "getam", "fusion": fusion}}) for fusion in FUSIONS),
         ),
     }
+
+
+def _figure(value: float | None) -> dict[str, float]:
+    return {PAPER: value} if value else {}
+
+
+def _capitalized(name: str) -> str:
+    """With a capital first letter, and the others as they are: RRM, Dense CRF."""
+    return name[:1].upper() + name[1:]
 
 
 def shown(value: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 from test_maps import assert_same, fingerprint, images_of, small_vit
 from torch import Tensor, nn
 
-from getam.baselines import AttentionRollout, ClassActivationMaps, GradCAM, coupling_of, create_maps
+from getam.baselines import AttentionRollout, ClassActivationMaps, GradCAM, create_maps
 from getam.classifier import ViTClassifier
 from getam.errors import InputError
 from getam.maps import AttentionMaps
@@ -280,9 +280,14 @@ def test_every_method_is_a_context_manager(method: str, defaults: ActivationSett
 
 
 def test_attention_gradient_is_getams_first_factor(defaults: ActivationSettings) -> None:
-    assert coupling_of(defaults.model_copy(update={"method": "attention_gradient"})) == "attention_gradient"
+    def coupling_of(**changes: str) -> str:
+        maps = create_maps(classifier(), defaults.model_copy(update=changes))
+        assert isinstance(maps, AttentionMaps)
+        return maps.coupling
+
     for coupling in ("released", "paper"):
-        assert coupling_of(defaults.model_copy(update={"method": "getam", "coupling": coupling})) == coupling
+        assert coupling_of(method="attention_gradient", coupling=coupling) == "attention_gradient"
+        assert coupling_of(method="getam", coupling=coupling) == coupling
 
 
 def test_a_context_is_entered_once() -> None:

@@ -14,7 +14,7 @@ from reference.literal_completion import literal_complete, literal_released_open
 
 from getam.completion import Opening, background_tie, complete_labels, decisions, open_classes
 from getam.errors import InputError
-from getam.rules import Rule, rules_of
+from getam.rules import Decision, rules_of
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
 Conflict = Literal["unknown", "lowest"]
@@ -373,7 +373,7 @@ def test_the_rule_of_every_kind_of_pixel() -> None:
     labels = np.array([[0, 3, 255], [0, 3, 255]], np.uint8)
     salient = np.array([[False, False, False], [True, True, True]])
     found = rules_of(labels, salient)[[0, 0, 0, 1, 1], [0, 1, 2, 1, 2]]
-    wanted = [Rule.BACKGROUND, Rule.MINED, Rule.CONFLICT, Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN]
+    wanted = [Decision.BACKGROUND, Decision.MINED, Decision.CONFLICT, Decision.SALIENT_CLASS, Decision.SALIENT_UNKNOWN]
     assert found.tolist() == wanted
 
 
@@ -387,11 +387,11 @@ def test_labels_follow_from_rules_with_the_lowest_conflict(seed: int, count: int
     classes = [2, 5, 9][:count]
     labels = complete_labels(maps, classes, saliency, alpha=alpha, gamma=4, conflict="lowest")
     rules = decisions(maps, classes, saliency, alpha=alpha, gamma=4)
-    assert (labels[rules == Rule.BACKGROUND] == 0).all()
-    assert (labels[rules == Rule.SALIENT_UNKNOWN] == 255).all()
-    claimed = np.isin(rules, [Rule.SALIENT_CLASS, Rule.MINED, Rule.CONFLICT])
+    assert (labels[rules == Decision.BACKGROUND] == 0).all()
+    assert (labels[rules == Decision.SALIENT_UNKNOWN] == 255).all()
+    claimed = np.isin(rules, [Decision.SALIENT_CLASS, Decision.MINED, Decision.CONFLICT])
     assert np.isin(labels[claimed], [value + 1 for value in classes]).all()
-    assert ((saliency > 0) == np.isin(rules, [Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN])).all()
+    assert ((saliency > 0) == np.isin(rules, [Decision.SALIENT_CLASS, Decision.SALIENT_UNKNOWN])).all()
 
 
 def test_rules_tell_what_the_opening_has_changed() -> None:
@@ -399,8 +399,8 @@ def test_rules_tell_what_the_opening_has_changed() -> None:
     maps[0, 1:4, 1:4] = maps[0, 6, 1:7] = 1
     saliency = np.ones((8, 8), np.uint8)
     rules = decisions(maps, [0], saliency, alpha=0.9, gamma=32, opening=3)
-    expected = np.full((8, 8), Rule.SALIENT_UNKNOWN)
-    expected[1:4, 1:4], expected[6, 1:7] = Rule.SALIENT_CLASS, Rule.OPENING
+    expected = np.full((8, 8), Decision.SALIENT_UNKNOWN)
+    expected[1:4, 1:4], expected[6, 1:7] = Decision.SALIENT_CLASS, Decision.OPENING
     np.testing.assert_array_equal(rules, expected)
 
 
@@ -411,4 +411,4 @@ def test_the_opening_is_of_the_labels_with_their_own_conflict() -> None:
     maps[:, 0, 0] = 0.5
     saliency = np.zeros((5, 5), np.uint8)
     how = {"alpha": 0.0, "gamma": 32, "opening": 3}
-    assert not (decisions(maps, [0, 1], saliency, conflict="lowest", **how) == Rule.OPENING).any()
+    assert not (decisions(maps, [0, 1], saliency, conflict="lowest", **how) == Decision.OPENING).any()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from conftest import PROJECT
+from pydantic.fields import FieldInfo
 from test_workflow import (
     AFTER_COMPLETION,
     AFTER_INDEX,
@@ -23,7 +24,7 @@ from test_workflow import (
 )
 
 from getam.errors import InputError
-from getam.settings import Config, SaliencyMapSettings, leaves, merge, nest, read_yaml, validate_config
+from getam.settings import Choice, Config, SaliencyMapSettings, leaves, merge, nest, read_yaml, validate_config
 
 Key = tuple[str, ...]
 
@@ -86,8 +87,9 @@ TOGETHER: dict[str, dict[str, Any]] = {
 BASE = read_yaml(PROJECT / "config.yaml")
 
 
-def others(value: Any, annotation: Any) -> Iterator[Any]:
+def others(value: Any, annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[Any]:
     """Values of a key's kind, of which one may be valid."""
+    yield from (key for choice in metadata if isinstance(choice, Choice) for key in choice.table if key != value)
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         yield from (choice for choice in parts if choice != value)
@@ -108,7 +110,7 @@ def others(value: Any, annotation: Any) -> Iterator[Any]:
         yield {**value, "another": 1}
 
 
-def edit(path: Key, annotation: Any) -> dict[str, Any]:
+def edit(path: Key, field: FieldInfo) -> dict[str, Any]:
     """An overlay that changes the key, and is valid."""
     if (name := ".".join(path)) in TOGETHER:
         return TOGETHER[name]
@@ -116,7 +118,7 @@ def edit(path: Key, annotation: Any) -> dict[str, Any]:
     before: Any = known
     for part in path:
         before = getattr(before, part)
-    for value in others(before, annotation):
+    for value in others(before, field.annotation, field.metadata):
         overlay = nest({path: value})
         try:
             if validate_config(merge(BASE, overlay)) != known:
@@ -139,7 +141,7 @@ def test_every_key_reruns_what_depends_on_it_and_nothing_else(finished: Workplac
         name = ".".join(path)
         if name in ELSEWHERE:
             continue
-        overlay = edit(path, field.annotation)
+        overlay = edit(path, field)
         found[name] = finished.plan("--configfile", str(finished.overlay(overlay)))
         wanted[name] = expected(path) | ({"fetch_weights"} if overlay.get("deeplab", {}).get("pretrained") else set())
     assert len(found) > 150

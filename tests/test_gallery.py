@@ -20,7 +20,7 @@ from getam.files import read_array, write_array, write_gray, write_json, write_l
 from getam.gallery import LABEL_SIDE, SIDE
 from getam.index import IndexRow
 from getam.pages import RULES, SCRIPTS
-from getam.rules import Rule
+from getam.rules import Decision
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (HOSTILE, "cat")
@@ -99,15 +99,17 @@ def test_scores_and_shares_of_an_image(run: Path, rows: list[IndexRow]) -> None:
 def test_rules_follow_from_labels_and_saliency(run: Path, rows: list[IndexRow]) -> None:
     page = audit(run, rows)
     rules = pixels(page.image('a&"b')["labels"]["rules"])
-    np.testing.assert_array_equal(rules, half_mask(Rule.SALIENT_CLASS, Rule.SALIENT_UNKNOWN))
+    np.testing.assert_array_equal(rules, half_mask(Decision.SALIENT_CLASS, Decision.SALIENT_UNKNOWN))
     rules = pixels(page.image("second")["labels"]["rules"])
-    np.testing.assert_array_equal(rules, half_mask(Rule.BACKGROUND, Rule.MINED))
-    assert [*RULES] == [*Rule]
+    np.testing.assert_array_equal(rules, half_mask(Decision.BACKGROUND, Decision.MINED))
+    assert [*RULES] == [*Decision]
 
 
-@pytest.mark.parametrize(("settings", "rule"), [({"conflict": "lowest"}, Rule.MINED), ({"opening": 3}, Rule.OPENING)])
+@pytest.mark.parametrize(
+    ("settings", "rule"), [({"conflict": "lowest"}, Decision.MINED), ({"opening": 3}, Decision.OPENING)]
+)
 def test_rules_of_other_settings_are_computed(
-    run: Path, rows: list[IndexRow], settings: dict[str, Any], rule: Rule
+    run: Path, rows: list[IndexRow], settings: dict[str, Any], rule: Decision
 ) -> None:
     maps = np.random.default_rng(0).random((1, HEIGHT, WIDTH)).astype(np.float16)
     write_array(run / "refined" / "001" / "second.npy", maps)

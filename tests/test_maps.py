@@ -24,7 +24,14 @@ from torch.nn import functional as F
 
 from getam.classifier import ViTClassifier
 from getam.errors import InputError
-from getam.maps import AttentionCall, AttentionMaps, AttentionRecorder, class_gradients, find_backbone, getam
+from getam.maps import (
+    AttentionCall,
+    AttentionMaps,
+    AttentionRecorder,
+    class_gradients,
+    find_backbone,
+    gradient_weighted_maps,
+)
 from getam.released import from_released
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
@@ -136,7 +143,9 @@ def test_two_heads_by_hand(coupling: str, expected: list[float]) -> None:
     )
     # The score's slope is 2 at the class token; what it has at the other tokens is none of GETAM's business.
     scores = (output * torch.tensor([2.0, 50.0, -50.0])[:, None]).sum().view(1, 1)
-    (m,) = getam(scores, [call], [[0]], coupling=coupling, num_prefix_tokens=1, grid=(1, 2), retain_graph=False)
+    (m,) = gradient_weighted_maps(
+        scores, [call], [[0]], coupling=coupling, num_prefix_tokens=1, grid=(1, 2), retain_graph=False
+    )
     torch.testing.assert_close(m, torch.tensor([[expected]]))
 
 
@@ -607,8 +616,8 @@ def test_autocast_does_not_reach_the_coupling() -> None:
     how: dict[str, Any] = {"coupling": "released", "num_prefix_tokens": 1, "grid": (4, 4), "retain_graph": True}
     with AttentionRecorder(vit, start_block=0, detach_below=False) as recorder, torch.autocast("cpu", torch.bfloat16):
         scores = vit(images_of(2))
-        inside = getam(scores, recorder.calls, [[0], [3]], **how)
-    outside = getam(scores, recorder.calls, [[0], [3]], **how)
+        inside = gradient_weighted_maps(scores, recorder.calls, [[0], [3]], **how)
+    outside = gradient_weighted_maps(scores, recorder.calls, [[0], [3]], **how)
     for a, b in zip(inside, outside, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -640,7 +649,7 @@ def test_maps_in_a_training_step_leave_its_gradients_alone(start_block: int) -> 
         assert len(recorder.calls) == 3 - start_block
         if with_maps:
             how: dict[str, Any] = {"coupling": "released", "num_prefix_tokens": 1, "grid": (4, 4)}
-            found = getam(scores, recorder.calls, [[0, 3], [1]], retain_graph=True, **how)
+            found = gradient_weighted_maps(scores, recorder.calls, [[0, 3], [1]], retain_graph=True, **how)
             assert all(p.grad is None for p in vit.parameters())
             assert all(p.requires_grad for p in vit.parameters())
         F.multilabel_soft_margin_loss(scores, target).backward()

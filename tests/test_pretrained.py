@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import getam.pretrained
 from deeplab import DeepLabV2
-from deeplab.segmenters import LibrarySegmenter
+from deeplab.segmenters import SmpSegmenter
 from getam.backbones import create_timm_model
 from getam.errors import InputError
 from getam.pretrained import SEGMENTATION_NAMES, initialization_of, read_state, timm_weights
@@ -185,7 +185,7 @@ def test_an_encoder_by_name_comes_from_the_hub(hub: Callable[[dict[str, Tensor]]
     own = network.encoder.state_dict()
     assert own
     assert all(torch.equal(value, state[name]) for name, value in own.items())
-    other = LibrarySegmenter(architecture="upernet", encoder="resnet18", num_classes=3, pretrained=True)
+    other = SmpSegmenter(architecture="upernet", encoder="resnet18", num_classes=3, pretrained=True)
     assert torch.equal(other.encoder.state_dict()["conv1.weight"], state["conv1.weight"])
     assert initialization_of(other) == initialization_of(network)
 
@@ -208,7 +208,7 @@ def test_an_encoder_of_timm_takes_the_whole_networks_file(tmp_path: Path, name: 
     state = timm.create_model(name, num_classes=10).state_dict()
     path = saved(tmp_path / "whole.safetensors", state)
     torch.manual_seed(0)
-    network = LibrarySegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3, pretrained=str(path))
+    network = SmpSegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3, pretrained=str(path))
     drawn = torch.rand(3)
     own = network.encoder.model.state_dict()
     joined = {re.sub(r"^(stem|stages|layers)\.(\d+)\.", r"\1_\2.", key): value for key, value in state.items()}
@@ -217,7 +217,7 @@ def test_an_encoder_of_timm_takes_the_whole_networks_file(tmp_path: Path, name: 
     assert initialization_of(network)["source"] == "whole.safetensors"  # type: ignore[index]
     # What is built after it is as without the file.
     torch.manual_seed(0)
-    LibrarySegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3)
+    SmpSegmenter(architecture="upernet", encoder=f"tu-{name}", num_classes=3)
     assert torch.equal(torch.rand(3), drawn)
 
 

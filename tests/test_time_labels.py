@@ -15,13 +15,15 @@ import getam.label_times
 from getam.errors import InputError
 from getam.files import read_json, write_array, write_gray
 from getam.index import Index, IndexRow, write_index
-from getam.label_times import METHODS, ROUNDS, Item, time_labels
-from getam.settings import BASE_CONFIG, LabelSettings, only, read_yaml, validate_config
+from getam.label_times import ROUNDS, Item, time_labels
+from getam.labels import LABEL_MAKERS
+from getam.settings import BASE_CONFIG, LABEL_METHODS, LabelSettings, only, read_yaml, validate_config
 from getam.shards import new_shard
 from getam.stages.time_labels import Arguments, run
 
 COMPLETION = only(LabelSettings, validate_config(read_yaml(BASE_CONFIG)).completion)
 IDS = ("one", "two", "three")
+METHODS = [method.name for method in LABEL_METHODS.values()]
 
 
 def write_run(folder: Path, *, labels: tuple[str, ...] = ("a", "b")) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def test_every_method_labels_the_same_images_and_medians_are_an_images(monkeypat
     seen: dict[str, list[int]] = {name: [] for name in METHODS}
 
     def labels(name: str, seconds: float) -> Any:
-        def make(first: Any, second: Any, classes: list[int], *rest: Any, **settings: Any) -> None:
+        def make(maps: Any, classes: list[int], *rest: Any) -> None:
             nonlocal clock
             clock += seconds
             seen[name].append(classes[0])
@@ -82,13 +84,8 @@ def test_every_method_labels_the_same_images_and_medians_are_an_images(monkeypat
         return make
 
     monkeypatch.setattr(getam.label_times.time, "perf_counter", lambda: clock)
-    monkeypatch.setattr(getam.label_times, "crf_labels", labels("dense CRF", 2.0))
-    monkeypatch.setattr(getam.label_times, "rrm_labels", labels("RRM", 4.0))
-
-    def completion(maps: Any, classes: list[int], saliency: Any, **settings: Any) -> None:
-        labels("completion", 0.5)(maps, saliency, classes)
-
-    monkeypatch.setattr(getam.label_times, "complete_labels", completion)
+    for key, name, seconds in (("activation", "completion", 0.5), ("crf", "dense CRF", 2.0), ("rrm", "RRM", 4.0)):
+        monkeypatch.setitem(LABEL_MAKERS, key, labels(name, seconds))
     empty = np.zeros((1, 2, 2), np.float32)
     items = [Item(np.zeros((2, 2, 3), np.uint8), empty, [number], empty[0].astype(np.uint8)) for number in range(3)]
     settings: LabelSettings = COMPLETION

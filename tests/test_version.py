@@ -25,6 +25,8 @@ ALL = set(STAGES)
 DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
 TRAININGS = {"train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"}
 END_TO_END = {"import_checkpoint", "train_end_to_end", "predict_end_to_end"}
+LABELS = {"complete_labels", "time_labels", "train_end_to_end"}
+PREDICTIONS = {"predict_deeplab", "predict_end_to_end"}
 CLASSIFIER = {"train_classifier", "dump_maps"} | END_TO_END
 NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predict_deeplab"}
 ON_GPUS = (NETWORKS | {"refine_maps", "time_labels"}) - {"fetch_weights", "import_checkpoint"}
@@ -38,13 +40,12 @@ WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "
 
 STAGES_OF: dict[str, set[str]] = {
     "getam.baselines getam.maps": {"dump_maps", "train_end_to_end"},
-    "getam.class_maps": {"audit", "complete_labels", "plot_fusions", "predict_deeplab", "time_labels"} | END_TO_END,
-    "getam.crf": {"complete_labels", "predict_deeplab", "time_labels"} | END_TO_END,
+    "getam.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
+    "getam.crf": LABELS | PREDICTIONS,
     "getam.classifier getam.decoder getam.released": CLASSIFIER,
-    "getam.coco": {"index_dataset"},
-    "getam.completion getam.rules": {"audit", "complete_labels", "time_labels"} | END_TO_END,
-    "getam.rrm": {"complete_labels", "time_labels"} | END_TO_END,
-    "getam.labels": {"complete_labels"} | END_TO_END,
+    "getam.coco getam.formats": {"index_dataset"},
+    "getam.completion getam.rules": {"audit"} | LABELS,
+    "getam.labels getam.rrm": LABELS,
     "getam.documents": {"make_table", "compare_maps", "plot_fusions", "time_labels"},
     "getam.label_times": {"time_labels"},
     "getam.map_sheet": {"compare_maps"},
@@ -86,8 +87,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.shards getam.version getam.workers": ALL - WITHOUT_SHARDS,
     "getam.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
     "getam.table_report getam.table_scores": {"make_table"},
-    "getam.settings": ALL - {"compare_maps", "make_table", "plot_fusions", "plot_scores", "summary"},
-    "getam getam.errors getam.files getam.machine": ALL,
+    "getam getam.errors getam.files getam.machine getam.settings": ALL,
     "getam.stages": ALL - DEEPLAB,
     "deeplab deeplab.stages": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},

@@ -54,7 +54,7 @@ def run(arguments: Arguments) -> None:
             facts={SUPERVISION: SALIENCY},
         ) as shard,
     ):
-        todo = [row for [row] in shard.unfinished([[row] for row in rows])]
+        todo = shard.unfinished_rows(rows)
         written = shard.write_all(todo, _write, lambda row: (row, files[row.id]))
         for _ in progress(written, total=len(todo), unit="image", what="collect_saliency", size=int):
             pass

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from getam.errors import InputError
+from getam.errors import InputError, enumerated
 from getam.files import UNKNOWN, read_array, read_gray, write_labels
 from getam.index import IndexRow, read_index, read_photograph
-from getam.labels import WITHOUT_SALIENCY, make_labels
+from getam.labels import make_labels
 from getam.machine import MachineArguments
 from getam.progress import progress
-from getam.settings import LabelSettings, PseudoLabelSettings, only
+from getam.settings import LABEL_METHODS, LabelSettings, PseudoLabelSettings, label_methods, only
 from getam.shards import MANIFEST, REJECTED, new_shard, rows_of
 from getam.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
 from getam.verdicts import rejected_ids
 
-# Neither torch nor what imports it: the processes of crf and rrm import this module, and start seconds faster without.
+# Neither torch nor what imports it: processes that label import this module, and start seconds faster without.
 
 SECTION = "completion"
 
@@ -31,15 +31,19 @@ class Arguments(PseudoLabelSettings, MachineArguments):
     """Write pseudo_labels/<shard>/<id>.png: palette PNG (H, W), 0..C, 255 unknown."""
 
     maps: Path = Field(description="folder of a shard of refine-maps")
-    saliency: Path = Field(description="folder of saliency maps <id>.png, 8-bit gray; read by activation alone")
+    saliency: Path = Field(
+        description="folder of saliency maps <id>.png, 8-bit gray; read by "
+        f"{enumerated(label_methods(need_saliency=True), 'and')} alone"
+    )
     index: Path = Field(description="index.csv")
     out: Path = Field(description="folder of the shard")
 
 
 def run(arguments: Arguments) -> None:
     settings = only(PseudoLabelSettings, arguments)
+    method = LABEL_METHODS[settings.method]
     arguments.set_threads()
-    if settings.method not in WITHOUT_SALIENCY:
+    if not method.in_processes:
         import torch
 
         # Images side by side are faster than threads within an image's small loops.
@@ -61,7 +65,7 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             threads=arguments.threads,
-            in_processes=settings.method in WITHOUT_SALIENCY,
+            in_processes=method.in_processes,
             inputs=[
                 arguments.index,
                 *verdicts,
@@ -70,7 +74,7 @@ def run(arguments: Arguments) -> None:
             facts={SUPERVISION: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
         ) as shard,
     ):
-        todo = [row for [row] in shard.unfinished([[row] for row in rows])]
+        todo = shard.unfinished_rows(rows)
         written = shard.write_all(
             todo,
             _write,
@@ -84,16 +88,20 @@ def _supervision(arguments: Arguments) -> str:
     maps = of_shards([arguments.maps], unknown=IMAGE_LABELS)
     if arguments.verdicts:
         maps = joined(maps, VERDICTS)
-    if arguments.method in WITHOUT_SALIENCY:
+    if not arguments.needs_saliency:
         return maps
     # Maps brought by hand have no manifest.
     described = [arguments.saliency] if (arguments.saliency / MANIFEST).is_file() else []
     return joined(maps, SALIENCY, of_shards(described, unknown=SALIENCY))
 
 
-def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> tuple[Path, Path]:
-    """The files that an image's label is made from: its maps, and saliency or photograph."""
-    return maps / f"{row.id}.npy", saliency / f"{row.id}.png" if settings.method not in WITHOUT_SALIENCY else row.image
+def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> Iterator[Path]:
+    """The files that an image's label is made from."""
+    yield maps / f"{row.id}.npy"
+    if settings.needs_saliency:
+        yield saliency / f"{row.id}.png"
+    if LABEL_METHODS[settings.method].reads_photograph:
+        yield row.image
 
 
 def _write(
@@ -108,11 +116,12 @@ def _write(
     if rejected:
         write_labels(path, np.full((row.height, row.width), UNKNOWN, np.uint8))
         return
-    maps_path, beside = _inputs(row, maps, saliency, settings)
+    maps_path = maps / f"{row.id}.npy"
     values = _read_maps(maps_path, row)
-    image = _read_saliency(beside, row) if settings.method not in WITHOUT_SALIENCY else read_photograph(row)
+    inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
+    image = read_photograph(row) if LABEL_METHODS[settings.method].reads_photograph else None
     try:
-        labels = make_labels(image, values, classes, settings)
+        labels = make_labels(values, classes, image=image, saliency=inside, settings=settings)
     except InputError as error:
         raise InputError(f"{maps_path}: {error}") from None
     write_labels(path, labels)

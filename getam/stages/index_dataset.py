@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from getam.coco import index_coco
-from getam.errors import MAX_OFFENDERS, InputError
+from getam.errors import MAX_OFFENDERS, InputError, chosen
 from getam.files import orientation, sha256_of, write_json
+from getam.formats import FORMATS
 from getam.index import CLASSES, REPORT, Index, IndexRow, write_index
 from getam.machine import MachineArguments
-from getam.settings import IndexSettings
-from getam.voc import index_voc
+from getam.settings import IndexSettings, only
 
 SECTION = "data"
 MASKS = "masks"
@@ -41,7 +40,8 @@ class Arguments(IndexSettings, MachineArguments):
 
 def run(arguments: Arguments) -> None:
     _check_paths(arguments)
-    index = _index(arguments)
+    make = chosen(FORMATS, arguments.format, name="data.format").index
+    index = make(only(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads)
     repeated = repeated_files(index)
     turned = turned_files(index, threads=arguments.threads)
     write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated, turned))
@@ -88,27 +88,6 @@ def _check_paths(arguments: Arguments) -> None:
     above = next(folder for folder in out.parents if folder.exists())
     if not above.is_dir():
         raise InputError(f"{above}: is a file; name a path below a folder by --out")
-
-
-def _index(arguments: Arguments) -> Index:
-    counts = arguments.counts.model_dump()
-    masks = arguments.out.parent / MASKS
-    if arguments.format == "coco":
-        if "train" not in arguments.splits:
-            raise InputError("--splits: COCO is read without a test split; write train and val")
-        return index_coco(
-            arguments.root, masks=masks, images=arguments.images, threads=arguments.threads, counts=counts
-        )
-    return index_voc(
-        arguments.root,
-        labels=arguments.labels,
-        threads=arguments.threads,
-        augmented=Path(arguments.augmented) if arguments.augmented else None,
-        masks=masks,
-        images=arguments.images,
-        counts=counts,
-        splits=arguments.splits,
-    )
 
 
 def split_ids(index: Index) -> dict[str, list[str]]:

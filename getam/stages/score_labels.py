@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from getam.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
-from getam.files import read_array, read_labels, write_json
+from getam.files import UNKNOWN, read_array, read_labels, write_json
 from getam.index import read_index, read_label_source
 from getam.machine import MachineArguments
 from getam.progress import progress
@@ -47,7 +47,7 @@ def run(arguments: Arguments) -> None:
     unknown = pixels = scored = 0
     for row, labels_folder, maps_folder in progress(rows, total=len(rows), unit="image", what="score_labels"):
         prediction = read_labels(labels_folder / f"{row.id}.png")
-        unknown += int((prediction == 255).sum())
+        unknown += int((prediction == UNKNOWN).sum())
         pixels += prediction.size
         if row.mask is None:
             continue

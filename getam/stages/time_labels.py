@@ -1,4 +1,4 @@
-"""Measures how long completion, dense CRF and RRM take for an image (Figure 11 of the paper)."""
+"""Measures how long completion and the label makers that it is compared with take for an image (paper: Figure 11)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from getam.errors import InputError
 from getam.files import read_array, read_gray, write_json
 from getam.gpu import NetworkArguments
 from getam.index import read_index, read_photograph
-from getam.label_times import METHODS, ROUNDS, Item, cpu_name, time_labels
+from getam.label_times import ROUNDS, Item, cpu_name, time_labels
 from getam.plots import make_logarithmic, save_plot
-from getam.settings import LabelSettings, PositiveInt, only
+from getam.settings import LABEL_METHODS, LabelSettings, PositiveInt, only
 from getam.shards import rows_of
 
 SECTION = "completion"
+
+OURS, *OTHERS = (method.name for method in LABEL_METHODS.values())
+"""The paper's label maker, and those whose times are divided by its."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +70,8 @@ def run(arguments: Arguments) -> None:
             name: {str(size): value for size, value in by_size.items()} for name, by_size in seconds.items()
         },
         "ratio_to_completion": {
-            name: {str(size): seconds[name][size] / seconds["completion"][size] for size in arguments.batch_sizes}
-            for name in METHODS[1:]
+            name: {str(size): seconds[name][size] / seconds[OURS][size] for size in arguments.batch_sizes}
+            for name in OTHERS
         },
     }
     save_plot(arguments.out, lambda figure: _draw(figure, seconds))
@@ -92,13 +95,13 @@ def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Document:
-    headings = ("Images of a batch", *(f"{name}, ms an image" for name in METHODS))
-    headings += tuple(f"{name} ÷ completion" for name in METHODS[1:])
+    headings = ("Images of a batch", *(f"{name}, ms an image" for name in (OURS, *OTHERS)))
+    headings += tuple(f"{name} ÷ {OURS}" for name in OTHERS)
     cells = [
         (
             str(size),
-            *(f"{1000 * content['seconds_an_image'][name][str(size)]:.2f}" for name in METHODS),
-            *(f"{content['ratio_to_completion'][name][str(size)]:.1f}x" for name in METHODS[1:]),
+            *(f"{1000 * content['seconds_an_image'][name][str(size)]:.2f}" for name in (OURS, *OTHERS)),
+            *(f"{content['ratio_to_completion'][name][str(size)]:.1f}x" for name in OTHERS),
         )
         for size in batch_sizes
     ]
@@ -110,7 +113,7 @@ def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Docum
             f"{content['images']} images of this run, of {pixels} pixels and {classes} classes on average; "
             f"{content['crf_iterations']} iterations of the dense CRF, of which RRM runs two; medians of "
             f"{content['rounds']} rounds in turn. Each label maker takes the images of a batch one after the other.",
-            f"Completion ran on {content['completion_on']} ({threads} of torch), the other two on one core of "
+            f"Completion ran on {content['completion_on']} ({threads} of torch), the others on one core of "
             f"{content['cpu']}. Times are that machine's; ratios are of one run.",
             Grid(headings, cells, set(range(len(headings)))),
         ],

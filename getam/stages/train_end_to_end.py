@@ -10,17 +10,17 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from getam.class_maps import salient
 from getam.double_backward import training_step
 from getam.end_to_end import EndToEndNetwork, describe_end_to_end
-from getam.errors import InputError
+from getam.errors import InputError, enumerated
 from getam.files import fingerprint, read_gray, read_image
 from getam.images import RandomScaleCrop, TrainingImages, multi_hot
 from getam.index import Index, IndexRow, read_index
-from getam.labels import WITHOUT_SALIENCY
 from getam.optimization import decay_groups
 from getam.pictures import training_picture
 from getam.prediction import validation_miou
-from getam.settings import EndToEndSettings, only
+from getam.settings import EndToEndSettings, label_methods, only
 from getam.shards import rows_of, shard_folders
 from getam.supervision import SALIENCY, of_shards
 from getam.training import StepResult, train
@@ -35,7 +35,8 @@ class Arguments(EndToEndSettings, TrainingArguments):
     index: Path = Field(description="index.csv")
     saliency: Path | None = Field(
         default=None,
-        description="folder of the shards of saliency maps [none: completion.method crf or rrm, saliency_weight 0]",
+        description="folder of the shards of saliency maps [none: completion.method "
+        f"{enumerated(label_methods(need_saliency=False), 'or')}, saliency_weight 0]",
     )
     shards: Annotated[int, Field(ge=1)] = Field(default=1, description="number of shards of saliency maps [1]")
     out: Path = Field(description="folder for model.safetensors and model.json")
@@ -55,7 +56,7 @@ def run(arguments: Arguments) -> None:
             raise InputError(
                 f"{row[1]}: size {saliency.shape} is not the image's {image.shape[:2]} (H, W); predict again"
             )
-        return image, {"saliency": (saliency > 255 * settings.completion.saliency_threshold).astype(np.uint8)}
+        return image, {"saliency": salient(saliency, settings.completion.saliency_threshold).astype(np.uint8)}
 
     saliency = SALIENCY
     if arguments.saliency is not None:
@@ -109,10 +110,10 @@ def run(arguments: Arguments) -> None:
 def _rows(arguments: Arguments, index: Index) -> list[tuple[IndexRow, Path | None]]:
     """The training images, with the saliency map of each where there is one."""
     if arguments.saliency is None:
-        if arguments.completion.method not in WITHOUT_SALIENCY or arguments.saliency_weight:
+        if arguments.completion.needs_saliency or arguments.saliency_weight:
             raise InputError(
-                "--saliency: name the folder of the saliency maps; without them set completion.method to crf or rrm "
-                "and saliency_weight to 0"
+                "--saliency: name the folder of the saliency maps; without them set completion.method to "
+                f"{enumerated(label_methods(need_saliency=False), 'or')} and saliency_weight to 0"
             )
         rows: list[tuple[IndexRow, Path | None]] = [(row, None) for row in index.split("train")]
         if not rows:

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,11 +15,10 @@ from pydantic import Field
 
 from getam.duts import find_pairs
 from getam.errors import InputError
+from getam.formats import FORMATS, Finding, counted, files_in, size_of
 from getam.machine import MachineArguments
 from getam.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
-from getam.sbd import is_sbd, sbd_masks
 from getam.settings import Config, NetworkWeights, read_config
-from getam.voc import read_ids
 
 PACKAGES = (
     "torch",
@@ -36,8 +35,6 @@ OPTIONAL = {
     "snakemake-executor-plugin-slurm": "jobs on Slurm: pip install 'getam[workflow]'",
 }
 PROGRAMS = {"nvidia-smi": "an NVIDIA driver", "sbatch": "Slurm", "conda": "environments of the rules (--sdm conda)"}
-
-Finding = tuple[str, str]
 
 
 class Arguments(MachineArguments):
@@ -83,46 +80,13 @@ def _machine() -> Iterator[Finding]:
 def _data(config: Config) -> Iterator[Finding]:
     data = config.data
     yield "data.root", f"{data.root}, {data.format}" if data.root.is_dir() else f"{data.root}: missing"
-    if data.format == "coco":
-        for split in ("train", "val"):
-            yield f"{split}2014", _files(data.root / f"{split}2014", "*.jpg")
-            yield f"instances_{split}2014.json", _there(data.root / "annotations" / f"instances_{split}2014.json")
-    else:
-        yield "JPEGImages", _files(data.root / "JPEGImages", "*")
-        yield "SegmentationClass", _files(data.root / "SegmentationClass", "*.png")
-        if data.labels == "annotations":
-            yield "Annotations", _files(data.root / "Annotations", "*.xml")
-        if data.labels == "file":
-            yield "image_labels.txt", _there(data.root / "image_labels.txt")
-        for split in ("train", "val", "test"):
-            path = data.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-            yield f"{split}.txt", _counted(read_ids, path, "ids") if path.is_file() else "missing"
-    if data.augmented:
-        folder = Path(data.augmented)
-        found = _counted(sbd_masks, folder, "masks of SBD") if is_sbd(folder) else _files(folder, "*.png")
-        yield "data.augmented", f"{folder}: {found}"
+    yield from FORMATS[data.format].findings(data)
     if config.saliency.source == "folder":
-        yield "saliency.folder", f"{config.saliency.folder}: {_files(Path(config.saliency.folder), '*')}"
+        yield "saliency.folder", f"{config.saliency.folder}: {files_in(Path(config.saliency.folder), '*')}"
     if config.saliency.source == "train":
         for key in ("saliency_train", "saliency_val"):
             folder = getattr(data, key)
-            yield f"data.{key}", f"{folder}: {_counted(find_pairs, folder, 'pairs')}"
-
-
-def _counted(read: Callable[[Path], Sized], path: Path, unit: str) -> str:
-    """How many there are, or why they cannot be read."""
-    try:
-        return f"{len(read(path))} {unit}"
-    except InputError as error:
-        return str(error).removeprefix(f"{path}: ")
-
-
-def _files(folder: Path, pattern: str) -> str:
-    return f"{sum(1 for _ in folder.glob(pattern))} files" if folder.is_dir() else "missing"
-
-
-def _there(path: Path) -> str:
-    return f"{path.stat().st_size / 2**20:.0f} MiB" if path.is_file() else "missing"
+            yield f"data.{key}", f"{folder}: {counted(find_pairs, folder, 'pairs')}"
 
 
 def _weights(config: Config) -> Iterator[Finding]:
@@ -132,12 +96,12 @@ def _weights(config: Config) -> Iterator[Finding]:
     for section, wanted in networks.items():
         yield section, f"{wanted.network}: {_found(section, wanted)}"
     if config.checkpoint.file:
-        yield "checkpoint.file", f"{config.checkpoint.file}, {_there(Path(config.checkpoint.file))}"
+        yield "checkpoint.file", f"{config.checkpoint.file}, {size_of(Path(config.checkpoint.file))}"
 
 
 def _found(section: str, wanted: NetworkWeights) -> str:
     if wanted.pretrained is not True:
-        return f"{wanted.pretrained}, {_there(Path(str(wanted.pretrained)))}"
+        return f"{wanted.pretrained}, {size_of(Path(str(wanted.pretrained)))}"
     try:
         if is_library_encoder(section, wanted.network):
             location = encoder_location(wanted.network)

@@ -16,8 +16,10 @@ from pydantic import BaseModel
 from snakemake.logging import logger
 
 from getam.errors import InputError
-from getam.sbd import is_sbd
+from getam.formats import FORMATS
 from getam.settings import (
+    DEMO_FORMAT,
+    LABEL_METHODS,
     Config,
     DataSettings,
     IndexSettings,
@@ -155,7 +157,7 @@ def forget_finished() -> None:
 
 def saliency_of_labels(wildcards: object) -> list[str]:
     """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
-    return [of("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.method == "activation" else []
+    return [of("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.needs_saliency else []
 
 
 def verdicts_file(wildcards: object) -> list[str]:
@@ -188,9 +190,9 @@ def end_to_end_model(file: str) -> Callable[[object], str]:
 
 
 def label_threads(wildcards: object) -> int:
-    """The dense CRF takes seconds an image: its shards share the cores. Completion takes milliseconds."""
+    """The shards of a method that takes seconds an image share the cores. Completion takes milliseconds."""
     settings = settings_of(wildcards)
-    if settings.completion.method == "activation":
+    if not LABEL_METHODS[settings.completion.method].in_processes:
         return IMAGE_THREADS
     return max(1, min(16, (CORES or 8) // settings.data.shards))
 
@@ -244,8 +246,11 @@ def missing_data(settings: Config) -> Iterator[str]:
         yield f"completion.verdicts: {verdicts}: no such file; name one that the audit page has exported, or ''"
     if data.augmented and not Path(data.augmented).is_dir():
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
-    if data.format == "coco" and in_demo(data.root):
-        yield f"data.format: coco, but {data.root} is the demo's, in VOC's layout; write voc, or name COCO's folder"
+    if data.format != DEMO_FORMAT and in_demo(data.root):
+        yield (
+            f"data.format: {data.format}, but {data.root} is the demo's, in {DEMO_FORMAT.upper()}'s layout; write "
+            f"{DEMO_FORMAT}, or name {data.format.upper()}'s folder"
+        )
     for path in data_lists(data):
         if path != DEMO_DATA and not Path(path).exists():
             yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
@@ -267,19 +272,13 @@ def data_lists(data: DataSettings) -> list[str]:
     """The lists that a data set consists of; the demo is made as a whole."""
     if in_demo(data.root):
         return [DEMO_DATA]
-    if data.format == "coco":
-        return [str(data.root / "annotations" / f"instances_{split}2014.json") for split in ("train", "val")]
-    lists = ["ImageSets/Segmentation/train.txt", "ImageSets/Segmentation/val.txt"]
-    lists += ["classes.txt"] if (data.root / "classes.txt").is_file() else []
-    if data.labels == "file":
-        lists.append("image_labels.txt")
-    return [str(data.root / name) for name in lists] + ([ancient(data.augmented)] if data.augmented else [])
+    files = [str(path) for path in FORMATS[data.format].input_files(data)]
+    return files + ([ancient(data.augmented)] if data.augmented else [])
 
 
 def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
     """The folder that index_dataset writes masks to, where the data set has none that are PNGs."""
-    converts = data.format == "coco" or (data.augmented and is_sbd(Path(data.augmented)))
-    return {"masks": directory(f"{results}/masks")} if converts else {}
+    return {"masks": directory(f"{results}/masks")} if FORMATS[data.format].converts_masks(data) else {}
 
 
 def saliency_inputs(wildcards: object) -> list[str]:
