@@ -29,7 +29,7 @@ SHOWN = 8
 SIDE = 150
 """Longest side of a picture, pixels."""
 
-LAYERS = ("photograph", "ground_truth", "pseudo_labels", *PREDICTIONS, "saliency")
+PICTURES = ("photograph", "ground_truth", "pseudo_labels", *PREDICTIONS, "saliency")
 """What is shown of an image, in this order."""
 
 LABEL_SOURCES = ("pseudo_labels", *PREDICTIONS)
@@ -128,7 +128,7 @@ def _pictures(
     """Name and address of each layer's picture."""
     scale = min(1.0, SIDE / max(row.height, row.width))
     size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
-    for layer in LAYERS:
+    for layer in PICTURES:
         if layer == "photograph":
             picture = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
         elif row.id not in files[layer]:
