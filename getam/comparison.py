@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
+from getam.artifacts import PREDICTIONS, path_of
 from getam.errors import InputError
 from getam.files import read_labels
 from getam.image_scores import image_iou
 from getam.index import Index, evenly_spaced, read_index
 from getam.progress import progress
-from getam.recorded import Recorded, recorded_settings, shown
-from getam.report import ABSENT, PROTOCOLS, Measured, measured_scores, summarize
+from getam.recorded import Recorded, recorded_settings, setting_text
+from getam.report import ABSENT, PROTOCOL_TITLES, Measured, measured_scores, summarize
 from getam.shards import files_in_shards
 
 
@@ -136,10 +137,11 @@ def _compare_data(a: Index | None, b: Index | None) -> dict[str, dict[str, tuple
 def _compare_scores(
     a: Sequence[Measured], b: Sequence[Measured], other_data: Mapping[str, Mapping[str, tuple[str, str]]]
 ) -> list[ScoreChange]:
-    named_a, named_b = ({_title(score): score for score in scores} for scores in (a, b))
+    of_a, of_b = ({_identity(score): score for score in scores} for scores in (a, b))
     changes = []
-    for name in dict.fromkeys((*named_a, *named_b)):
-        one, other = named_a.get(name), named_b.get(name)
+    for identity in dict.fromkeys((*of_a, *of_b)):
+        one, other = of_a.get(identity), of_b.get(identity)
+        name = _name(*filter(None, (one, other)))
         if one is None or other is None:
             a_number, b_number = (each.number if each else None for each in (one, other))
             changes.append(ScoreChange(name, a_number, b_number, missing="A" if one is None else "B"))
@@ -157,9 +159,18 @@ def _compare_scores(
     return changes
 
 
-def _title(score: Measured) -> str:
-    unknown = score.row.unknown
-    return f"{score.row.score}, 255 {unknown}" if unknown in PROTOCOLS.values() else score.row.score
+def _identity(score: Measured) -> tuple[str, ...]:
+    """What two scores have to share to be set side by side; their networks may have other names."""
+    # The section of the pseudo labels has the maps' score too, which its source tells from theirs.
+    source = "" if score.section in PREDICTIONS else score.source
+    return score.section, source, score.measure, score.row.unknown
+
+
+def _name(*scores: Measured) -> str:
+    """What a score of both runs is called: "DeepLab / SegFormer mIoU" where their networks have other names."""
+    sources, unknown = dict.fromkeys(score.source for score in scores), scores[0].row.unknown
+    name = f"{' / '.join(sources)} {scores[0].measure}"
+    return f"{name}, 255 {unknown}" if unknown in PROTOCOL_TITLES.values() else name
 
 
 def _compare_classes(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> tuple[Change, ...]:
@@ -188,12 +199,12 @@ def _shown_values(stage: Recorded | None) -> dict[str, str] | None:
     if stage is None:
         return None
     # A fact may bear a setting's name.
-    facts = {f"({key})": shown(value) for key, value in stage.facts.items()}
-    return {key: shown(value) for key, value in stage.settings.items()} | facts
+    facts = {f"({key})": setting_text(value) for key, value in stage.facts.items()}
+    return {key: setting_text(value) for key, value in stage.settings.items()} | facts
 
 
 def _compare_images(a: Path, b: Path, most: int) -> ImageChanges:
-    files_a, files_b = (files_in_shards(run / "pseudo_labels", ".png") for run in (a, b))
+    files_a, files_b = (files_in_shards(run / path_of("pseudo_labels"), ".png") for run in (a, b))
     ids = sorted(files_a.keys() & files_b.keys())
     if not ids:
         without = [name for name, files in (("A", files_a), ("B", files_b)) if not files]
@@ -234,4 +245,5 @@ def _compare_images(a: Path, b: Path, most: int) -> ImageChanges:
 
 
 def _index_of(run: Path) -> Index | None:
-    return read_index(run / "index.csv") if (run / "index.csv").is_file() else None
+    path = run / path_of("index")
+    return read_index(path) if path.is_file() else None

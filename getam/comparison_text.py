@@ -6,7 +6,8 @@ from typing import Any
 
 from getam.comparison import Change, Comparison
 from getam.names import shown_name
-from getam.report import aligned_table, signed, three_decimals
+from getam.report import signed, three_decimals
+from getam.text_tables import aligned_table
 
 CLASSES = 10
 """Most classes of a score that are listed."""
@@ -58,7 +59,7 @@ def _settings(comparison: Comparison) -> str:
         (shown_name(each.key), *("not recorded" if text is None else _cut(text) for text in (each.a, each.b)))
         for each in comparison.settings
     ]
-    return aligned_table(("Setting", "A", "B"), rows, right=set())
+    return aligned_table(("Setting", "A", "B"), rows)
 
 
 def _cut(text: str) -> str:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from getam.artifacts import IN_SHARDS, PREDICTIONS
 from getam.files import UNKNOWN, read_gray, read_image, read_labels, voc_palette, write_text
 from getam.image_scores import image_iou
 from getam.index import IndexRow, evenly_spaced
+from getam.layers import layer_titles
 from getam.pictures import label_picture
+from getam.recorded import titles_of
 from getam.rendering import render
 from getam.shards import files_by_id, shard_folders
 
@@ -26,14 +29,10 @@ SHOWN = 8
 SIDE = 150
 """Longest side of a picture, pixels."""
 
-LAYERS = {
-    "photograph": "photograph",
-    "ground_truth": "ground truth",
-    "pseudo_labels": "pseudo labels",
-    "deeplab": "DeepLab",
-    "end_to_end": "end to end",
-    "saliency": "saliency",
-}
+PICTURES = ("photograph", "ground_truth", "pseudo_labels", *PREDICTIONS, "saliency")
+"""What is shown of an image, in this order."""
+
+LABEL_SOURCES = ("pseudo_labels", *PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,15 @@ def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], class
     Raises:
         InputError: a file can't be read; the message names it.
     """
-    files = {layer: files_by_id(shard_folders(run / layer, shards), ".png") for layer in ("pseudo_labels", "saliency")}
-    files |= {layer: files_by_id([run / layer / "predictions"], ".png") for layer in ("deeplab", "end_to_end")}
+    files = {
+        layer: files_by_id(shard_folders(run / IN_SHARDS[layer].path, shards), ".png")
+        for layer in ("pseudo_labels", "saliency")
+    }
+    files |= {layer: files_by_id([run / artifact.path], ".png") for layer, artifact in PREDICTIONS.items()}
     files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
     seen = [_look(row, files) for row in _candidates(rows)]
-    groups = {title: images for title, images in _groups(seen) if images}
+    titles = layer_titles(titles_of(run))
+    groups = {title: images for title, images in _groups(seen, titles) if images}
     if not groups:
         return
     palette = voc_palette()
@@ -73,7 +76,7 @@ def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], class
             if name in present or not value
         ],
         groups={
-            title: [(image.row, _facts(image), list(_pictures(image.row, files))) for image in images]
+            title: [(image.row, _facts(image, titles), list(_pictures(image.row, files, titles))) for image in images]
             for title, images in groups.items()
         },
     )
@@ -89,7 +92,7 @@ def _candidates(rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
 def _look(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Seen:
     scores, unknown = {}, None
     truth = read_labels(files["ground_truth"][row.id]) if row.id in files["ground_truth"] else None
-    for layer in ("pseudo_labels", "deeplab", "end_to_end"):
+    for layer in LABEL_SOURCES:
         if row.id not in files[layer]:
             continue
         labels = read_labels(files[layer][row.id])
@@ -100,30 +103,32 @@ def _look(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Seen:
     return _Seen(row, scores, unknown)
 
 
-def _groups(seen: Sequence[_Seen]) -> Iterator[tuple[str, list[_Seen]]]:
-    for layer in ("pseudo_labels", "deeplab", "end_to_end"):
+def _groups(seen: Sequence[_Seen], titles: Mapping[str, str]) -> Iterator[tuple[str, list[_Seen]]]:
+    for layer in LABEL_SOURCES:
         # An id decides between equals, so that the page is the same every time.
         ranked = sorted((image for image in seen if layer in image.scores), key=lambda i: (i.scores[layer], i.row.id))
         most = min(SHOWN, len(ranked) // 2)
-        yield f"{LAYERS[layer]}: lowest IoU", ranked[:most]
+        yield f"{titles[layer]}: lowest IoU", ranked[:most]
         if layer == "pseudo_labels":
-            yield f"{LAYERS[layer]}: highest IoU", ranked[::-1][:most]
-    unknown = [image for image in seen if image.unknown]
-    yield "pseudo labels: most unknown", sorted(unknown, key=lambda i: (-(i.unknown or 0), i.row.id))[:SHOWN]
+            yield f"{titles[layer]}: highest IoU", ranked[::-1][:most]
+    unknown = sorted((image for image in seen if image.unknown), key=lambda i: (-(i.unknown or 0), i.row.id))
+    yield f"{titles['pseudo_labels']}: most unknown", unknown[:SHOWN]
 
 
-def _facts(image: _Seen) -> str:
-    facts = [f"IoU {LAYERS[layer]} {score:.3f}" for layer, score in image.scores.items()]
+def _facts(image: _Seen, titles: Mapping[str, str]) -> str:
+    facts = [f"IoU {titles[layer]} {score:.3f}" for layer, score in image.scores.items()]
     if image.unknown is not None:
         facts.append(f"{100 * image.unknown:.1f} % unknown")
     return ", ".join(facts)
 
 
-def _pictures(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> Iterator[tuple[str, str]]:
+def _pictures(
+    row: IndexRow, files: Mapping[str, Mapping[str, Path]], titles: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """Name and address of each layer's picture."""
     scale = min(1.0, SIDE / max(row.height, row.width))
     size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
-    for layer, name in LAYERS.items():
+    for layer in PICTURES:
         if layer == "photograph":
             picture = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
         elif row.id not in files[layer]:
@@ -132,7 +137,7 @@ def _pictures(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> Iterato
             picture = Image.fromarray(read_gray(files[layer][row.id])).resize(size, Image.Resampling.BILINEAR)
         else:
             picture = label_picture(read_labels(files[layer][row.id]), size)
-        yield name, _address(picture, "JPEG" if layer == "photograph" else "PNG")
+        yield titles[layer], _address(picture, "JPEG" if layer == "photograph" else "PNG")
 
 
 def _address(picture: Image.Image, kind: str) -> str:

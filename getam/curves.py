@@ -10,14 +10,6 @@ import numpy as np
 
 from getam.files import read_json
 
-TRAININGS = {
-    "classifier": "Classifier",
-    "saliency_model": "Saliency network",
-    "deeplab": "DeepLab",
-    "end_to_end": "End to end",
-}
-"""Folder of a training in a run -> its name on plots and pages."""
-
 
 class Curve(NamedTuple):
     """A value of a training by its steps: (N,), int64, ascending, and (N,), float64, finite."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from getam.files import write_text
-from getam.report import escape, html_page, html_table, markdown_table
+from getam.rendering import render
+from getam.text_tables import escape, markdown_table
 
 
 class Items(NamedTuple):
@@ -26,11 +26,17 @@ class Grid(NamedTuple):
     right: set[int]
 
 
+class Heading(NamedTuple):
+    """The title of what follows, below the document's own."""
+
+    text: str
+
+
 class Document(NamedTuple):
     """A title and what follows; all texts are plain, and may hold anything."""
 
     title: str
-    blocks: Sequence[str | Items | Grid]
+    blocks: Sequence[str | Heading | Items | Grid]
 
 
 def as_markdown(document: Document) -> str:
@@ -38,6 +44,8 @@ def as_markdown(document: Document) -> str:
     for block in document.blocks:
         if isinstance(block, Grid):
             lines += markdown_table(block.headings, block.rows, block.right)
+        elif isinstance(block, Heading):
+            lines.append(f"## {escape(block.text)}")
         elif isinstance(block, Items):
             lines += [_inline(block.lead), ""] if block.lead else []
             lines += [f"- {_inline(line)}" for line in block.lines]
@@ -61,13 +69,5 @@ def _inline(text: str) -> str:
 
 
 def as_html(document: Document) -> str:
-    parts = []
-    for block in document.blocks:
-        if isinstance(block, Grid):
-            parts.append(html_table(block.headings, block.rows, block.right))
-        elif isinstance(block, Items):
-            parts += [f"<p>{html.escape(block.lead)}</p>"] if block.lead else []
-            parts.append("<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in block.lines) + "</ul>")
-        else:
-            parts.append(f"<p>{html.escape(block)}</p>")
-    return html_page(document.title, parts)
+    blocks = [(type(block).__name__, block) for block in document.blocks]
+    return render("document.html", title=document.title, blocks=blocks)

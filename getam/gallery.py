@@ -24,9 +24,21 @@ from PIL import Image
 from getam.errors import MachineError
 from getam.files import UNKNOWN, read_image
 from getam.index import IndexRow
-from getam.layers import LABEL_LAYERS, LAYERS, SCORES, SHARES, ImageFiles, find_files, read_layers, scores_and_shares
+from getam.layers import (
+    IMAGE_SCORES,
+    LABEL_LAYERS,
+    LAYERS,
+    SHARES,
+    ImageFiles,
+    find_files,
+    layer_titles,
+    read_layers,
+    score_titles,
+    scores_and_shares,
+)
 from getam.pages import write_page
 from getam.progress import progress
+from getam.recorded import titles_of
 from getam.workers import ProcessPool
 
 SIDE = 320
@@ -38,7 +50,7 @@ LIST = 500
 CHUNK = 16
 """Images that a process is handed at a time."""
 
-COLUMNS = ("number", "id", "split", "width", "height", "labels", "layers", "rejected", *SCORES, *SHARES)
+COLUMNS = ("number", "id", "split", "width", "height", "labels", "layers", "rejected", *IMAGE_SCORES, *SHARES)
 """What a list says of an image. labels: label values; layers: bits, by the positions in LAYERS."""
 
 LABEL_SIDE = 1024
@@ -75,6 +87,7 @@ def write_gallery(
     for number, part in enumerate(lists):
         _write_call(out / "lists" / f"{number:03d}.js", "list", part)
     shown = {value for files in chosen for value in files.values}
+    titles = titles_of(run)
     write_page(
         run,
         out,
@@ -85,8 +98,8 @@ def write_gallery(
             "lists": len(lists),
             "perList": LIST,
             "columns": COLUMNS,
-            "layers": LAYERS,
-            "scores": SCORES,
+            "layers": layer_titles(titles),
+            "scores": score_titles(titles),
             "shares": SHARES,
             "splits": [*dict.fromkeys(files.row.split for files in chosen)],
             "shown": sorted(shown),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from getam.artifacts import IN_SHARDS, PREDICTIONS, Titles, path_of
 from getam.class_maps import BROKEN, salient
 from getam.errors import InputError
 from getam.files import UNKNOWN, read_array, read_gray, read_labels
@@ -20,32 +21,14 @@ from getam.rules import Decision, rules_of
 from getam.settings import LABEL_METHODS, CompletionSettings
 from getam.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
 
-LAYERS = {
-    "photograph": "photograph",
-    "raw": "GETAM maps",
-    "refined": "refined maps",
-    "saliency": "saliency",
-    "pseudo_labels": "pseudo labels",
-    "rules": "rules of Eq. 5",
-    "ground_truth": "ground truth",
-    "deeplab": "DeepLab",
-    "end_to_end": "end to end",
-}
-"""What can be shown of an image, in the order of the page, with the names that it uses."""
+LAYERS = ("photograph", *IN_SHARDS, "rules", "ground_truth", *PREDICTIONS)
+"""What can be shown of an image, in the order of the page."""
 
-LABEL_LAYERS = ("pseudo_labels", "ground_truth", "deeplab", "end_to_end")
+LABEL_LAYERS = ("pseudo_labels", "ground_truth", *PREDICTIONS)
 """Those whose values are label values."""
 
-IN_SHARDS = {"maps": ".npy", "refined": ".npy", "saliency": ".png", "pseudo_labels": ".png"}
-PREDICTIONS = ("deeplab", "end_to_end")
-
-SCORES = {
-    "excluded": "labels, 255 left out",
-    "background": "labels, 255 as background",
-    "deeplab": "DeepLab",
-    "end_to_end": "end to end",
-}
-"""The IoUs of an image, with the names that the page uses."""
+IMAGE_SCORES = ("excluded", "background", *PREDICTIONS)
+"""The IoUs of an image: of its pseudo label under two protocols, and of each network's prediction."""
 
 SHARES = {
     "coverage": "labelled",
@@ -54,6 +37,26 @@ SHARES = {
     "conflict": "conflict",
 }
 """Shares of an image's pixels, by its pseudo label and by the rules."""
+
+
+def layer_titles(titles: Titles) -> dict[str, str]:
+    """The names of the layers on pages.
+
+    Args:
+        titles: of the run, as getam.recorded.titles_of reads them.
+    """
+    made = {layer: titles.fill(artifact.title) for layer, artifact in (IN_SHARDS | PREDICTIONS).items()}
+    others = {"photograph": "photograph", "rules": "rules of Eq. 5", "ground_truth": "ground truth"}
+    return {layer: (others | made)[layer] for layer in LAYERS}
+
+
+def score_titles(titles: Titles) -> dict[str, str]:
+    """The names of the scores of an image on pages."""
+    return {
+        "excluded": "labels, 255 left out",
+        "background": "labels, 255 as background",
+        **{layer: titles.fill(artifact.title) for layer, artifact in PREDICTIONS.items()},
+    }
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,14 @@ def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], s
     Raises:
         InputError: a manifest of pseudo labels can't be read.
     """
-    found = {name: files_by_id(shard_folders(run / name, shards), suffix) for name, suffix in IN_SHARDS.items()}
-    found |= {name: files_by_id([run / name / "predictions"], ".png") for name in PREDICTIONS}
+    found = {
+        layer: files_by_id(shard_folders(run / artifact.path, shards), artifact.suffix)
+        for layer, artifact in IN_SHARDS.items()
+    }
+    found |= {layer: files_by_id([run / artifact.path], artifact.suffix) for layer, artifact in PREDICTIONS.items()}
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
-    for folder in shard_folders(run / "pseudo_labels", shards):
+    for folder in shard_folders(run / path_of("pseudo_labels"), shards):
         # Labels that are brought along have no manifest.
         manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
         rejected |= {*manifest.get(REJECTED, ())}
@@ -141,7 +147,7 @@ def read_layers(files: ImageFiles) -> ImageLayers:
                 f"{paths[name]}: {height}x{width}, but {row.image} is {row.height}x{row.width} in the index; "
                 "run the stage that wrote it again"
             )
-    raw, refined = (_read_maps(files, name) for name in ("maps", "refined"))
+    raw, refined = (_read_maps(files, name) for name in ("raw", "refined"))
     rules = _rules(files, labels.get("pseudo_labels"), saliency, refined)
     return ImageLayers(labels | ({"rules": rules} if rules is not None else {}), saliency, raw, refined)
 
@@ -178,8 +184,8 @@ def _rules(
 
 
 def scores_and_shares(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """Keys of SCORES and SHARES -> a fraction; None where the image has none."""
-    values: dict[str, float | None] = dict.fromkeys((*SCORES, *SHARES))
+    """Keys of IMAGE_SCORES and SHARES -> a fraction; None where the image has none."""
+    values: dict[str, float | None] = dict.fromkeys((*IMAGE_SCORES, *SHARES))
     pseudo, rules, truth = (labels.get(name) for name in ("pseudo_labels", "rules", "ground_truth"))
     if pseudo is not None:
         unknown = float((pseudo == UNKNOWN).mean())

@@ -8,27 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from getam import report
+from getam.artifacts import PREDICTIONS, RECORDS, SCORE_FILES, capitalized
 from getam.files import read_json, write_text
-from getam.recorded import recorded_settings, shown
+from getam.recorded import recorded_settings, setting_text, titles_of
 from getam.rendering import render
-from getam.run_plots import CAPTIONS, write_plots
+from getam.run_plots import captions, write_plots
 from getam.timings import duration, stage_times
-
-TITLES = {
-    "data": "Data set",
-    "classifier": "Classifier",
-    "maps": "Maps",
-    "refine": "Refinement",
-    "saliency": "Saliency network",
-    "saliency_maps": "Saliency maps",
-    "completion": "Label completion",
-    "deeplab": "DeepLab",
-    "deeplab_prediction": "DeepLab's predictions",
-    "end_to_end": "End to end",
-    "checkpoint": "Imported checkpoint",
-    "end_to_end_prediction": "End-to-end predictions",
-}
-"""Section of recorded settings -> its title on a page."""
 
 CONFUSIONS = 8
 """Most pairs of classes that the page names as confused."""
@@ -54,10 +39,12 @@ def write_overview(run: Path, out: Path) -> None:
     """
     (out / "plots").mkdir()
     widths = write_plots(run, out / "plots")
-    summary = report.summarize(run)
+    summary, titles = report.summarize(run), titles_of(run)
     confusions = {
-        title: _largest_confusions(read_json(run / section / "metrics.json"))
-        for section, title in (("deeplab", "DeepLab"), ("end_to_end", "End to end"))
+        capitalized(titles.fill(SCORE_FILES[section].title)): _largest_confusions(
+            read_json(run / SCORE_FILES[section].path)
+        )
+        for section in PREDICTIONS
         if section in summary
     }
     times = stage_times(run)
@@ -66,7 +53,7 @@ def write_overview(run: Path, out: Path) -> None:
         run=run.name,
         headings=report.HEADINGS,
         scores=[astuple(row) for row in report.score_rows(summary)],
-        plots=[(name, caption, widths[name] > BROAD) for name, caption in CAPTIONS.items() if name in widths],
+        plots=[(name, caption, widths[name] > BROAD) for name, caption in captions(titles).items() if name in widths],
         confusions={title: pairs for title, pairs in confusions.items() if pairs},
         contact_sheet=(out / "contact_sheet.html").is_file(),
         times=[
@@ -81,7 +68,12 @@ def write_overview(run: Path, out: Path) -> None:
         ],
         total=duration(sum(time.seconds for time in times)),
         recorded=[
-            (TITLES[stage.section], stage.source, _texts(stage.settings), _texts(stage.facts))
+            (
+                capitalized(titles.fill(RECORDS[stage.section].heading)),
+                stage.source,
+                _texts(stage.settings),
+                _texts(stage.facts),
+            )
             for stage in recorded_settings(run)
         ],
     )
@@ -89,7 +81,7 @@ def write_overview(run: Path, out: Path) -> None:
 
 
 def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, shown(value)) for key, value in values.items()]
+    return [(key, setting_text(value)) for key, value in values.items()]
 
 
 def _largest_confusions(metrics: Mapping[str, Any]) -> list[_Confusion]:

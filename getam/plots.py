@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogFormatter
 
 from getam.files import atomic_file
 
@@ -34,11 +35,23 @@ STYLE = {
 }
 
 
-def make_logarithmic(axes: Axes) -> None:
-    """Gives y a log scale. Its powers are written as formulas, which the style shows as they are: numbers instead."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+class _PlainNumbers(LogFormatter):
+    """Labels the ticks that matplotlib labels, by plain numbers: 0.6 where matplotlib writes a formula, 6x10^-1 in TeX.
+
+    The style shows texts as they are, so that a formula would be read as its source. Minor ticks have labels on an axis
+    of less than a decade, which may have no other.
+    """
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def make_logarithmic(axes: Axes, which: Literal["x", "y"] = "y", *, base: int = 10) -> None:
+    """Gives one of the two axes a log scale whose ticks are labelled by plain numbers; every log axis is made here."""
+    set_scale, axis = {"x": (axes.set_xscale, axes.xaxis), "y": (axes.set_yscale, axes.yaxis)}[which]
+    set_scale("log", base=base)
+    axis.set_major_formatter(_PlainNumbers(base))
+    axis.set_minor_formatter(_PlainNumbers(base))
 
 
 def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float = 7.0, height: float = 4.0) -> None:

@@ -8,24 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from getam.artifacts import RECORDS, Artifact, Titles, maps_title, path_of, segmenter_title
 from getam.errors import InputError
 from getam.files import read_json
-
-FILES = {
-    "data": "index.json",
-    "classifier": "classifier/model.json",
-    "maps": "maps/*/manifest.json",
-    "refine": "refined/*/manifest.json",
-    "saliency": "saliency_model/model.json",
-    "saliency_maps": "saliency/*/manifest.json",
-    "completion": "pseudo_labels/*/manifest.json",
-    "deeplab": "deeplab/model.json",
-    "deeplab_prediction": "deeplab/predictions/manifest.json",
-    "end_to_end": "end_to_end/model.json",
-    "checkpoint": "imported/model.json",
-    "end_to_end_prediction": "end_to_end/predictions/manifest.json",
-}
-"""Name of a stage's section -> the files that record it, in the order of the workflow."""
 
 LISTS = ("ids", "classes", "history", "splits", "repeated", "turned", "rejected")
 """Entries that are no settings but what was found or done."""
@@ -51,25 +36,48 @@ def recorded_settings(run: Path) -> list[Recorded]:
         InputError: a file is not what its stage writes.
     """
     found = []
-    for section, pattern in FILES.items():
+    for made in RECORDS.values():
         # Sorted: shards of an earlier, larger number come after those that are used now.
-        paths = sorted(run.glob(pattern))
+        paths = sorted(run.glob(made.record))
         if paths:
-            found.append(_read(run, section, paths))
+            found.append(_read(run, made, paths))
     return found
 
 
-def _read(run: Path, section: str, paths: list[Path]) -> Recorded:
+def titles_of(run: Path) -> Titles:
+    """The names in the run in folder `run` of what differs between runs, by what its files record.
+
+    Raises:
+        InputError: a file is not what its stage writes.
+    """
+    # The scores name the architecture too: those of a model that lies elsewhere.
+    architecture = _recorded(run / path_of("deeplab", "model.json"), "settings", "architecture") or _recorded(
+        run / path_of("deeplab_scores"), "protocol", "architecture"
+    )
+    manifests = sorted(run.glob(RECORDS["maps"].record))
+    method = _recorded(manifests[0], "settings", "method") if manifests else None
+    return Titles(segmenter_title(architecture), maps_title(method))
+
+
+def _recorded(path: Path, *keys: str) -> str | None:
+    """A text of a file by the keys that lead to it; None where there is none."""
+    value: Any = _content(path) if path.is_file() else None
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _read(run: Path, made: Artifact, paths: list[Path]) -> Recorded:
     contents = [_content(path) for path in paths]
     first = contents[0]
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}
     settings, facts = first.get("settings", {}), rest
-    if section == "data":
+    if made.section == "data":
         settings, facts = (
             rest,
             {f"{name} images": split.get("images") for name, split in first.get("splits", {}).items()},
         )
-    if "*" in FILES[section]:
+    if made.kind == "shards":
         facts = facts | {
             "images": sum(len(content.get("ids", ())) for content in contents),
             "shards": len(paths),
@@ -78,7 +86,7 @@ def _read(run: Path, section: str, paths: list[Path]) -> Recorded:
             facts["note"] = "the shards were made by different settings; these are the first's"
     if "classes" in first:
         facts = facts | {"classes": len(first["classes"])}
-    return Recorded(section, str(paths[0].relative_to(run)), dict(leaves(settings)), dict(leaves(facts)))
+    return Recorded(made.section, str(paths[0].relative_to(run)), dict(dotted(settings)), dict(dotted(facts)))
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -88,16 +96,16 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def leaves(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested dicts by dotted keys; a list is a value."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, prefix=f"{prefix}{key}.")
+            yield from dotted(value, prefix=f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def shown(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting as it is written in YAML, nearly: JSON, with texts as they are."""
     if isinstance(value, str):
         return value or '""'

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from getam.curves import TRAININGS, epoch_curves, training_curves
+from getam.artifacts import PREDICTIONS, SCORE_FILES, Titles, capitalized, of_kind, path_of
+from getam.curves import epoch_curves, training_curves
 from getam.errors import InputError
 from getam.files import read_json
 from getam.plots import save_plot
-from getam.report import PROTOCOLS, Measured, measured_scores, summarize
+from getam.recorded import titles_of
+from getam.report import PROTOCOL_TITLES, Measured, measured_scores, summarize
 from getam.score_plots import (
     confusion_size,
     draw_confusion,
@@ -24,18 +26,25 @@ from getam.score_plots import (
 from getam.timings import stage_times
 from getam.training_plots import curve_panels, draw_times, draw_training
 
-CAPTIONS = {
-    "iou": "IoU of each class, the worst first",
-    "confusion_deeplab": "Confusion of DeepLab: each row a class of the ground truth",
-    "confusion_end_to_end": "Confusion of the end-to-end network: each row a class of the ground truth",
-    "threshold": "The maps alone, by the threshold",
-    "training_classifier": "Training of the classifier",
-    "training_saliency_model": "Training of the saliency network",
-    "training_deeplab": "Training of DeepLab",
-    "training_end_to_end": "Training end to end",
-    "times": "Time and memory of the stages",
-}
-"""Name of a plot's file -> what it shows, in the order of pages."""
+
+def captions(titles: Titles) -> dict[str, str]:
+    """Name of a plot's file -> what it shows, in the order of pages.
+
+    Args:
+        titles: of the run, as getam.recorded.titles_of reads them.
+    """
+    confusions = {f"confusion_{section}": SCORE_FILES[section].subject for section in PREDICTIONS}
+    trainings = {f"training_{artifact.name}": artifact.subject for artifact in of_kind("training")}
+    return {
+        "iou": "IoU of each class, the worst first",
+        **{
+            name: f"Confusion of {titles.fill(subject)}: each row a class of the ground truth"
+            for name, subject in confusions.items()
+        },
+        "threshold": "The maps alone, by the threshold",
+        **{name: f"Training of {titles.fill(subject)}" for name, subject in trainings.items()},
+        "times": "Time and memory of the stages",
+    }
 
 
 class _Plot(NamedTuple):
@@ -61,37 +70,38 @@ def write_plots(run: Path, out: Path) -> dict[str, float]:
 
 
 def _plots(run: Path) -> Iterator[_Plot]:
-    summary = summarize(run)
+    summary, titles = summarize(run), titles_of(run)
     ious = {source_name(score): score.classes for score in measured_scores(summary) if _is_shown(score)}
     if any(ious.values()):
         yield _Plot("iou", lambda figure: draw_ious(figure, ious), *iou_size(ious))
-    titles = {"deeplab": "DeepLab", "end_to_end": "End to end"}
-    for section, title in titles.items():
+    for section in PREDICTIONS:
         if section in summary:
-            yield _confusion(run / section / "metrics.json", section, title)
+            scores = SCORE_FILES[section]
+            yield _confusion(run / scores.path, section, capitalized(titles.fill(scores.title)))
     if "pseudo_labels" in summary:
-        points = read_json(run / "pseudo_labels.json").get("threshold_curve")
+        points = read_json(run / path_of("label_scores")).get("threshold_curve")
         best = summary["pseudo_labels"]["best_threshold"]
         if points and best:
             yield _Plot("threshold", lambda figure: draw_threshold_curve(figure, points, best), 7.0, 4.0)
-    for folder, title in TRAININGS.items():
-        if panels := curve_panels(training_curves(run / folder)):
-            yield _training(f"training_{folder}", title, panels, unit="step")
-        elif panels := curve_panels(epoch_curves(run / folder)):
+    for training in of_kind("training"):
+        title, folder = capitalized(titles.fill(training.title)), run / training.path
+        if panels := curve_panels(training_curves(folder)):
+            yield _training(f"training_{training.name}", title, panels, unit="step")
+        elif panels := curve_panels(epoch_curves(folder)):
             # Too short for TensorBoard's scalars, or told to write none.
-            yield _training(f"training_{folder}", title, panels, unit="epoch")
+            yield _training(f"training_{training.name}", title, panels, unit="epoch")
     if times := stage_times(run):
         yield _Plot("times", lambda figure: draw_times(figure, times), 9.0, 1.0 + 0.27 * len(times))
 
 
 def _is_shown(score: Measured) -> bool:
-    return "IoU" in score.row.score and score.row.unknown != PROTOCOLS["wrong"] and bool(score.classes)
+    return score.measure == "mIoU" and score.row.unknown != PROTOCOL_TITLES["wrong"] and bool(score.classes)
 
 
 def source_name(score: Measured) -> str:
     """What a score is of, with what tells it from others of the run: "Pseudo labels, train, 255 left out"."""
-    parts = [score.row.score.removesuffix(" mIoU"), score.row.split]
-    if score.row.unknown in PROTOCOLS.values():
+    parts = [score.source, score.row.split]
+    if score.row.unknown in PROTOCOL_TITLES.values():
         parts.append(f"255 {score.row.unknown}")
     return ", ".join(parts)
 

@@ -341,18 +341,13 @@ class MapMethod:
     needs_vit: bool = True
     in_training_step: bool = False
 
-    @property
-    def title(self) -> str:
-        """What its maps are called on pages."""
-        return f"{self.name} maps"
-
 
 MAP_METHODS = {
     "getam": MapMethod("GETAM", "Eq. 1-3", ("coupling", "start_block", "fusion"), in_training_step=True),
     "attention_gradient": MapMethod(
-        "Attention gradient", "its first factor alone", ("start_block", "fusion"), in_training_step=True
+        "attention gradient", "its first factor alone", ("start_block", "fusion"), in_training_step=True
     ),
-    "rollout": MapMethod("Rollout", options=("start_block",)),
+    "rollout": MapMethod("rollout", options=("start_block",)),
     "grad_cam": MapMethod("Grad-CAM"),
     "cam": MapMethod("CAM", "of the classifier's read-out", needs_vit=False, in_training_step=True),
 }
@@ -601,7 +596,7 @@ class Segmenter:
 
 SEGMENTERS = {
     "deeplabv2": Segmenter(
-        "DeepLabv2",
+        "DeepLab",
         ("encoder_stages", "output_stride", "bottleneck_stride", "normalization", "atrous_rates"),
         in_smp=False,
     ),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from getam.documents import Document, Grid, Items
 from getam.names import shown_name
 from getam.report import signed, three_decimals
-from getam.table_scores import Row, Step, difference, headings, order, paper_headings, ranked, reference
+from getam.table_scores import ScoredRow, Step, difference, headings, order, paper_headings, ranked, reference
 
 LABEL = 40
 """Letters of a row's label in a plot."""
@@ -24,7 +24,7 @@ NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
 """Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
 
 
-def table_json(title: str, caption: str, rows: Sequence[Row], *, axis: str, ordered: bool) -> dict[str, Any]:
+def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str, ordered: bool) -> dict[str, Any]:
     """All numbers of a table, with their files and protocols."""
     base = reference(rows)
     return {
@@ -59,7 +59,7 @@ def table_json(title: str, caption: str, rows: Sequence[Row], *, axis: str, orde
     }
 
 
-def table_document(title: str, caption: str, rows: Sequence[Row], *, ordered: bool) -> Document:
+def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, ordered: bool) -> Document:
     """The table, its differences to the reference, the protocols, and where the paper's order holds."""
     base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
     cells = [
@@ -88,7 +88,7 @@ def _with_difference(is_base: bool, value: float | None, of_base: float | None) 
     return three_decimals(value) if change is None or is_base else f"{three_decimals(value)} ({signed(change)})"
 
 
-def _protocol_lines(rows: Sequence[Row]) -> list[str]:
+def _protocol_lines(rows: Sequence[ScoredRow]) -> list[str]:
     """How each column was measured; rows are named where they differ in it, columns together where they don't."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for heading in headings(rows):
@@ -104,12 +104,12 @@ def _protocol_lines(rows: Sequence[Row]) -> list[str]:
     return [f"{'; '.join(named)}: {' / '.join(said)}" for said, named in columns.items()]
 
 
-def _ordered_headings(rows: Sequence[Row]) -> list[str]:
+def _ordered_headings(rows: Sequence[ScoredRow]) -> list[str]:
     """The scores that can be compared with the paper's order; none where it has no two of the rows."""
     return [heading for heading in headings(rows) if heading not in NO_ORDER] if len(ranked(rows)) > 1 else []
 
 
-def _order(rows: Sequence[Row], heading: str) -> Items:
+def _order(rows: Sequence[ScoredRow], heading: str) -> Items:
     """What of the paper's order holds by one score, in words that the numbers decide."""
     steps = order(rows, heading)
     held = sum(step.holds is True for step in steps)
@@ -127,7 +127,7 @@ def _answer(step: Step) -> str:
     return f"{'yes' if step.holds else 'no'} ({first:.3f} {sign} {second:.3f})"
 
 
-def _best(rows: Sequence[Row], heading: str) -> str:
+def _best(rows: Sequence[ScoredRow], heading: str) -> str:
     """Whether the paper's best is the best here, of the rows that the paper has too."""
     published = ranked(rows)
     scores = {row.label: row.scores.get(heading) for row in published}
@@ -142,7 +142,7 @@ def _best(rows: Sequence[Row], heading: str) -> str:
     return f"{said}: no, {' and '.join(winners)} ({best:.3f})"
 
 
-def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) -> None:
+def draw_table(figure: Figure, title: str, rows: Sequence[ScoredRow], *, axis: str) -> None:
     """Bars of every score, row by row; lines over the rows' values where they have some."""
     axes = figure.subplots()
     axes.set_title(title)
@@ -155,7 +155,7 @@ def draw_table(figure: Figure, title: str, rows: Sequence[Row], *, axis: str) ->
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
 
 
-def _series(rows: Sequence[Row]) -> list[tuple[str, bool, list[float]]]:
+def _series(rows: Sequence[ScoredRow]) -> list[tuple[str, bool, list[float]]]:
     """(heading, whether it is the paper's, number of each row; NaN where there is none)."""
     paper = [(heading, True, [row.paper.get(heading) for row in rows]) for heading in paper_headings(rows)]
     own = [(heading, False, [row.scores.get(heading) for row in rows]) for heading in headings(rows)]
@@ -166,7 +166,7 @@ def _series(rows: Sequence[Row]) -> list[tuple[str, bool, list[float]]]:
     ]
 
 
-def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str) -> None:
+def _draw_lines(axes: Axes, rows: Sequence[ScoredRow], axis: str) -> None:
     values = [row.value for row in rows]
     for heading, published, numbers in _series(rows):
         style = {"color": "black", "linestyle": "--", "marker": "D"} if published else {"marker": "o"}
@@ -176,7 +176,7 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], axis: str) -> None:
     axes.set_ylabel("score")
 
 
-def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
+def _draw_bars(axes: Axes, rows: Sequence[ScoredRow]) -> None:
     series = _series(rows)
     own = [each for each in series if not each[1]]
     height = 0.8 / max(1, len(own))

@@ -7,7 +7,7 @@ from typing import Any
 
 from getam.errors import InputError
 from getam.settings import Config, SweepSettings, leaves
-from getam.tables import Row, Score, Table, definitions, shown
+from getam.tables import Row, Score, Table, definitions, value_label
 from getam.variants import Variants, value_of
 
 
@@ -57,7 +57,7 @@ def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
 
 def _swept(row: Row, value: Any, key: str) -> Row:
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return row._replace(label=f"{key} = {shown(value)}", value=number)
+    return row._replace(label=f"{key} = {value_label(value)}", value=number)
 
 
 def _check(sweep: SweepSettings, table: Table) -> None:

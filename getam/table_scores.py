@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from getam.artifacts import segmenter_title
 from getam.errors import InputError
 from getam.files import read_json
-from getam.report import ARCHITECTURES, describe_inference, describe_supervision
+from getam.report import describe_inference, describe_supervision
 
 PAPER = "Paper"
 """Heading of the figures whose order is compared."""
@@ -42,7 +43,7 @@ class GivenRow(BaseModel):
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """A row with its numbers, by their headings."""
 
     label: str
@@ -69,7 +70,7 @@ class Step:
         return None if first is None or second is None else first > second
 
 
-def read_rows(rows: Sequence[GivenRow]) -> list[Row]:
+def read_rows(rows: Sequence[GivenRow]) -> list[ScoredRow]:
     """Reads the scores of all rows.
 
     Raises:
@@ -77,7 +78,7 @@ def read_rows(rows: Sequence[GivenRow]) -> list[Row]:
     """
     content = {each.file: read_json(each.file) for row in rows for each in row.scores.values()}
     return [
-        Row(
+        ScoredRow(
             row.label,
             row.own,
             row.value,
@@ -113,7 +114,8 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
     of_maps = score.path[0] == "best_threshold"
     try:
         measured = content.get("protocol", content)
-        parts = [ARCHITECTURES[measured["architecture"]]] if measured.get("architecture") in ARCHITECTURES else []
+        architecture = measured.get("architecture")
+        parts = [] if architecture in (None, THE_PAPERS) else [segmenter_title(architecture)]
         parts.append(f"{content['images']} images of {content.get('split', VAL)}")
         parts += [describe_inference(measured)] if "scales" in measured else []
         parts += ["threshold chosen on them"] if of_maps else []
@@ -124,23 +126,26 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
     return ", ".join(parts)
 
 
+THE_PAPERS = "deeplabv2"
+"""The architecture that goes without saying."""
+
 AGAIN = "delete it and run the stage that writes it again"
 
 VAL = "val"
 """What the saliency network is scored on, which its file need not say."""
 
 
-def reference(rows: Sequence[Row]) -> Row:
+def reference(rows: Sequence[ScoredRow]) -> ScoredRow:
     """The row that the others are compared with: the run itself, or the first."""
     return next((row for row in rows if row.own), rows[0])
 
 
-def headings(rows: Sequence[Row]) -> list[str]:
+def headings(rows: Sequence[ScoredRow]) -> list[str]:
     """The headings of the scores, in the order of the rows."""
     return list(dict.fromkeys(heading for row in rows for heading in row.scores))
 
 
-def paper_headings(rows: Sequence[Row]) -> list[str]:
+def paper_headings(rows: Sequence[ScoredRow]) -> list[str]:
     return list(dict.fromkeys(heading for row in rows for heading in row.paper))
 
 
@@ -149,12 +154,12 @@ def difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
-def ranked(rows: Sequence[Row]) -> list[Row]:
+def ranked(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
     """The rows that the paper has a figure for, from its best to its worst."""
     return sorted((row for row in rows if PAPER in row.paper), key=lambda row: -row.paper[PAPER])
 
 
-def order(rows: Sequence[Row], heading: str) -> list[Step]:
+def order(rows: Sequence[ScoredRow], heading: str) -> list[Step]:
     """The paper's order of the rows by pairs of neighbors, beside what a score of this run says."""
     return [
         Step(better.label, worse.label, (better.scores.get(heading), worse.scores.get(heading)))

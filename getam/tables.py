@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from getam.report import PROTOCOLS
+from getam.artifacts import Titles, capitalized, common_segmenter_title, path_of
+from getam.report import PROTOCOL_TITLES
 from getam.settings import LABEL_METHODS, MAP_METHODS, Config, nest
 from getam.table_scores import PAPER
 from getam.variants import depends_on
@@ -59,16 +60,23 @@ class Table(NamedTuple):
     """Whether the paper's figures put the rows in an order that this run's scores can be compared with."""
 
 
-CLASSIFIER = Score("Classifier mAP, val", "classifier/metrics.json", ("mean_average_precision",), "classifier")
-SALIENCY = Score("Saliency MAE, val", "saliency_model/metrics.json", ("mae",), "saliency_model")
-MAPS = Score("Maps, best threshold", "pseudo_labels.json", ("best_threshold", "miou"), "refined")
-LABELS = tuple(
-    Score(f"Pseudo labels, 255 {meaning}", "pseudo_labels.json", ("protocols", protocol, "miou"), "pseudo_labels")
-    for protocol, meaning in PROTOCOLS.items()
+CLASSIFIER = Score(
+    "Classifier mAP, val", path_of("classifier_scores"), ("mean_average_precision",), path_of("classifier")
 )
-COVERAGE = Score("Coverage", "pseudo_labels.json", ("coverage",), "pseudo_labels")
-DEEPLAB = Score("DeepLab, val", "deeplab/metrics.json", ("miou",), "deeplab/metrics.json")
-END_TO_END = Score("End to end, val", "end_to_end/metrics.json", ("miou",), "end_to_end/metrics.json")
+SALIENCY = Score("Saliency MAE, val", path_of("saliency_scores"), ("mae",), path_of("saliency_model"))
+MAPS = Score("Maps, best threshold", path_of("label_scores"), ("best_threshold", "miou"), path_of("refined"))
+LABELS = tuple(
+    Score(
+        f"Pseudo labels, 255 {meaning}",
+        path_of("label_scores"),
+        ("protocols", protocol, "miou"),
+        path_of("pseudo_labels"),
+    )
+    for protocol, meaning in PROTOCOL_TITLES.items()
+)
+COVERAGE = Score("Coverage", path_of("label_scores"), ("coverage",), path_of("pseudo_labels"))
+DEEPLAB = Score("{segmenter}, val", path_of("deeplab_scores"), ("miou",), path_of("deeplab_scores"))
+END_TO_END = Score("End to end, val", path_of("end_to_end_scores"), ("miou",), path_of("end_to_end_scores"))
 OF_LABELS = (*LABELS[:2], DEEPLAB)
 SCORES = (CLASSIFIER, SALIENCY, MAPS, *LABELS, COVERAGE, DEEPLAB, END_TO_END)
 """All that a sweep may change."""
@@ -87,12 +95,27 @@ READOUTS = {"CAM, token ignored": "ignore", "CAM, token added": "add"}
 
 ABLATION = (
     "The paper's figures are the mIoU on VOC 2012 val of the network that is trained end to end; this run's are those "
-    "of its pseudo labels on train and of the DeepLab that is trained on them. Orders can be compared, values cannot."
+    "of its pseudo labels on train and of the {segmenter} that is trained on them. Orders can be compared, values "
+    "cannot."
 )
 
 
 def definitions(settings: Config) -> dict[str, Table]:
     """All comparisons by their names: table1 to table7, sweep, figure2 and figure7."""
+    return {name: _named(table, settings) for name, table in _definitions(settings).items()}
+
+
+def _named(table: Table, settings: Config) -> Table:
+    """A table with the name of the network that its runs train on pseudo labels, of all together where they differ."""
+    own = settings.deeplab.architecture
+    architectures = (row.overlay.get("deeplab", {}).get("architecture", own) for row in table.rows)
+    titles = Titles(common_segmenter_title(architectures))
+    scores = tuple(score._replace(heading=capitalized(titles.fill(score.heading))) for score in table.scores)
+    return table._replace(caption=titles.fill(table.caption), scores=scores)
+
+
+def _definitions(settings: Config) -> dict[str, Table]:
+    """All comparisons; {segmenter} stands for the network that is trained on pseudo labels."""
     of_maps = {method: {"maps": {"method": method}} for method in MAP_METHODS}
     of_labels = {method: {"completion": {"method": method}} for method in (LABEL_MAKERS | LABEL_METHODS)}
     getam, cam = of_maps["getam"], of_maps["cam"]
@@ -175,7 +198,7 @@ def definitions(settings: Config) -> dict[str, Table]:
             OF_LABELS,
             tuple(
                 Row(
-                    f"alpha {shown(alpha)}",
+                    f"alpha {value_label(alpha)}",
                     {"completion": {"method": "activation", "alpha": alpha}},
                     _figure(ALPHAS.get(alpha)),
                     value=alpha,
@@ -190,7 +213,7 @@ def definitions(settings: Config) -> dict[str, Table]:
             ABLATION,
             (*OF_LABELS, COVERAGE),
             tuple(
-                Row(_capitalized(LABEL_METHODS[method].name), overlay, _figure(LABEL_MAKERS.get(method)))
+                Row(capitalized(LABEL_METHODS[method].name), overlay, _figure(LABEL_MAKERS.get(method)))
                 for method, overlay in of_labels.items()
             ),
             ordered=True,
@@ -204,7 +227,11 @@ def definitions(settings: Config) -> dict[str, Table]:
             (
                 *(Row(label, {"classifier": {"readout": readout}, **cam}) for label, readout in READOUTS.items()),
                 # The baselines come before the paper's method, which MAP_METHODS has first.
-                *(Row(MAP_METHODS[key].name, of_maps[key]) for key in reversed(MAP_METHODS) if key != "cam"),
+                *(
+                    Row(capitalized(MAP_METHODS[key].name), of_maps[key])
+                    for key in reversed(MAP_METHODS)
+                    if key != "cam"
+                ),
                 Row("CNN CAM", cnn),
             ),
         ),
@@ -221,12 +248,7 @@ def _figure(value: float | None) -> dict[str, float]:
     return {PAPER: value} if value else {}
 
 
-def _capitalized(name: str) -> str:
-    """With a capital first letter, and the others as they are: RRM, Dense CRF."""
-    return name[:1].upper() + name[1:]
-
-
-def shown(value: Any) -> str:
+def value_label(value: Any) -> str:
     """A setting's value in a label: text as it is, 32 for 32.0, other values as JSON."""
     if isinstance(value, str):
         return value

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from getam.curves import Curve, smoothed, thinned
-from getam.plots import COLORS
+from getam.plots import COLORS, make_logarithmic
 from getam.timings import StageTime, duration
 
 POINTS = 600
@@ -77,9 +77,7 @@ def _draw_losses(axis: Axes, losses: Mapping[str, Curve]) -> None:
         axis.plot(mean.steps, mean.values, color=color, label=name)
     values = np.concatenate([curve.values for curve in losses.values()])
     if values.min() > 0 and values.max() / values.min() > SPREAD:
-        axis.set_yscale("log")
-        # As numbers: the powers that matplotlib writes are formulas, which plots have none of.
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+        make_logarithmic(axis)
 
 
 def draw_times(figure: Figure, times: Sequence[StageTime]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from getam.artifacts import ARTIFACTS, of_kind
 from getam.errors import InputError
 from getam.settings import Config, PretrainedSettings, SaliencySettings, leaves, merge, validate_config
 
@@ -27,54 +28,58 @@ LONGEST_NAME = 80
 
 
 class Part(NamedTuple):
-    """Files of a run that depend on the same settings."""
+    """Files of a run that depend on the same settings: the artifacts of this part."""
 
-    files: tuple[str, ...]
-    """Names in the folder of the run; folders with what is in them."""
+    name: str
     keys: tuple[str, ...]
     """Sections and settings that the part depends on by itself, dotted."""
     of: tuple[str, ...] = ()
     """The parts that it is made of."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names in the folder of the run; folders with what is in them."""
+        return tuple(artifact.path for artifact in ARTIFACTS if artifact.part == self.name)
+
 
 PARTS = {
-    "index": Part(
-        ("index.csv", "classes.txt", "index.json", "masks", "test"), ("data.labels", "data.images", "data.counts")
-    ),
-    "classifier": Part(("classifier",), ("classifier",), ("index",)),
-    "maps": Part(("maps",), ("maps", "data.shards"), ("classifier",)),
-    "refined": Part(("refined",), ("refine",), ("maps",)),
-    "saliency_model": Part(
-        ("saliency_model",),
-        ("data.saliency_train", "data.saliency_val", *(f"saliency.{name}" for name in SaliencySettings.model_fields)),
-    ),
-    "saliency": Part(("saliency",), ("saliency.stretch", "data.shards"), ("saliency_model", "index")),
-    "pseudo_labels": Part(("pseudo_labels", "pseudo_labels.json"), ("completion",), ("refined", "saliency")),
-    "deeplab": Part(("deeplab",), ("deeplab",), ("pseudo_labels",)),
-    "deeplab_prediction": Part(
-        ("deeplab/predictions", "deeplab/predictions_test", "deeplab/metrics.json", "voc_submission"),
-        ("deeplab_prediction",),
-        ("deeplab",),
-    ),
-    "end_to_end": Part(("end_to_end", "imported"), ("end_to_end", "checkpoint"), ("index", "saliency")),
-    "end_to_end_prediction": Part(
-        ("end_to_end/predictions", "end_to_end/metrics.json"), ("end_to_end_prediction",), ("end_to_end",)
-    ),
-} | {
-    f"weights/{section}": Part(
-        (f"weights/{section}.json",),
-        tuple(f"{section}.{key}" for key in (network, *options, *PretrainedSettings.model_fields)),
+    part.name: part
+    for part in (
+        Part("index", ("data.labels", "data.images", "data.counts")),
+        Part("classifier", ("classifier",), ("index",)),
+        Part("maps", ("maps", "data.shards"), ("classifier",)),
+        Part("refined", ("refine",), ("maps",)),
+        Part(
+            "saliency_model",
+            (
+                "data.saliency_train",
+                "data.saliency_val",
+                *(f"saliency.{name}" for name in SaliencySettings.model_fields),
+            ),
+        ),
+        Part("saliency", ("saliency.stretch", "data.shards"), ("saliency_model", "index")),
+        Part("pseudo_labels", ("completion",), ("refined", "saliency")),
+        Part("deeplab", ("deeplab",), ("pseudo_labels",)),
+        Part("deeplab_prediction", ("deeplab_prediction",), ("deeplab",)),
+        Part("end_to_end", ("end_to_end", "checkpoint"), ("index", "saliency")),
+        Part("end_to_end_prediction", ("end_to_end_prediction",), ("end_to_end",)),
+        *(
+            Part(
+                f"weights/{section}",
+                tuple(f"{section}.{key}" for key in (network, *options, *PretrainedSettings.model_fields)),
+            )
+            for section, (network, *options) in {
+                "classifier": ("backbone", "backbone_options"),
+                "saliency": ("backbone", "backbone_options"),
+                "deeplab": ("encoder",),
+                "end_to_end": ("backbone", "backbone_options"),
+            }.items()
+        ),
     )
-    for section, (network, *options) in {
-        "classifier": ("backbone", "backbone_options"),
-        "saliency": ("backbone", "backbone_options"),
-        "deeplab": ("encoder",),
-        "end_to_end": ("backbone", "backbone_options"),
-    }.items()
 }
 
 
-OF_A_SPLIT = frozenset({"maps", "refined", "saliency", "pseudo_labels"})
+OF_A_SPLIT = frozenset(artifact.part for artifact in of_kind("shards"))
 """Parts with a file for each image of a split that networks are trained on: of train, unless asked for otherwise."""
 
 
@@ -176,7 +181,7 @@ def value_of(settings: BaseModel, path: Path) -> Any:
 @cache
 def _part_of(file: str) -> str:
     """The part with the longest name that leads to the file."""
-    found = [(len(name), part) for part, (files, *_) in PARTS.items() for name in files if _leads_to(name, file)]
+    found = [(len(name), part.name) for part in PARTS.values() for name in part.files if _leads_to(name, file)]
     if not found:
         raise KeyError(file)
     return max(found)[1]

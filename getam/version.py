@@ -17,8 +17,15 @@ except PackageNotFoundError:  # run from a checkout that is not installed
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("getam", "deeplab")
 
-FILES_OF = {"getam.pages": "templates", "getam.rendering": "templates"}
-"""Folders beside a module that it reads, which are as much of its code as itself."""
+FILES_OF = {
+    "getam.comparison_page": "templates",
+    "getam.contact_sheet": "templates",
+    # That template alone: the tables and figures of a run show nothing of the audit page, whose scripts are the rest.
+    "getam.documents": "templates/document.html",
+    "getam.overview": "templates",
+    "getam.pages": "templates",
+}
+"""What lies beside a module that renders it, a folder or a file: as much of its code as itself."""
 
 
 @cache
@@ -33,8 +40,8 @@ def source_hash(stage: str | None = None) -> str:
     else:
         modules = import_closure(stage)
         files = [_file(module) for module in modules]
-        for module in modules & FILES_OF.keys():
-            files += [path for path in _file(module).with_name(FILES_OF[module]).rglob("*") if path.is_file()]
+        read = {_file(module).parent / FILES_OF[module] for module in modules & FILES_OF.keys()}
+        files += {path for each in read for path in (each, *each.rglob("*")) if path.is_file()}
     digest = hashlib.sha256()
     for path in sorted(files):
         content = path.read_bytes()

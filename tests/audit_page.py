@@ -51,6 +51,8 @@ def write_run(run: Path, rows: Sequence[IndexRow]) -> None:
     raw[0, 0, 0], raw[1, 1, 2] = 3e-7, 2e-3
     write_array(run / "maps" / "000" / f"{first}.npy", raw)
     write_array(run / "maps" / "001" / f"{second}.npy", np.zeros((1, 2, 3), np.float32))
+    for shard, id in (("000", first), ("001", second)):
+        write_json(run / "maps" / shard / "manifest.json", {"ids": [id], "settings": {"method": "getam"}})
     write_array(run / "refined" / "000" / f"{first}.npy", np.zeros((2, HEIGHT, WIDTH), np.float16))
     write_array(run / "refined" / "001" / f"{second}.npy", np.full((1, HEIGHT, WIDTH), 0.73, np.float16))
     for shard, id, value in (("000", first, 255), ("001", second, 0)):

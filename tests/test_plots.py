@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from getam.curves import Curve
 from getam.names import shown_name
-from getam.plots import save_plot
+from getam.plots import make_logarithmic, save_plot
 from getam.score_plots import NAME_LETTERS, confusion_size, draw_confusion, draw_ious, draw_threshold_curve, iou_size
+from getam.training_plots import draw_training
+from getam.version import ROOT
 
 HOSTILE = ("$x_1$ \\frac{", "<script>alert(1)</script>&amp;", "two\nlines\x1b[31m", "long" * 25, "中文", "%s {0}")
 
@@ -105,3 +109,35 @@ def test_the_best_threshold_is_marked() -> None:
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.texts] == ["best mIoU 0.400 at 0.20"]
     assert {line.get_label() for line in axis.lines if not line.get_label().startswith("_")} == {"mIoU", "recall"}
+
+
+@pytest.mark.parametrize("values", [(0.45, 0.7), (2.0, 9.0), (0.5, 30.0), (1e-4, 1.0), (3e-7, 2e3)])
+def test_a_log_axis_is_labelled_by_plain_numbers(tmp_path: Path, values: tuple[float, float]) -> None:
+    def draw(figure: Figure) -> None:
+        # A text that is found is a label of the axis in question: the other one has no ticks.
+        of_y, of_x = figure.subplots(1, 2)
+        of_y.plot((0, 1), values)
+        make_logarithmic(of_y)
+        of_y.set_xticks([])
+        of_x.plot(values, (0, 1))
+        make_logarithmic(of_x, "x")
+        of_x.set_yticks([])
+
+    save_plot(tmp_path / "plot.svg", draw)
+    labels = texts(tmp_path / "plot.svg")
+    assert len(labels) >= 2
+    assert all(float(label) > 0 for label in labels)
+
+
+def test_a_loss_that_jumps_has_no_formula_on_its_axis(tmp_path: Path) -> None:
+    # The jump makes the axis logarithmic; thinned and averaged, what is drawn lies within less than a decade.
+    values = np.concatenate([np.full(700, 0.5), [30.0], np.full(700, 0.45)])
+    panels = {"loss": {"segmentation": Curve(np.arange(len(values)), values)}}
+    save_plot(tmp_path / "plot.svg", lambda figure: draw_training(figure, panels, title="DeepLab", unit="step"))
+    assert not [text for text in texts(tmp_path / "plot.svg") if "$" in text or "\\" in text]
+
+
+def test_no_other_module_makes_a_log_axis() -> None:
+    makes = re.compile(r"set_[xy]scale\(|loglog\(|semilog[xy]\(")
+    found = {path.name for path in (ROOT / "getam").rglob("*.py") if makes.search(path.read_text())}
+    assert found == set()

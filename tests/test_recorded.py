@@ -6,7 +6,7 @@ import pytest
 
 from getam.errors import InputError
 from getam.files import write_json
-from getam.recorded import leaves, recorded_settings, shown
+from getam.recorded import dotted, recorded_settings, setting_text
 
 
 def test_settings_are_told_from_facts_and_from_what_was_found(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_no_stage_writes_is_named(tmp_path: Path, content: object) -> None:
 
 
 def test_values_are_shown_as_they_are_written() -> None:
-    assert [shown(value) for value in ("a b", "", None, True, 0.001, [1, 2], {})] == [
+    assert [setting_text(value) for value in ("a b", "", None, True, 0.001, [1, 2], {})] == [
         "a b", '""', "null", "true", "0.001", "[1, 2]", "{}"
     ]  # fmt: skip
-    assert dict(leaves({"a": {"b": {"c": 1}}, "d": 2})) == {"a.b.c": 1, "d": 2}
+    assert dict(dotted({"a": {"b": {"c": 1}}, "d": 2})) == {"a.b.c": 1, "d": 2}

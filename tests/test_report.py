@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from getam.documents import as_html, as_markdown
 from getam.errors import InputError
 from getam.files import write_json
-from getam.report import score_rows, scores_table, summarize, summary_html, summary_markdown
+from getam.report import score_rows, summarize
+from getam.summary_page import scores_table, summary_document
 
 PSEUDO_LABELS = {
     "split": "train",
@@ -35,6 +37,14 @@ def segmentation(miou: float, *, crf: bool) -> dict[str, Any]:
         "confusion": [[1]],
         "protocol": {"scales": [0.5, 1.0], "squares": [], "flip": True, "crf": crf, "supervision": "I+S"},
     }
+
+
+def summary_markdown(summary: dict[str, Any], run_name: str) -> str:
+    return as_markdown(summary_document(summary, run_name))
+
+
+def summary_html(summary: dict[str, Any], run_name: str) -> str:
+    return as_html(summary_document(summary, run_name))
 
 
 @pytest.fixture

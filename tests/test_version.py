@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,7 +47,11 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.coco getam.formats": {"index_dataset"},
     "getam.completion getam.rules": {"audit"} | LABELS,
     "getam.labels getam.rrm": LABELS,
-    "getam.documents": {"make_table", "compare_maps", "plot_fusions", "time_labels"},
+    # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
+    "getam.artifacts getam.report": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
+    "getam.documents getam.text_tables": {"summary"} | TABLES,
+    "getam.rendering": {"audit", "summary"} | TABLES,
+    "getam.summary_page": {"summary"},
     "getam.label_times": {"time_labels"},
     "getam.map_sheet": {"compare_maps"},
     "getam.map_values": {"plot_fusions"},
@@ -71,9 +76,9 @@ STAGES_OF: dict[str, set[str]] = {
     - {"compare_maps", "make_table", "time_labels", "voc_submission"},
     "getam.refine": {"refine_maps", "train_end_to_end"},
     "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
-    "getam.contact_sheet getam.image_scores getam.overview getam.recorded getam.rendering": {"audit"},
+    "getam.contact_sheet getam.image_scores getam.overview": {"audit"},
+    "getam.recorded": {"audit", "plot_scores"},
     "getam.comparison getam.comparison_page getam.comparison_text": set(),
-    "getam.report": {"audit", "plot_scores", "summary"} | TABLES,
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},
@@ -169,6 +174,33 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     yield tmp_path
     version._imports.cache_clear()
     source_hash.cache_clear()
+
+
+def test_the_templates_of_every_page_count() -> None:
+    renders = {module for module in modules() if "getam.rendering" in version._imports(module)}
+    assert renders == version.FILES_OF.keys()
+    for module, name in version.FILES_OF.items():
+        assert (version._file(module).parent / name).exists()
+
+
+def test_an_edit_of_the_audit_page_makes_no_table_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "getam", tmp_path / "getam", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+
+    def hashes() -> dict[str, str]:
+        version._imports.cache_clear()
+        source_hash.cache_clear()
+        return {stage: source_hash(f"getam.stages.{stage}") for stage in sorted(TABLES | {"audit", "summary"})}
+
+    before = hashes()
+    (tmp_path / "getam" / "templates" / "audit" / "app.js").write_text("")
+    scripts = hashes()
+    (tmp_path / "getam" / "templates" / "document.html").write_text("")
+    document = hashes()
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+    assert {stage for stage in before if before[stage] != scripts[stage]} == {"audit"}
+    assert {stage for stage in before if scripts[stage] != document[stage]} == TABLES | {"audit", "summary"}
 
 
 def test_imports_are_followed_as_they_run(package: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.files import write_json, write_text
+from getam.documents import write_document
+from getam.files import write_json
 from getam.machine import MachineArguments
-from getam.report import scores_table, summarize, summary_html, summary_markdown
+from getam.report import summarize
+from getam.summary_page import scores_table, summary_document
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +25,6 @@ class Arguments(MachineArguments):
 
 def run(arguments: Arguments) -> None:
     summary = summarize(arguments.run)
-    write_text(arguments.out.with_suffix(".md"), summary_markdown(summary, arguments.run.name))
-    write_text(arguments.out.with_suffix(".html"), summary_html(summary, arguments.run.name))
+    write_document(summary_document(summary, arguments.run.name), arguments.out)
     write_json(arguments.out, summary)
     logger.info("scores of the run %s:\n%s", arguments.run.name, scores_table(summary))

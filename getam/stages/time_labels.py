@@ -85,7 +85,7 @@ def _draw(figure: Figure, seconds: Mapping[str, Mapping[int, float]]) -> None:
     for name, by_size in seconds.items():
         sizes = sorted(by_size)
         axes.plot(sizes, [1000 * by_size[size] for size in sizes], marker="o", markersize=4, label=name)
-    axes.set_xscale("log", base=2)
+    make_logarithmic(axes, "x", base=2)
     make_logarithmic(axes)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("images of a batch, labelled one after the other")

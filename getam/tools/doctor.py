@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 
 import torch
 from huggingface_hub import try_to_load_from_cache
@@ -19,6 +20,7 @@ from getam.formats import FORMATS, Finding, counted, files_in, size_of
 from getam.machine import MachineArguments
 from getam.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
 from getam.settings import Config, NetworkWeights, read_config
+from getam.text_tables import aligned_table
 
 PACKAGES = (
     "torch",
@@ -36,6 +38,9 @@ OPTIONAL = {
 }
 PROGRAMS = {"nvidia-smi": "an NVIDIA driver", "sbatch": "Slurm", "conda": "environments of the rules (--sdm conda)"}
 
+WIDTH = 33
+"""Letters of what is looked for, if none is longer: the findings of all sections stand below each other."""
+
 
 class Arguments(MachineArguments):
     """Print versions, devices, the data sets that are found with their counts, and what is missing."""
@@ -52,7 +57,7 @@ def run(arguments: Arguments) -> None:
         f"Pretrained weights of the run {config.run}": _weights(config),
     }
     for title, findings in sections.items():
-        print(f"{title}\n" + "\n".join(f"  {what:<34} {found}" for what, found in findings) + "\n")
+        print(f"{title}\n{indent(aligned_table((), [*findings], least=(WIDTH,)), '  ')}\n")
 
 
 def _versions() -> Iterator[Finding]:

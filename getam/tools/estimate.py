@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pydantic import Field
 
+from getam.artifacts import ARTIFACTS
 from getam.errors import InputError
 from getam.files import write_json
 from getam.machine import MachineArguments
 from getam.progress import three_digits
-from getam.settings import Config, PositiveInt, read_config
+from getam.settings import Config, EndToEndSettings, PositiveInt, read_config
+from getam.text_tables import aligned_table
 
 DUTS_TR = 10553
 """Pairs of DUTS-TR, which saliency is trained on."""
@@ -23,6 +25,8 @@ SLOWEST = 1e-9
 
 NOT_MEASURED = "not measured"
 HEADINGS = ("stage", "images a second", "images", "hours")
+WIDTHS = (26, 16, 10, 9)
+"""Letters of the columns, if no text is longer."""
 
 
 class Arguments(MachineArguments):
@@ -96,29 +100,29 @@ def _counts(arguments: Arguments, config: Config) -> dict[str, int]:
 def _estimates(logs: Path, config: Config, *, train: int, val: int, pairs: int) -> Iterator[Estimate]:
     """The stages that the recipe runs, in the workflow's order."""
 
-    def images_of(stage: str, images: int) -> Estimate:
-        return Estimate(stage, _image_rate(logs, stage), images)
+    counts = {"train": train, "val": val, "both": train + val, "pairs": pairs}
+    left_out = set() if config.saliency.source == "train" else {"train_saliency", "predict_saliency"}
+    left_out |= {"train_end_to_end"} if config.checkpoint.file else set()
+    for artifact in ARTIFACTS:
+        stage = artifact.stage
+        if not artifact.images or stage in left_out:
+            continue
+        images = counts[artifact.images]
+        if artifact.kind != "training":
+            yield Estimate(stage, _image_rate(logs, stage), images)
+        elif stage == "train_end_to_end":
+            yield from _phases(logs, config.end_to_end, images)
+        else:
+            yield Estimate(stage, _epoch_rate(logs, stage), images * getattr(config, artifact.section).epochs)
 
-    yield images_of("index_dataset", train + val)
-    yield Estimate("train_classifier", _epoch_rate(logs, "train_classifier"), train * config.classifier.epochs)
-    yield images_of("dump_maps", train)
-    yield images_of("refine_maps", train)
-    if config.saliency.source == "train":
-        yield Estimate("train_saliency", _epoch_rate(logs, "train_saliency"), pairs * config.saliency.epochs)
-        yield images_of("predict_saliency", train)
-    yield images_of("complete_labels", train)
-    yield images_of("score_labels", train)
-    yield Estimate("train_deeplab", _epoch_rate(logs, "train_deeplab"), train * config.deeplab.epochs)
-    yield images_of("predict_deeplab", val)
-    if not config.checkpoint.file:
-        first = config.end_to_end.classifier_epochs
-        phases = {False: first, True: config.end_to_end.epochs - first}
-        for segmentation, epochs in phases.items():
-            name = f"train_end_to_end, phase {1 + segmentation}"
+
+def _phases(logs: Path, settings: EndToEndSettings, images: int) -> Iterator[Estimate]:
+    """The phases of the end-to-end training: the classifier alone, then with the decoder, which is slower."""
+    phases = {False: settings.classifier_epochs, True: settings.epochs - settings.classifier_epochs}
+    for segmentation, epochs in phases.items():
+        if epochs:
             rate = _epoch_rate(logs, "train_end_to_end", segmentation=segmentation)
-            if epochs:
-                yield Estimate(name, rate, train * epochs)
-    yield images_of("predict_end_to_end", val)
+            yield Estimate(f"train_end_to_end, phase {1 + segmentation}", rate, images * epochs)
 
 
 def _image_rate(logs: Path, stage: str) -> float | None:
@@ -165,12 +169,12 @@ def _text(log: Path) -> str:
 
 def _table(estimates: Sequence[Estimate], total: float | None) -> str:
     missing = sum(estimate.rate is None for estimate in estimates)
-    rows = [HEADINGS]
+    rows = []
     for estimate in estimates:
         rate = NOT_MEASURED if estimate.rate is None else three_digits(estimate.rate)
         rows.append((estimate.stage, rate, str(estimate.images), _hours(estimate.hours)))
     rows.append(("sum", "", "", _hours(total)))
-    lines = [f"{stage:<28}{rate:>16}{images:>12}{hours:>11}" for stage, rate, images, hours in rows]
+    lines = [aligned_table(HEADINGS, rows, right={1, 2, 3}, least=WIDTHS, ruled=False)]
     if missing:
         lines.append(f"The sum leaves out {missing} of {len(estimates)} rows, which are not measured.")
     lines.append("Stages run one after the other here; decoding, CRF and completion scale with cores.")

@@ -14,6 +14,7 @@ from getam.evaluation import PROTOCOLS, ConfusionMatrix
 from getam.files import read_labels, write_json
 from getam.machine import MachineArguments
 from getam.progress import progress
+from getam.text_tables import aligned_table
 from getam.voc import VOC_CLASSES, id_problems, read_classes, read_ids
 
 MEASURES = ("iou", "precision", "recall")
@@ -78,17 +79,22 @@ def _listed_ids(path: Path) -> list[str]:
 def _table(scores: dict[str, Any], names: tuple[str, ...]) -> str:
     """Rows of classes under the protocol `excluded`, then the mIoU under each."""
     # As JSON: a name of the data may hold what moves a terminal's cursor.
-    shown = [json.dumps(name)[1:-1] for name in names]
-    width = max(20, *map(len, shown))
-    lines = [f"{'':<{width}}" + "".join(f"{measure:>11}" for measure in MEASURES)]
+    names_shown = [json.dumps(name)[1:-1] for name in names]
     excluded = scores["protocols"]["excluded"]
-    for name, text in zip(names, shown, strict=True):
-        lines.append(f"{text:<{width}}" + "".join(_number(excluded[measure][name]) for measure in MEASURES))
     totals = {f"mIoU, 255 {protocol}": scores["protocols"][protocol]["miou"] for protocol in PROTOCOLS}
     totals |= {"pixel accuracy": scores["pixel_accuracy"], "unknown share": scores["unknown_share"]}
-    lines += ["", *(f"{name:<{width}}{_number(value)}" for name, value in totals.items())]
-    return "\n".join([*lines, f"{scores['images']} images"])
+    # The first number stands below the IoU in both.
+    widths = (max(map(len, (*names_shown, *totals))), *(9 for _ in MEASURES))
+    classes = [
+        (text, *(_number(excluded[measure][name]) for measure in MEASURES))
+        for name, text in zip(names, names_shown, strict=True)
+    ]
+    parts = [
+        aligned_table(("", *MEASURES), classes, right={1, 2, 3}, least=widths, ruled=False),
+        aligned_table((), [(name, _number(value)) for name, value in totals.items()], right={1}, least=widths),
+    ]
+    return "\n\n".join(parts) + f"\n{scores['images']} images"
 
 
 def _number(value: float | None) -> str:
-    return f"{'-' if value is None else format(value, '.4f'):>11}"
+    return "-" if value is None else f"{value:.4f}"
