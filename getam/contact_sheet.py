@@ -15,6 +15,7 @@ from getam.image_scores import image_iou
 from getam.index import IndexRow, evenly_spaced
 from getam.pictures import label_picture
 from getam.rendering import render
+from getam.run_folder import Run
 from getam.shards import files_by_id, shard_folders
 
 LOOKED_AT = 400
@@ -43,7 +44,7 @@ class _Seen:
     unknown: float | None
 
 
-def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
+def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
     """Writes the page `out`, at most a few MB, which needs no other file.
 
     Of LOOKED_AT images of each split, shows the SHOWN with the lowest and with the highest IoU of each source of labels
@@ -54,7 +55,7 @@ def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], class
         InputError: a file can't be read; the message names it.
     """
     files = {layer: files_by_id(shard_folders(run / layer, shards), ".png") for layer in ("pseudo_labels", "saliency")}
-    files |= {layer: files_by_id([run / layer / "predictions"], ".png") for layer in ("deeplab", "end_to_end")}
+    files |= {layer: files_by_id([run / f"{layer}/predictions"], ".png") for layer in ("deeplab", "end_to_end")}
     files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
     seen = [_look(row, files) for row in _candidates(rows)]
     groups = {title: images for title, images in _groups(seen) if images}

@@ -27,6 +27,7 @@ from getam.index import IndexRow
 from getam.layers import LABEL_LAYERS, LAYERS, SCORES, SHARES, ImageFiles, find_files, read_layers, scores_and_shares
 from getam.pages import write_page
 from getam.progress import progress
+from getam.run_folder import Run
 from getam.workers import ProcessPool
 
 SIDE = 320
@@ -46,7 +47,7 @@ LABEL_SIDE = 1024
 
 
 def write_gallery(
-    run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
+    run: Run, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
 ) -> int:
     """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing folder `out`.
 

@@ -17,6 +17,7 @@ from getam.files import UNKNOWN, read_array, read_gray, read_labels
 from getam.image_scores import joint_counts, mean_iou, with_unknown_as_background
 from getam.index import IndexRow
 from getam.rules import Rule, rules_of
+from getam.run_folder import Run
 from getam.settings import CompletionSettings
 from getam.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
 
@@ -89,7 +90,7 @@ class ImageLayers:
     refined: np.ndarray | None
 
 
-def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
+def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
     """Looks up what the run in folder `run` has of each row.
 
     Shards beyond `shards` are of an earlier, larger number and not looked at.
@@ -98,7 +99,7 @@ def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], s
         InputError: a manifest of pseudo labels can't be read.
     """
     found = {name: files_by_id(shard_folders(run / name, shards), suffix) for name, suffix in IN_SHARDS.items()}
-    found |= {name: files_by_id([run / name / "predictions"], ".png") for name in PREDICTIONS}
+    found |= {name: files_by_id([run / f"{name}/predictions"], ".png") for name in PREDICTIONS}
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
     for folder in shard_folders(run / "pseudo_labels", shards):

@@ -11,6 +11,7 @@ from getam import report
 from getam.files import read_json, write_text
 from getam.recorded import recorded_settings, shown
 from getam.rendering import render
+from getam.run_folder import Run
 from getam.run_plots import CAPTIONS, write_plots
 from getam.timings import duration, stage_times
 
@@ -43,7 +44,7 @@ class _Confusion(NamedTuple):
     share: str
 
 
-def write_overview(run: Path, out: Path) -> None:
+def write_overview(run: Run, out: Path) -> None:
     """Writes overview.html for the run in folder `run`, and its plots in plots/, into the existing folder `out`.
 
     The page opens from disk wherever the folder is copied to. Whatever the run doesn't have is left out; a contact
@@ -56,7 +57,7 @@ def write_overview(run: Path, out: Path) -> None:
     widths = write_plots(run, out / "plots")
     summary = report.summarize(run)
     confusions = {
-        title: _largest_confusions(read_json(run / section / "metrics.json"))
+        title: _largest_confusions(read_json(run / f"{section}/metrics.json"))
         for section, title in (("deeplab", "DeepLab"), ("end_to_end", "End to end"))
         if section in summary
     }

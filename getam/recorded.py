@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from getam.errors import InputError
 from getam.files import read_json
+from getam.run_folder import Run
 
 FILES = {
     "data": "index.json",
@@ -44,7 +46,7 @@ class Recorded:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def recorded_settings(run: Path) -> list[Recorded]:
+def recorded_settings(run: Run) -> list[Recorded]:
     """What the run in folder `run` records, in the order of the workflow; a stage that didn't run is left out.
 
     Raises:
@@ -59,7 +61,7 @@ def recorded_settings(run: Path) -> list[Recorded]:
     return found
 
 
-def _read(run: Path, section: str, paths: list[Path]) -> Recorded:
+def _read(run: Run, section: str, paths: list[Path]) -> Recorded:
     contents = [_content(path) for path in paths]
     first = contents[0]
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}
@@ -78,7 +80,7 @@ def _read(run: Path, section: str, paths: list[Path]) -> Recorded:
             facts["note"] = "the shards were made by different settings; these are the first's"
     if "classes" in first:
         facts = facts | {"classes": len(first["classes"])}
-    return Recorded(section, str(paths[0].relative_to(run)), dict(leaves(settings)), dict(leaves(facts)))
+    return Recorded(section, os.path.relpath(paths[0], run), dict(leaves(settings)), dict(leaves(facts)))
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from getam.errors import InputError
 from getam.files import read_json
+from getam.run_folder import Run
 
 PROTOCOLS = {
     "excluded": "left out",
@@ -61,7 +61,7 @@ class Measured:
         return dict(zip(HEADINGS[2:], shared, strict=True))
 
 
-def summarize(run: Path) -> dict[str, Any]:
+def summarize(run: Run) -> dict[str, Any]:
     """Gathers the scores of the run in folder `run` into one nested dict: the content of summary.json.
 
     Sections: classifier, saliency, pseudo_labels, deeplab, end_to_end, each only where the run has its file.

@@ -14,6 +14,7 @@ from getam.errors import InputError
 from getam.files import read_json
 from getam.plots import save_plot
 from getam.report import PROTOCOLS, Measured, measured_scores, summarize
+from getam.run_folder import Run
 from getam.score_plots import (
     confusion_size,
     draw_confusion,
@@ -45,7 +46,7 @@ class _Plot(NamedTuple):
     height: float
 
 
-def write_plots(run: Path, out: Path) -> dict[str, float]:
+def write_plots(run: Run, out: Path) -> dict[str, float]:
     """Writes the plots of the run in folder `run` into the existing folder `out`, as <name>.svg.
 
     Whatever the run doesn't have is left out. Gives the widths of the plots by their names, inches.
@@ -60,7 +61,7 @@ def write_plots(run: Path, out: Path) -> dict[str, float]:
     return widths
 
 
-def _plots(run: Path) -> Iterator[_Plot]:
+def _plots(run: Run) -> Iterator[_Plot]:
     summary = summarize(run)
     ious = {source_name(score): score.classes for score in measured_scores(summary) if _is_shown(score)}
     if any(ious.values()):
@@ -68,7 +69,7 @@ def _plots(run: Path) -> Iterator[_Plot]:
     titles = {"deeplab": "DeepLab", "end_to_end": "End to end"}
     for section, title in titles.items():
         if section in summary:
-            yield _confusion(run / section / "metrics.json", section, title)
+            yield _confusion(run / f"{section}/metrics.json", section, title)
     if "pseudo_labels" in summary:
         points = read_json(run / "pseudo_labels.json").get("threshold_curve")
         best = summary["pseudo_labels"]["best_threshold"]

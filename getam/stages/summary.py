@@ -10,6 +10,7 @@ from pydantic import Field
 from getam.files import write_json, write_text
 from getam.machine import MachineArguments
 from getam.report import scores_table, summarize, summary_html, summary_markdown
+from getam.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +19,14 @@ class Arguments(MachineArguments):
     """Write summary.json, and summary.md and summary.html beside it: every score of the run, with its protocol."""
 
     run: Path = Field(description="folder of the run, results/<run>")
+    files: dict[str, Path] = Field(
+        description="JSON: {name in the folder of a run: where it is} of a variant, whose files lie in several folders"
+    )
     out: Path = Field(description="summary.json; summary.md and summary.html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
-    summary = summarize(arguments.run)
+    summary = summarize(RunFolder(arguments.run, arguments.files))
     write_text(arguments.out.with_suffix(".md"), summary_markdown(summary, arguments.run.name))
     write_text(arguments.out.with_suffix(".html"), summary_html(summary, arguments.run.name))
     write_json(arguments.out, summary)
