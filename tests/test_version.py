@@ -72,7 +72,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.curves getam.run_plots getam.score_plots getam.timings getam.training_plots": {"audit", "plot_scores"},
     "getam.contact_sheet getam.image_scores getam.overview getam.recorded getam.rendering": {"audit"},
     "getam.comparison getam.comparison_page getam.comparison_text": set(),
-    "getam.report": {"audit", "plot_scores", "summary"} | TABLES,
+    "getam.report getam.run_folder": {"audit", "plot_scores", "summary"} | TABLES,
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},

@@ -24,7 +24,7 @@ class Arguments(AuditSettings, MachineArguments):
 
     run: Path = Field(description="folder of the run, results/<run>")
     files: dict[str, Path] = Field(
-        description="JSON: {name in the folder of a run: where it is} of a variant, whose files lie in several folders"
+        {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
     )
     index: Path = Field(description="index.csv")
     shards: Annotated[int, Field(ge=1)] = Field(description="number of shards of the run's per-image stages")

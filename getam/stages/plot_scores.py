@@ -20,7 +20,7 @@ class Arguments(MachineArguments):
 
     run: Path = Field(description="folder of the run, results/<run>")
     files: dict[str, Path] = Field(
-        description="JSON: {name in the folder of a run: where it is} of a variant, whose files lie in several folders"
+        {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
     )
     out: Path = Field(description="folder for the plots")
 
