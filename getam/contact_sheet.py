@@ -18,6 +18,7 @@ from getam.layers import layer_titles
 from getam.pictures import label_picture
 from getam.recorded import titles_of
 from getam.rendering import render
+from getam.run_folder import Run
 from getam.shards import files_by_id, shard_folders
 
 LOOKED_AT = 400
@@ -42,7 +43,7 @@ class _Seen:
     unknown: float | None
 
 
-def write_contact_sheet(run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
+def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
     """Writes the page `out`, at most a few MB, which needs no other file.
 
     Of LOOKED_AT images of each split, shows the SHOWN with the lowest and with the highest IoU of each source of labels

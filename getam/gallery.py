@@ -39,6 +39,7 @@ from getam.layers import (
 from getam.pages import write_page
 from getam.progress import progress
 from getam.recorded import titles_of
+from getam.run_folder import Run
 from getam.workers import ProcessPool
 
 SIDE = 320
@@ -58,7 +59,7 @@ LABEL_SIDE = 1024
 
 
 def write_gallery(
-    run: Path, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
+    run: Run, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int, images: int, threads: int
 ) -> int:
     """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing folder `out`.
 

@@ -18,6 +18,7 @@ from getam.files import UNKNOWN, read_array, read_gray, read_labels
 from getam.image_scores import joint_counts, mean_iou, with_unknown_as_background
 from getam.index import IndexRow
 from getam.rules import Decision, rules_of
+from getam.run_folder import Run
 from getam.settings import LABEL_METHODS, CompletionSettings
 from getam.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
 
@@ -92,7 +93,7 @@ class ImageLayers:
     refined: np.ndarray | None
 
 
-def find_files(run: Path, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
+def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
     """Looks up what the run in folder `run` has of each row.
 
     Shards beyond `shards` are of an earlier, larger number and not looked at.

@@ -12,6 +12,7 @@ from getam.artifacts import PREDICTIONS, RECORDS, SCORE_FILES, capitalized
 from getam.files import read_json, write_text
 from getam.recorded import recorded_settings, setting_text, titles_of
 from getam.rendering import render
+from getam.run_folder import Run
 from getam.run_plots import captions, write_plots
 from getam.timings import duration, stage_times
 
@@ -28,7 +29,7 @@ class _Confusion(NamedTuple):
     share: str
 
 
-def write_overview(run: Path, out: Path) -> None:
+def write_overview(run: Run, out: Path) -> None:
     """Writes overview.html for the run in folder `run`, and its plots in plots/, into the existing folder `out`.
 
     The page opens from disk wherever the folder is copied to. Whatever the run doesn't have is left out; a contact

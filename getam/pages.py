@@ -18,6 +18,7 @@ from getam.files import voc_palette
 from getam.pictures import heat_colors
 from getam.rendering import render
 from getam.rules import Decision
+from getam.run_folder import Run
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -69,7 +70,7 @@ RULES = {
 """How the page shows the rules of Eq. 5: what can be unknown is hatched."""
 
 
-def write_page(run: Path, out: Path, *, classes: Sequence[str], audit: Mapping[str, Any]) -> None:
+def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[str, Any]) -> None:
     """Writes index.html and assets/ for the run in folder `run` into `out`.
 
     Args:

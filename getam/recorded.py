@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from getam.artifacts import RECORDS, Artifact, Titles, maps_title, path_of, segmenter_title
 from getam.errors import InputError
 from getam.files import read_json
+from getam.run_folder import Run
 
 LISTS = ("ids", "classes", "history", "splits", "repeated", "turned", "rejected")
 """Entries that are no settings but what was found or done."""
@@ -29,7 +31,7 @@ class Recorded:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def recorded_settings(run: Path) -> list[Recorded]:
+def recorded_settings(run: Run) -> list[Recorded]:
     """What the run in folder `run` records, in the order of the workflow; a stage that didn't run is left out.
 
     Raises:
@@ -44,8 +46,8 @@ def recorded_settings(run: Path) -> list[Recorded]:
     return found
 
 
-def titles_of(run: Path) -> Titles:
-    """The names in the run in folder `run` of what differs between runs, by what its files record.
+def titles_of(run: Run) -> Titles:
+    """The names in a run of what differs between runs, by what its files record.
 
     Raises:
         InputError: a file is not what its stage writes.
@@ -67,7 +69,7 @@ def _recorded(path: Path, *keys: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _read(run: Path, made: Artifact, paths: list[Path]) -> Recorded:
+def _read(run: Run, made: Artifact, paths: list[Path]) -> Recorded:
     contents = [_content(path) for path in paths]
     first = contents[0]
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}
@@ -86,7 +88,7 @@ def _read(run: Path, made: Artifact, paths: list[Path]) -> Recorded:
             facts["note"] = "the shards were made by different settings; these are the first's"
     if "classes" in first:
         facts = facts | {"classes": len(first["classes"])}
-    return Recorded(made.section, str(paths[0].relative_to(run)), dict(dotted(settings)), dict(dotted(facts)))
+    return Recorded(made.section, os.path.relpath(paths[0], run), dict(dotted(settings)), dict(dotted(facts)))
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from getam.artifacts import PREDICTIONS, SCORE_FILES, Titles, capitalized, segmenter_title
 from getam.errors import InputError
 from getam.files import read_json
+from getam.run_folder import Run
 
 PROTOCOL_TITLES = {
     "excluded": "left out",
@@ -68,7 +68,7 @@ class Measured:
         return dict(zip(HEADINGS[2:], shared, strict=True))
 
 
-def summarize(run: Path) -> dict[str, Any]:
+def summarize(run: Run) -> dict[str, Any]:
     """Gathers the scores of the run in folder `run` into one nested dict: the content of summary.json.
 
     Sections: classifier, saliency, pseudo_labels, deeplab, end_to_end, each only where the run has its file.

@@ -16,6 +16,7 @@ from getam.files import read_json
 from getam.plots import save_plot
 from getam.recorded import titles_of
 from getam.report import PROTOCOL_TITLES, Measured, measured_scores, summarize
+from getam.run_folder import Run
 from getam.score_plots import (
     confusion_size,
     draw_confusion,
@@ -54,7 +55,7 @@ class _Plot(NamedTuple):
     height: float
 
 
-def write_plots(run: Path, out: Path) -> dict[str, float]:
+def write_plots(run: Run, out: Path) -> dict[str, float]:
     """Writes the plots of the run in folder `run` into the existing folder `out`, as <name>.svg.
 
     Whatever the run doesn't have is left out. Gives the widths of the plots by their names, inches.
@@ -69,7 +70,7 @@ def write_plots(run: Path, out: Path) -> dict[str, float]:
     return widths
 
 
-def _plots(run: Path) -> Iterator[_Plot]:
+def _plots(run: Run) -> Iterator[_Plot]:
     summary, titles = summarize(run), titles_of(run)
     ious = {source_name(score): score.classes for score in measured_scores(summary) if _is_shown(score)}
     if any(ious.values()):

@@ -6,7 +6,8 @@ import csv
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
+
+from getam.run_folder import Run
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class StageTime:
     max_rss: float | None
 
 
-def stage_times(run: Path) -> list[StageTime]:
+def stage_times(run: Run) -> list[StageTime]:
     """The stages of the run in folder `run`, from benchmarks/<stage>.tsv and benchmarks/<stage>/*.tsv, longest first.
 
     A file that is not what Snakemake writes is left out, with a warning: a run's scores don't hang on it.

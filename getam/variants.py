@@ -164,6 +164,11 @@ class Variants:
         folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
         return f"results/{folder}/{file}"
 
+    def files(self, name: str) -> dict[str, str]:
+        """{name in the folder of a run: where it is} of all files; {} where all lie in the run's own folder."""
+        found = {file: self.file(name, file) for part in PARTS.values() for file in part.files}
+        return {} if all(path == f"results/{name}/{file}" for file, path in found.items()) else found
+
 
 def depends_on(file: str, path: Path) -> bool:
     """Whether a file of a run depends on a setting."""

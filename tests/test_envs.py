@@ -7,6 +7,7 @@ import tomllib
 
 import yaml
 from conftest import PROJECT
+from packaging.requirements import Requirement
 
 ENVS = PROJECT / "envs"
 
@@ -21,9 +22,14 @@ def _pins() -> dict[str, str]:
     return {_normalized(name): version for name, version in pinned}
 
 
-def _project() -> dict[str, list[str]]:
+def _requirements() -> dict[str, list[Requirement]]:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    return {"run": project["dependencies"], **project["optional-dependencies"]}
+    groups = {"run": project["dependencies"], **project["optional-dependencies"]}
+    return {group: [Requirement(line) for line in lines] for group, lines in groups.items()}
+
+
+def _project() -> dict[str, list[str]]:
+    return {group: [each.name for each in requirements] for group, requirements in _requirements().items()}
 
 
 def test_constraints_pin_each_package_once() -> None:
@@ -37,6 +43,16 @@ def test_constraints_pin_every_direct_dependency() -> None:
     for group, names in _project().items():
         missing = [name for name in names if _normalized(name) not in _pins()]
         assert not missing, f"{group}: {missing} are not in envs/constraints.txt"
+
+
+def test_pins_are_versions_that_the_project_allows() -> None:
+    for requirements in _requirements().values():
+        for each in requirements:
+            assert each.specifier.contains(_pins()[_normalized(each.name)]), each
+    [snakemake] = [each for each in _requirements()["workflow"] if each.name == "snakemake"]
+    # The Snakefile says so too, where Snakemake was not installed by pip.
+    [least] = re.findall(r'^min_version\("(.+)"\)', (PROJECT / "workflow" / "Snakefile").read_text(), re.MULTILINE)
+    assert f">={least}" in str(snakemake.specifier)
 
 
 def test_environments_agree_with_the_pins() -> None:

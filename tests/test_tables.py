@@ -271,7 +271,7 @@ def test_an_edit_of_a_table_reruns_its_new_rows_alone(workplace: Workplace) -> N
     alphas = json.dumps([0.8, 0.9, 1])
     planned = workplace.plan("tables", "--config", f"tables={{alphas: {alphas}}}")
     labels = {"complete_labels", "score_labels", "train_deeplab", "predict_deeplab", "evaluate_deeplab"}
-    assert planned == {f"{name}_variant" for name in labels} | {"make_table", "tables"}
+    assert planned == labels | {"make_table", "tables"}
     assert workplace.plan("tables", "--config", "tables={images: 3}") == {"compare_maps", "time_labels", "tables"}
 
 
@@ -282,9 +282,21 @@ def test_a_sweep_is_a_target(workplace: Workplace, tmp_path: Path) -> None:
     assert output.count("sweep: names no setting") == 1
     assert "Traceback" not in output
     assert ".smk" not in output
-    planned = workplace.plan("sweep", "--config", "sweep={key: maps.start_block, values: [0, 1, 2]}")
-    assert {"dump_maps_variant", "train_deeplab_variant", "make_table"} <= planned
-    assert "train_classifier_variant" not in planned
+    # Nothing of the run is made yet, so that its own jobs are among them.
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    sweep = ("--config", "sweep={key: maps.start_block, values: [0, 1, 2]}", "data={shards: 1}")
+    output = workplace.snakemake("-n", "-p", "sweep", *sweep).stdout
+    written = {
+        stage: re.findall(rf"^Shell command: \w+ {stage} .*--out results/(\S+)", output, re.MULTILINE)
+        for stage in ("train-classifier", "dump-maps", "train-deeplab", "make-table")
+    }
+    runs = ["demo", *(f"demo/variants/maps.start_block-{block}" for block in (0, 1, 2))]
+    own = validate_config(read_yaml(PROJECT / "config.yaml")).maps.start_block
+    runs.remove(f"demo/variants/maps.start_block-{own}")
+    assert written["train-classifier"] == ["demo/classifier"]
+    assert sorted(written["dump-maps"]) == [f"{run}/maps/000" for run in runs]
+    assert sorted(written["train-deeplab"]) == [f"{run}/deeplab" for run in runs]
+    assert written["make-table"] == ["demo/tables/sweep.json"]
 
 
 def test_the_section_keeps_what_was_measured_elsewhere() -> None:

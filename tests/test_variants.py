@@ -135,6 +135,16 @@ def test_pseudo_labels_of_another_split_are_made_by_the_same_networks(variants: 
         assert variants.file(name, file) == f"results/demo/{file}"
 
 
+def test_where_all_files_of_a_variant_are_is_said_of_variants_alone(variants: Variants) -> None:
+    name = variants.add({"deeplab_prediction": {"flip": False}}, source="test")
+    files = variants.files(name)
+    assert variants.files("demo") == {}
+    assert files["deeplab"] == "results/demo/deeplab"
+    assert files["deeplab/metrics.json"] == f"results/{name}/deeplab/metrics.json"
+    assert files["index.csv"] == "results/demo/index.csv"
+    assert variants.files(variants.add_split("val"))["maps"] == "results/demo/val/maps"
+
+
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [

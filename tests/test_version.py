@@ -79,6 +79,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.contact_sheet getam.image_scores getam.overview": {"audit"},
     "getam.recorded": {"audit", "plot_scores"},
     "getam.comparison getam.comparison_page getam.comparison_text": set(),
+    "getam.run_folder": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
     "getam.saliency": {"predict_saliency", "train_saliency"},
     "getam.saliency_scores": {"train_saliency"},
     "getam.sbd getam.voc": {"import_checkpoint", "index_dataset"},

@@ -7,6 +7,7 @@ outputs' names only, so that a whole run takes seconds.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -181,6 +182,77 @@ def test_a_training_asks_for_its_gpus_and_more_of_them_rerun_nothing(finished: W
     output = finished.snakemake("-n", "-F", "-p", "--resources", "gpu=0", cores=4).stdout
     given_gpus = [words[words.index("--gpus") + 1] for words in _stage_commands(output).values() if "--gpus" in words]
     assert set(given_gpus) == {"0"}
+
+
+VARIANT = "demo/variants/completion.alpha-0.8"
+"""One of table 6."""
+
+
+def test_threads_and_resources_of_a_rule_reach_every_run(finished: Workplace) -> None:
+    given = ("--set-threads", "train_deeplab=1", "--set-resources", "train_deeplab:gpu=0")
+    table = ("--config", "tables={alphas: [0.8, 0.9, 1]}", "--", "table6")
+    output = finished.snakemake("-n", "-p", "--forceall", *given, *table, cores=4).stdout
+    lines = re.findall(
+        r"^Shell command: deeplab train-deeplab .*--out results/(\S+)/deeplab (.*)$", output, re.MULTILINE
+    )
+    assert {run for run, _ in lines} == {"demo", VARIANT, "demo/variants/completion.alpha-1.0"}
+    for _, line in lines:
+        words = shlex.split(line)
+        assert (words[words.index("--threads") + 1], words[words.index("--gpus") + 1]) == ("1", "0")
+
+
+def test_a_rule_by_its_name_is_a_target_of_the_run_alone(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    trained = {"make_demo", "index_dataset", "train_classifier"}
+    assert workplace.plan("train_classifier") == trained
+    assert workplace.plan("summary") == ALL - {"plot_scores", "audit"}
+    assert workplace.plan("audit", "summary") == ALL - {"plot_scores"}
+    output = workplace.snakemake("-n", "-p", "train_classifier", "--config", "tables={alphas: [0.8]}").stdout
+    assert "--out results/demo/classifier " in output
+    # Its shards have no default.
+    refused = workplace.snakemake("-n", "dump_maps")
+    assert refused.returncode == 1
+    assert "Target rules may not contain wildcards" in refused.stdout + refused.stderr
+
+
+def test_files_of_a_variant_can_be_asked_for(finished: Workplace) -> None:
+    known = ("--config", "tables={alphas: [0.8, 0.9]}", "--")
+    own = AFTER_COMPLETION - {"plot_scores"}
+    asked = [f"results/{VARIANT}/{name}" for name in ("summary.json", "audit")]
+    assert finished.plan(*known, *asked) == own
+    commands = _stage_commands(finished.snakemake("-n", "-p", *known, *asked).stdout)
+    for stage in ("summary", "audit"):
+        words = commands[stage]
+        assert words[words.index("--run") + 1] == f"results/{VARIANT}"
+        files = json.loads(words[words.index("--files") + 1])
+        assert files["classifier"] == "results/demo/classifier"
+        assert files["pseudo_labels"] == f"results/{VARIANT}/pseudo_labels"
+    assert commands["audit"][commands["audit"].index("--index") + 1] == "results/demo/index.csv"
+    # Only runs that the configuration knows.
+    unknown = finished.snakemake("-n", "results/demo/variants/completion.alpha-0.7/summary.json")
+    assert unknown.returncode == 1
+    assert "MissingRuleException" in unknown.stdout + unknown.stderr
+
+
+def test_names_of_runs_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    made = {"make_demo", "index_dataset", "train_classifier", "dump_maps"}
+    # demo, demo/val of table 2, and two variants of which one's name begins with the other's.
+    for run in ("demo", "demo/val", "demo/variants/maps.start_block-1", "demo/variants/maps.start_block-11"):
+        sweep = "sweep={key: maps.start_block, values: [1, 11]}"
+        words = ("--config", sweep, "classifier={backbone_options: {depth: 12}}", "data={shards: 1}", "--")
+        target = f"results/{run}/maps/000"
+        assert workplace.plan(*words, target) == made
+        output = workplace.snakemake("-n", "-p", *words, target).stdout
+        commands = _stage_commands(output)
+        words = commands["dump_maps"]
+        assert words[words.index("--out") + 1] == target
+        assert words[words.index("--split") + 1] == ("val" if run == "demo/val" else "train")
+        block = re.findall(r"start_block-(\d+)", run)
+        assert words[words.index("--start-block") + 1] == (block[0] if block else "0")
+        assert (
+            commands["train_classifier"][commands["train_classifier"].index("--out") + 1] == "results/demo/classifier"
+        )
 
 
 def test_the_completion_edit_lists_the_rules_by_name(finished: Workplace) -> None:
@@ -385,9 +457,11 @@ def test_a_rehearsal_is_the_recipe_with_fresh_weights_and_few_steps(tmp_path: Pa
         sizes = {name: each[each.index("--batch-size") + 1] for name, each in words.items()}
         assert sizes["recipe"] == sizes["gpu"], rule
     # The tables' own networks have fresh weights too.
-    planned = workplace.plan("tables", "--configfile", *RECIPES, "--config", data)
-    assert "train_classifier_variant" in planned
-    assert not {name for name in planned if name.startswith("fetch_weights")}
+    output = workplace.snakemake("-n", "-p", "tables", "--configfile", *RECIPES, "--config", data).stdout
+    assert re.search(
+        r"^Shell command: getam train-classifier .*--out \S+/variants/\S+/classifier", output, re.MULTILINE
+    )
+    assert "fetch-weights" not in output
 
 
 def test_the_demo_is_made_only_where_it_is_used(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import getpass
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,13 +21,12 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 from snakemake import cli
+from snakemake_internals import is_slurm_job, locks, logs, options_of
 
 HELD = ".snakemake/run.lock"
 """Locked by the kernel as long as a process of this file lives."""
 MARK = "GETAM_RUN"
 """Variable of the environment by which a stage is known as one of this folder's."""
-RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
-"""End of the name that Snakemake gives its jobs in Slurm."""
 
 
 class Refusal(Exception):
@@ -37,7 +35,7 @@ class Refusal(Exception):
 
 def main(words: Sequence[str]) -> None:
     """Exits as Snakemake does; with 1 after one message where it is not to be run."""
-    _, options = cli.parse_args(list(words))
+    options = options_of(words)
     folder = Path(options.directory or ".").resolve()
     try:
         if options.keep_incomplete:
@@ -102,7 +100,7 @@ def _check_slurm(folder: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise Refusal(f"squeue has to say whether jobs of a killed run are left ({error}); run where it does") from None
     jobs = (line.strip().split("|", 2) for line in listed.splitlines())
-    if left := [job for job, name, where in jobs if RUN_ID.search(name) and where == str(folder)]:
+    if left := [job for job, name, where in jobs if is_slurm_job(name) and where == str(folder)]:
         raise Refusal(f"{folder}: a killed run has left jobs in Slurm; wait for them, or scancel {' '.join(left)}")
 
 
@@ -142,12 +140,11 @@ def _is_shell(process: psutil.Process) -> bool:
 
 def _unlock(folder: Path, words: Sequence[str]) -> None:
     """Removes the lock that a killed Snakemake has left, unless it may live where it cannot be seen."""
-    locked = max((path.stat().st_mtime for path in folder.glob(".snakemake/locks/*")), default=None)
+    locked = max((path.stat().st_mtime for path in locks(folder)), default=None)
     if locked is None:
         return
     ours = {"Host": platform.node(), "User": getpass.getuser()}
-    for log in folder.glob(".snakemake/log/*.log"):
-        said = dict(re.findall(r"^  (Host|User): (.*)$", log.read_text(errors="replace"), re.MULTILINE))
+    for log, said in logs(folder):
         # A living Snakemake writes to its log after it has locked; clocks may differ.
         if said and said != ours and log.stat().st_mtime >= locked - 60:
             who = f"{said['User']} on {said['Host']}"

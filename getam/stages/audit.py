@@ -13,6 +13,7 @@ from getam.gallery import write_gallery
 from getam.index import read_index
 from getam.machine import MachineArguments
 from getam.overview import write_overview
+from getam.run_folder import RunFolder
 from getam.settings import AuditSettings
 
 SECTION = "audit"
@@ -22,6 +23,9 @@ class Arguments(AuditSettings, MachineArguments):
     """Write audit/index.html and audit/overview.html, which open from disk without a server."""
 
     run: Path = Field(description="folder of the run, results/<run>")
+    files: dict[str, Path] = Field(
+        {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
+    )
     index: Path = Field(description="index.csv")
     shards: Annotated[int, Field(ge=1)] = Field(description="number of shards of the run's per-image stages")
     out: Path = Field(description="folder for index.html, its lists and images")
@@ -29,17 +33,18 @@ class Arguments(AuditSettings, MachineArguments):
 
 def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
+    run_folder = RunFolder(arguments.run, arguments.files)
     with atomic_folder(arguments.out) as folder:
         # First: the two pages link it where it is.
         write_contact_sheet(
-            arguments.run,
+            run_folder,
             folder / "contact_sheet.html",
             rows=index.rows,
             classes=index.classes,
             shards=arguments.shards,
         )
         write_gallery(
-            arguments.run,
+            run_folder,
             folder,
             rows=index.rows,
             classes=index.classes,
@@ -47,4 +52,4 @@ def run(arguments: Arguments) -> None:
             images=arguments.images,
             threads=arguments.threads,
         )
-        write_overview(arguments.run, folder)
+        write_overview(run_folder, folder)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from getam.files import atomic_folder
 from getam.machine import MachineArguments
+from getam.run_folder import RunFolder
 from getam.run_plots import write_plots
 
 logger = logging.getLogger(__name__)
@@ -18,10 +19,13 @@ class Arguments(MachineArguments):
     """Write the plots of a run, an SVG each; what the run doesn't have is left out."""
 
     run: Path = Field(description="folder of the run, results/<run>")
+    files: dict[str, Path] = Field(
+        {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
+    )
     out: Path = Field(description="folder for the plots")
 
 
 def run(arguments: Arguments) -> None:
     with atomic_folder(arguments.out) as folder:
-        names = write_plots(arguments.run, folder)
+        names = write_plots(RunFolder(arguments.run, arguments.files), folder)
     logger.info("plots of the run %s: %s", arguments.run.name, ", ".join(names) or "none")

@@ -11,6 +11,7 @@ from getam.documents import write_document
 from getam.files import write_json
 from getam.machine import MachineArguments
 from getam.report import summarize
+from getam.run_folder import RunFolder
 from getam.summary_page import scores_table, summary_document
 
 logger = logging.getLogger(__name__)
@@ -20,11 +21,14 @@ class Arguments(MachineArguments):
     """Write summary.json, and summary.md and summary.html beside it: every score of the run, with its protocol."""
 
     run: Path = Field(description="folder of the run, results/<run>")
+    files: dict[str, Path] = Field(
+        {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
+    )
     out: Path = Field(description="summary.json; summary.md and summary.html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
-    summary = summarize(arguments.run)
+    summary = summarize(RunFolder(arguments.run, arguments.files))
     write_document(summary_document(summary, arguments.run.name), arguments.out)
     write_json(arguments.out, summary)
     logger.info("scores of the run %s:\n%s", arguments.run.name, scores_table(summary))

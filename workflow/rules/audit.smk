@@ -3,24 +3,20 @@
 
 rule summary:
     input:
-        f"{RESULTS}/classifier/metrics.json",
-        trained_saliency_score(),
-        f"{RESULTS}/pseudo_labels.json",
-        f"{RESULTS}/deeplab/metrics.json",
-        f"{RESULTS}/end_to_end/metrics.json",
+        score_files_of_run,
     output:
-        json=f"{RESULTS}/summary.json",
-        markdown=f"{RESULTS}/summary.md",
+        json="results/{run}/summary.json",
+        markdown="results/{run}/summary.md",
         html=report(
-            f"{RESULTS}/summary.html",
+            "results/{run}/summary.html",
             caption="../report/summary.rst",
             category="Scores",
             labels={"result": "scores with their protocols, IoU of each class"},
         ),
     log:
-        f"{RESULTS}/logs/summary.log",
+        "results/{run}/logs/summary.log",
     benchmark:
-        f"{RESULTS}/benchmarks/summary.tsv"
+        "results/{run}/benchmarks/summary.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -30,31 +26,33 @@ rule summary:
     params:
         code=code_of("getam.stages.summary"),
         run=subpath(output.json, parent=True),
+        files=files_of_run,
     message:
         "summary: {output.markdown}"
     shell:
-        "getam summary --run {params.run:q} --out {output.json:q} --threads {threads} --log {log:q}"
+        "getam summary --run {params.run:q} --files {params.files:q} --out {output.json:q} --threads {threads}"
+        " --log {log:q}"
 
 
 # Models: beside one lies what its training left for TensorBoard.
 rule plot_scores:
     input:
-        scores=rules.summary.input,
-        classifier=f"{RESULTS}/classifier/model.json",
-        deeplab=f"{RESULTS}/deeplab/model.json",
+        scores=score_files_of_run,
+        classifier=run_file("classifier/model.json"),
+        deeplab=run_file("deeplab/model.json"),
         end_to_end=end_to_end_model("model.json"),
     output:
         report(
-            directory(f"{RESULTS}/plots"),
+            directory("results/{run}/plots"),
             patterns=["{plot}.svg"],
             caption="../report/plots.rst",
             category="Plots",
             labels={"plot": "{plot}"},
         ),
     log:
-        f"{RESULTS}/logs/plot_scores.log",
+        "results/{run}/logs/plot_scores.log",
     benchmark:
-        f"{RESULTS}/benchmarks/plot_scores.tsv"
+        "results/{run}/benchmarks/plot_scores.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -64,36 +62,38 @@ rule plot_scores:
     params:
         code=code_of("getam.stages.plot_scores"),
         run=subpath(output[0], parent=True),
+        files=files_of_run,
     message:
         "plot_scores: {output}"
     shell:
-        "getam plot-scores --run {params.run:q} --out {output:q} --threads {threads} --log {log:q}"
+        "getam plot-scores --run {params.run:q} --files {params.files:q} --out {output:q} --threads {threads}"
+        " --log {log:q}"
 
 
 rule audit:
     input:
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         maps=shards_of("maps"),
         refined=shards_of("refined"),
         saliency=saliency_shards,
         pseudo_labels=shards_of("pseudo_labels"),
-        deeplab=f"{RESULTS}/deeplab/predictions",
-        end_to_end=f"{RESULTS}/end_to_end/predictions",
-        scores=rules.summary.input,
+        deeplab=run_file("deeplab/predictions"),
+        end_to_end=run_file("end_to_end/predictions"),
+        scores=score_files_of_run,
     output:
         # Of the page with every image, which may take a GB, the report has what shows a few.
         report(
-            directory(f"{RESULTS}/audit"),
+            directory("results/{run}/audit"),
             patterns=["contact_{page}.html"],
             caption="../report/audit.rst",
             category="Images",
             labels={"result": "the worst, the best and the most unknown images"},
         ),
     log:
-        f"{RESULTS}/logs/audit.log",
+        "results/{run}/logs/audit.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit.tsv"
+        "results/{run}/benchmarks/audit.tsv"
     conda:
         CONDA_ENV
     threads: DECODING_THREADS
@@ -103,11 +103,12 @@ rule audit:
     params:
         code=code_of("getam.stages.audit"),
         flags=section("audit"),
-        run=subpath(input.index, parent=True),
-        shards=SETTINGS.data.shards,
+        run=subpath(output[0], parent=True),
+        files=files_of_run,
+        shards=number_of_shards,
+        about=about(lambda settings: f"{settings.audit.images or 'all'} images of each split"),
     message:
-        f"audit: {SETTINGS.audit.images or 'all'} images of each split, {RESULTS}/audit/index.html"
+        "audit: {params.about}, {output}/index.html"
     shell:
-        "getam audit --run {params.run:q} --index {input.index:q} --shards {params.shards} --out {output:q}"
-        " {params.flags:q}"
-        " --threads {threads} --log {log:q}"
+        "getam audit --run {params.run:q} --files {params.files:q} --index {input.index:q} --shards {params.shards}"
+        " --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"

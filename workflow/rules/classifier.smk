@@ -3,17 +3,17 @@
 
 rule train_classifier:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         pretrained=weights_of("classifier"),
     output:
-        weights=f"{RESULTS}/classifier/model.safetensors",
-        model=f"{RESULTS}/classifier/model.json",
-        metrics=f"{RESULTS}/classifier/metrics.json",
+        weights="results/{run}/classifier/model.safetensors",
+        model="results/{run}/classifier/model.json",
+        metrics="results/{run}/classifier/metrics.json",
     log:
-        f"{RESULTS}/logs/train_classifier.log",
+        "results/{run}/logs/train_classifier.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_classifier.tsv"
+        "results/{run}/benchmarks/train_classifier.tsv"
     conda:
         CONDA_ENV
     threads: training_threads("classifier")
@@ -25,8 +25,9 @@ rule train_classifier:
         code=code_of("getam.stages.train_classifier"),
         flags=section("classifier"),
         out=subpath(output.weights, parent=True),
+        about=about(lambda settings: f"{settings.classifier.backbone}, {settings.classifier.epochs} epochs"),
     message:
-        f"train_classifier: {SETTINGS.classifier.backbone}, {SETTINGS.classifier.epochs} epochs"
+        "train_classifier: {wildcards.run}, {params.about}"
     shell:
         "getam train-classifier --index {input.index:q} --out {params.out:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"

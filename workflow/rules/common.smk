@@ -1,8 +1,7 @@
 # What the rules share: the checked configuration, the runs whose files they make, shards and the stages' flags.
 #
-# A job belongs to the run, or to one of its variants (getam.variants): runs with a few settings changed, which share every
-# file that doesn't depend on those. The rules of variants (variants.smk) have the wildcard {run}, the variant's name; what
-# is a function of wildcards here serves both.
+# A job's wildcard {run} is the run of the configuration, or one of its variants (getam.variants): runs with a few settings
+# changed, which share every file that doesn't depend on those. So what differs between runs is a function of wildcards.
 
 import json
 import os
@@ -14,6 +13,15 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from snakemake.logging import logger
+from snakemake_internals import (
+    first_output,
+    given_config,
+    given_cores,
+    is_recorded,
+    let_names_mean,
+    recorded_params,
+    resource_limit,
+)
 
 from getam.errors import InputError
 from getam.formats import FORMATS
@@ -41,16 +49,15 @@ CONDA_ENV = "../../envs/getam.yaml"
 
 # Threads that a job asks for; they rerun nothing, and neither do memory and run time. The network jobs that run at the
 # same time (one a gpu slot) share the cores.
-# Not workflow.cores, which is an error where none are given: --unlock, a cluster.
-CORES = workflow.resource_settings.cores
-GPU_SLOTS = workflow.global_resources.get("gpu").value or 1
+CORES = given_cores(workflow)
+GPU_SLOTS = resource_limit(workflow, "gpu") or 1
 NETWORK_THREADS = max(1, min(8, (CORES or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
 DECODING_THREADS = max(1, min(8, CORES or 8))
 
 
 def run_of(wildcards: object) -> str:
-    """The variant that a job belongs to, or the run."""
+    """The run that a job belongs to: the rules of tables have no {run}, and compare variants with the run itself."""
     return getattr(wildcards, "run", SETTINGS.run)
 
 
@@ -64,14 +71,14 @@ def split_of(wildcards: object) -> str:
     return VARIANTS.split(run_of(wildcards))
 
 
-def of(file: str) -> Callable[[object], str]:
+def run_file(file: str) -> Callable[[object], str]:
     """An input: where a file of the job's run is, by its name in the folder of a run."""
     return lambda wildcards: VARIANTS.file(run_of(wildcards), file.format(**dict(wildcards.items())))
 
 
-def old(file: str) -> Callable[[object], object]:
-    """As `of`, of a file that is waited for, but makes nothing anew."""
-    return lambda wildcards: ancient(of(file)(wildcards))
+def waited_for(file: str) -> Callable[[object], object]:
+    """As `run_file`, of a file that a job waits for, but that makes nothing anew."""
+    return lambda wildcards: ancient(run_file(file)(wildcards))
 
 
 def gpus_of(section: str) -> Callable[[object], int]:
@@ -91,7 +98,7 @@ def training_threads(section: str) -> Callable[[object], int]:
 
 def warn_of_fewer_gpus() -> None:
     """Snakemake cuts a job down to the limit of a resource without a word."""
-    limit = workflow.global_resources.get("gpu").value
+    limit = resource_limit(workflow, "gpu")
     for name in ("classifier", "saliency", "deeplab", "end_to_end"):
         gpus = getattr(SETTINGS, name).gpus
         if limit and gpus > limit:
@@ -112,9 +119,7 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
     name = rule or stage.rpartition(".")[2]
 
     def recorded(wildcards: object) -> str:
-        made_by = workflow.get_rule(f"{name}_variant" if hasattr(wildcards, "run") else name)
-        output = made_by.output[0].apply_wildcards(dict(wildcards.items()))
-        params = workflow.persistence.params(output) or []
+        params = recorded_params(workflow, first_output(workflow, name, dict(wildcards.items())))
         return next((value.strip("'") for value in params if value.startswith("'code ")), code)
 
     return code if SETTINGS.code_hash else recorded
@@ -129,7 +134,7 @@ def prediction_memory(section: str) -> Callable[[object], int]:
 
 def weights_of(section: str) -> Callable[[object], list[str]]:
     """What the training of a section waits for: that its pretrained weights are at hand, if it has some."""
-    file = of(f"weights/{section}.json")
+    file = run_file(f"weights/{section}.json")
     return lambda wildcards: [file(wildcards)] if section in settings_of(wildcards).pretrained_networks() else []
 
 
@@ -148,16 +153,14 @@ def forget_finished() -> None:
     """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
     for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
         for run in VARIANTS:
-            made_by = workflow.get_rule(name if run == SETTINGS.run else f"{name}_variant")
-            model = made_by.output[0].apply_wildcards({"run": run})
-            record = workflow.persistence.metadata(model)
-            if record is not None and not record.incomplete:
+            model = first_output(workflow, name, {"run": run})
+            if is_recorded(workflow, model):
                 shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
     """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
-    return [of("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.needs_saliency else []
+    return [run_file("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.needs_saliency else []
 
 
 def verdicts_file(wildcards: object) -> list[str]:
@@ -178,14 +181,21 @@ def saliency_flags(wildcards: object, input: object) -> list[str]:
     return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
 
 
-def trained_saliency_score() -> list[str]:
-    """The score of the saliency network, where the run trains one."""
-    return [f"{RESULTS}/saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
+def files_of_run(wildcards: object) -> str:
+    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
+    return json.dumps(VARIANTS.files(run_of(wildcards)))
+
+
+def score_files_of_run(wildcards: object) -> list[str]:
+    """Every file of the run that has scores."""
+    sources = ["classifier", *(["saliency_model"] if SETTINGS.saliency.source == "train" else [])]
+    files = [f"{source}/metrics.json" for source in (*sources, "deeplab", "end_to_end")]
+    return [run_file(file)(wildcards) for file in (*files, "pseudo_labels.json")]
 
 
 def end_to_end_model(file: str) -> Callable[[object], str]:
     """A file of the model that predicts: the one that is trained, or one of the authors'."""
-    trained, imported = of(f"end_to_end/{file}"), of(f"imported/{file}")
+    trained, imported = run_file(f"end_to_end/{file}"), run_file(f"imported/{file}")
     return lambda wildcards: (imported if settings_of(wildcards).checkpoint.file else trained)(wildcards)
 
 
@@ -197,9 +207,18 @@ def label_threads(wildcards: object) -> int:
     return max(1, min(16, (CORES or 8) // settings.data.shards))
 
 
-def sizes_of(settings: PredictionSettings) -> str:
-    """The input sizes of a prediction, for its message."""
-    return f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
+def about(words: Callable[[Config], str]) -> Callable[..., str]:
+    """For `params`: what a message says of the settings of the job's run.
+
+    It reruns nothing: Snakemake doesn't record params that are functions of the outputs.
+    """
+    return lambda wildcards, output: words(settings_of(wildcards))
+
+
+def inference_of(settings: PredictionSettings) -> str:
+    """How a network predicts, for messages."""
+    sizes = f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
+    return f"{sizes}, flip {settings.flip}, {settings.crf.iterations} CRF iterations"
 
 
 os.environ.update(
@@ -214,7 +233,7 @@ def checked_config() -> Variants:
     """The run that the configuration describes, and its variants."""
     # Snakemake merges --configfile and --config into config.yaml at every depth; `merge` once more, because
     # the options of a backbone are replaced whole: an overlay's {} has to leave none.
-    values = merge(config, workflow.config_settings.overwrite_config)
+    values = merge(config, given_config(workflow))
     variants = Variants(values, validate_config(values, source="configuration"))
     register(variants)
     for problem in missing_data(variants[variants.run]):
@@ -368,7 +387,7 @@ def timed_saliency(wildcards: object) -> str:
     """The saliency maps of the images whose labels figure 11 takes time of."""
     if SETTINGS.saliency.source == "none":
         sys.exit("figure11: times the paper's completion, which needs saliency; set saliency.source to train or folder")
-    return of("saliency/000")(wildcards)
+    return run_file("saliency/000")(wildcards)
 
 
 def parent_of(name: str) -> Callable[..., str]:
@@ -385,12 +404,12 @@ except InputError as error:
 SETTINGS = VARIANTS[VARIANTS.run]
 RESULTS = f"results/{SETTINGS.run}"
 os.environ.update(GETAM_CODE_HASH=str(SETTINGS.code_hash).lower())
+let_names_mean(SETTINGS.run)
 warn_of_fewer_gpus()
 
 
 wildcard_constraints:
-    # Nothing matches where there are no variants.
-    run="|".join(re.escape(run) for run in VARIANTS if run != SETTINGS.run) or "(?!)",
+    run="|".join(re.escape(run) for run in VARIANTS),
     shard=r"\d{3}",
     table=r"table[1-7]|sweep",
     section="classifier|saliency|deeplab|end_to_end",

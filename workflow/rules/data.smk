@@ -27,14 +27,14 @@ rule index_dataset:
     input:
         index_inputs,
     output:
-        **converted_masks(SETTINGS.data, RESULTS),
-        index=f"{RESULTS}/index.csv",
-        classes=f"{RESULTS}/classes.txt",
-        report=f"{RESULTS}/index.json",
+        **converted_masks(SETTINGS.data, "results/{run}"),
+        index="results/{run}/index.csv",
+        classes="results/{run}/classes.txt",
+        report="results/{run}/index.json",
     log:
-        f"{RESULTS}/logs/index_dataset.log",
+        "results/{run}/logs/index_dataset.log",
     benchmark:
-        f"{RESULTS}/benchmarks/index_dataset.tsv"
+        "results/{run}/benchmarks/index_dataset.tsv"
     conda:
         CONDA_ENV
     threads: DECODING_THREADS
@@ -45,8 +45,11 @@ rule index_dataset:
         code=code_of("getam.stages.index_dataset"),
         flags=section("data", IndexSettings),
         splits='["train", "val"]',
+        about=about(
+            lambda settings: f"{settings.data.format}, {settings.data.root}, labels from {settings.data.labels}"
+        ),
     message:
-        f"index_dataset: {SETTINGS.data.format}, {SETTINGS.data.root}, labels from {SETTINGS.data.labels}"
+        "index_dataset: {wildcards.run}, {params.about}"
     shell:
         "getam index-dataset --out {output.index:q} {params.flags:q} --splits {params.splits:q} --threads {threads}"
         " --log {log:q}"
@@ -57,19 +60,19 @@ use rule index_dataset as index_test with:
     input:
         str(SETTINGS.data.root / "ImageSets/Segmentation/test.txt"),
     output:
-        index=f"{RESULTS}/test/index.csv",
-        classes=f"{RESULTS}/test/classes.txt",
-        report=f"{RESULTS}/test/index.json",
+        index="results/{run}/test/index.csv",
+        classes="results/{run}/test/classes.txt",
+        report="results/{run}/test/index.json",
     log:
-        f"{RESULTS}/logs/index_test.log",
+        "results/{run}/logs/index_test.log",
     benchmark:
-        f"{RESULTS}/benchmarks/index_test.tsv"
+        "results/{run}/benchmarks/index_test.tsv"
     params:
         code=code_of("getam.stages.index_dataset", rule="index_test"),
         flags=section("data", IndexSettings),
         splits='["test"]',
     message:
-        f"index_test: {SETTINGS.data.root}, the split test"
+        f"index_test: {{wildcards.run}}, the split test of {SETTINGS.data.root}"
 
 
 # On the machine that starts the workflow: the nodes of a cluster may have no connection.
@@ -81,11 +84,11 @@ rule fetch_weights:
     input:
         weights_file,
     output:
-        f"{RESULTS}/weights/{{section}}.json",
+        "results/{run}/weights/{section}.json",
     log:
-        f"{RESULTS}/logs/fetch_weights/{{section}}.log",
+        "results/{run}/logs/fetch_weights/{section}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/fetch_weights/{{section}}.tsv"
+        "results/{run}/benchmarks/fetch_weights/{section}.tsv"
     # Those of all networks before any training: what is missing is said at once, not after days.
     priority: 1
     conda:
@@ -98,7 +101,7 @@ rule fetch_weights:
         code=code_of("getam.stages.fetch_weights"),
         flags=weights_flags,
     message:
-        "fetch_weights: {wildcards.section}"
+        "fetch_weights: {wildcards.run}, {wildcards.section}"
     shell:
         "getam fetch-weights --section {wildcards.section:q} --out {output:q} {params.flags:q} --threads {threads}"
         " --log {log:q}"

@@ -3,17 +3,17 @@
 
 rule train_deeplab:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         pseudo_labels=shards_of("pseudo_labels"),
         pretrained=weights_of("deeplab"),
     output:
-        weights=f"{RESULTS}/deeplab/model.safetensors",
-        model=f"{RESULTS}/deeplab/model.json",
+        weights="results/{run}/deeplab/model.safetensors",
+        model="results/{run}/deeplab/model.json",
     log:
-        f"{RESULTS}/logs/train_deeplab.log",
+        "results/{run}/logs/train_deeplab.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_deeplab.tsv"
+        "results/{run}/benchmarks/train_deeplab.tsv"
     conda:
         CONDA_ENV
     threads: training_threads("deeplab")
@@ -27,8 +27,9 @@ rule train_deeplab:
         pseudo_labels=parent_of("pseudo_labels"),
         shards=number_of_shards,
         out=subpath(output.weights, parent=True),
+        about=about(lambda settings: f"{settings.deeplab.encoder}, {settings.deeplab.epochs} epochs"),
     message:
-        f"train_deeplab: {SETTINGS.deeplab.encoder}, {SETTINGS.deeplab.epochs} epochs"
+        "train_deeplab: {wildcards.run}, {params.about}"
     shell:
         "deeplab train-deeplab --index {input.index:q} --pseudo-labels {params.pseudo_labels:q} --shards {params.shards}"
         " --out {params.out:q} {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
@@ -36,16 +37,16 @@ rule train_deeplab:
 
 rule predict_deeplab:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        weights=of("deeplab/model.safetensors"),
-        model=of("deeplab/model.json"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        weights=run_file("deeplab/model.safetensors"),
+        model=run_file("deeplab/model.json"),
     output:
-        directory(f"{RESULTS}/deeplab/predictions"),
+        directory("results/{run}/deeplab/predictions"),
     log:
-        f"{RESULTS}/logs/predict_deeplab.log",
+        "results/{run}/logs/predict_deeplab.log",
     benchmark:
-        f"{RESULTS}/benchmarks/predict_deeplab.tsv"
+        "results/{run}/benchmarks/predict_deeplab.tsv"
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
@@ -58,9 +59,9 @@ rule predict_deeplab:
         flags=section("deeplab_prediction"),
         model=subpath(input.weights, parent=True),
         split="val",
+        about=about(lambda settings: inference_of(settings.deeplab_prediction)),
     message:
-        f"predict_deeplab: {{params.split}}, {sizes_of(SETTINGS.deeplab_prediction)}, flip {SETTINGS.deeplab_prediction.flip},"
-        f" {SETTINGS.deeplab_prediction.crf.iterations} CRF iterations"
+        "predict_deeplab: {wildcards.run}, {params.split}, {params.about}"
     shell:
         "deeplab predict-deeplab --index {input.index:q} --model {params.model:q} --split {params.split} --out {output:q}"
         " {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
@@ -69,34 +70,35 @@ rule predict_deeplab:
 # The photographs of the test split, which have no ground truth.
 use rule predict_deeplab as predict_deeplab_test with:
     input:
-        index=of("test/index.csv"),
-        classes=of("test/classes.txt"),
-        weights=of("deeplab/model.safetensors"),
-        model=of("deeplab/model.json"),
+        index=run_file("test/index.csv"),
+        classes=run_file("test/classes.txt"),
+        weights=run_file("deeplab/model.safetensors"),
+        model=run_file("deeplab/model.json"),
     output:
-        directory(f"{RESULTS}/deeplab/predictions_test"),
+        directory("results/{run}/deeplab/predictions_test"),
     log:
-        f"{RESULTS}/logs/predict_deeplab_test.log",
+        "results/{run}/logs/predict_deeplab_test.log",
     benchmark:
-        f"{RESULTS}/benchmarks/predict_deeplab_test.tsv"
+        "results/{run}/benchmarks/predict_deeplab_test.tsv"
     params:
         code=code_of("deeplab.stages.predict_deeplab", rule="predict_deeplab_test"),
         flags=section("deeplab_prediction"),
         model=subpath(input.weights, parent=True),
         split="test",
+        about=about(lambda settings: inference_of(settings.deeplab_prediction)),
 
 
 rule voc_submission:
     input:
-        index=of("test/index.csv"),
-        classes=of("test/classes.txt"),
-        predictions=of("deeplab/predictions_test"),
+        index=run_file("test/index.csv"),
+        classes=run_file("test/classes.txt"),
+        predictions=run_file("deeplab/predictions_test"),
     output:
-        directory(f"{RESULTS}/voc_submission"),
+        directory("results/{run}/voc_submission"),
     log:
-        f"{RESULTS}/logs/voc_submission.log",
+        "results/{run}/logs/voc_submission.log",
     benchmark:
-        f"{RESULTS}/benchmarks/voc_submission.tsv"
+        "results/{run}/benchmarks/voc_submission.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -114,15 +116,15 @@ rule voc_submission:
 
 rule evaluate_deeplab:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        predictions=of("deeplab/predictions"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        predictions=run_file("deeplab/predictions"),
     output:
-        f"{RESULTS}/deeplab/metrics.json",
+        "results/{run}/deeplab/metrics.json",
     log:
-        f"{RESULTS}/logs/evaluate_deeplab.log",
+        "results/{run}/logs/evaluate_deeplab.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_deeplab.tsv"
+        "results/{run}/benchmarks/evaluate_deeplab.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -132,7 +134,7 @@ rule evaluate_deeplab:
     params:
         code=code_of("deeplab.stages.evaluate_deeplab"),
     message:
-        "evaluate_deeplab: val against ground truth"
+        "evaluate_deeplab: {wildcards.run}, val against ground truth"
     shell:
         "deeplab evaluate-deeplab --index {input.index:q} --predictions {input.predictions:q} --split val"
         " --out {output:q} --threads {threads} --log {log:q}"

@@ -3,17 +3,17 @@
 
 rule train_end_to_end:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         saliency=saliency_shards,
         pretrained=weights_of("end_to_end"),
     output:
-        weights=f"{RESULTS}/end_to_end/model.safetensors",
-        model=f"{RESULTS}/end_to_end/model.json",
+        weights="results/{run}/end_to_end/model.safetensors",
+        model="results/{run}/end_to_end/model.json",
     log:
-        f"{RESULTS}/logs/train_end_to_end.log",
+        "results/{run}/logs/train_end_to_end.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_end_to_end.tsv"
+        "results/{run}/benchmarks/train_end_to_end.tsv"
     conda:
         CONDA_ENV
     threads: training_threads("end_to_end")
@@ -26,8 +26,9 @@ rule train_end_to_end:
         flags=section("end_to_end"),
         saliency=saliency_flags,
         out=subpath(output.weights, parent=True),
+        about=about(lambda settings: f"{settings.end_to_end.backbone}, {settings.end_to_end.epochs} epochs"),
     message:
-        f"train_end_to_end: {SETTINGS.end_to_end.backbone}, {SETTINGS.end_to_end.epochs} epochs"
+        "train_end_to_end: {wildcards.run}, {params.about}"
     shell:
         "getam train-end-to-end --index {input.index:q} {params.saliency:q}"
         " --out {params.out:q} {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
@@ -35,16 +36,16 @@ rule train_end_to_end:
 
 rule import_checkpoint:
     input:
-        classes=of("classes.txt"),
+        classes=run_file("classes.txt"),
         # A function: without a file nobody asks for this rule.
         file=lambda wildcards: settings_of(wildcards).checkpoint.file,
     output:
-        weights=f"{RESULTS}/imported/model.safetensors",
-        model=f"{RESULTS}/imported/model.json",
+        weights="results/{run}/imported/model.safetensors",
+        model="results/{run}/imported/model.json",
     log:
-        f"{RESULTS}/logs/import_checkpoint.log",
+        "results/{run}/logs/import_checkpoint.log",
     benchmark:
-        f"{RESULTS}/benchmarks/import_checkpoint.tsv"
+        "results/{run}/benchmarks/import_checkpoint.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -56,7 +57,7 @@ rule import_checkpoint:
         backbone=lambda wildcards: settings_of(wildcards).checkpoint.backbone,
         out=subpath(output.weights, parent=True),
     message:
-        f"import_checkpoint: {SETTINGS.checkpoint.file}"
+        "import_checkpoint: {wildcards.run}, {input.file}"
     shell:
         "getam import-checkpoint {input.file:q} --backbone {params.backbone:q} --classes {input.classes:q}"
         " --out {params.out:q} --threads {threads} --log {log:q}"
@@ -64,16 +65,16 @@ rule import_checkpoint:
 
 rule predict_end_to_end:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         weights=end_to_end_model("model.safetensors"),
         model=end_to_end_model("model.json"),
     output:
-        directory(f"{RESULTS}/end_to_end/predictions"),
+        directory("results/{run}/end_to_end/predictions"),
     log:
-        f"{RESULTS}/logs/predict_end_to_end.log",
+        "results/{run}/logs/predict_end_to_end.log",
     benchmark:
-        f"{RESULTS}/benchmarks/predict_end_to_end.tsv"
+        "results/{run}/benchmarks/predict_end_to_end.tsv"
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
@@ -85,9 +86,9 @@ rule predict_end_to_end:
         code=code_of("getam.stages.predict_end_to_end"),
         flags=section("end_to_end_prediction"),
         model=subpath(input.weights, parent=True),
+        about=about(lambda settings: inference_of(settings.end_to_end_prediction)),
     message:
-        f"predict_end_to_end: val, {sizes_of(SETTINGS.end_to_end_prediction)}, flip {SETTINGS.end_to_end_prediction.flip},"
-        f" {SETTINGS.end_to_end_prediction.crf.iterations} CRF iterations"
+        "predict_end_to_end: {wildcards.run}, val, {params.about}"
     shell:
         "getam predict-end-to-end --index {input.index:q} --model {params.model:q} --split val --out {output:q}"
         " {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
@@ -95,15 +96,15 @@ rule predict_end_to_end:
 
 rule evaluate_end_to_end:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        predictions=of("end_to_end/predictions"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        predictions=run_file("end_to_end/predictions"),
     output:
-        f"{RESULTS}/end_to_end/metrics.json",
+        "results/{run}/end_to_end/metrics.json",
     log:
-        f"{RESULTS}/logs/evaluate_end_to_end.log",
+        "results/{run}/logs/evaluate_end_to_end.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate_end_to_end.tsv"
+        "results/{run}/benchmarks/evaluate_end_to_end.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -113,7 +114,7 @@ rule evaluate_end_to_end:
     params:
         code=code_of("getam.stages.evaluate_end_to_end"),
     message:
-        "evaluate_end_to_end: val against ground truth"
+        "evaluate_end_to_end: {wildcards.run}, val against ground truth"
     shell:
         "getam evaluate-end-to-end --index {input.index:q} --predictions {input.predictions:q} --split val"
         " --out {output:q} --threads {threads} --log {log:q}"

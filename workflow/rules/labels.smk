@@ -3,17 +3,17 @@
 
 rule complete_labels:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        maps=of("refined/{shard}"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        maps=run_file("refined/{shard}"),
         saliency=saliency_of_labels,
         verdicts=verdicts_file,
     output:
-        directory(f"{RESULTS}/pseudo_labels/{{shard}}"),
+        directory("results/{run}/pseudo_labels/{shard}"),
     log:
-        f"{RESULTS}/logs/complete_labels/{{shard}}.log",
+        "results/{run}/logs/complete_labels/{shard}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/complete_labels/{{shard}}.tsv"
+        "results/{run}/benchmarks/complete_labels/{shard}.tsv"
     conda:
         CONDA_ENV
     threads: label_threads
@@ -23,9 +23,10 @@ rule complete_labels:
     params:
         code=code_of("getam.stages.complete_labels"),
         flags=section("completion"),
-        saliency=of("saliency/{shard}"),
+        saliency=run_file("saliency/{shard}"),
+        about=about(lambda settings: settings.completion.method),
     message:
-        f"complete_labels: {SETTINGS.completion.method}, shard {{wildcards.shard}}"
+        "complete_labels: {wildcards.run}, {params.about}, shard {wildcards.shard}"
     shell:
         "getam complete-labels --maps {input.maps:q} --saliency {params.saliency:q} --index {input.index:q}"
         " --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"
@@ -33,16 +34,16 @@ rule complete_labels:
 
 rule score_labels:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         maps=shards_of("refined"),
         pseudo_labels=shards_of("pseudo_labels"),
     output:
-        f"{RESULTS}/pseudo_labels.json",
+        "results/{run}/pseudo_labels.json",
     log:
-        f"{RESULTS}/logs/score_labels.log",
+        "results/{run}/logs/score_labels.log",
     benchmark:
-        f"{RESULTS}/benchmarks/score_labels.tsv"
+        "results/{run}/benchmarks/score_labels.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -55,7 +56,7 @@ rule score_labels:
         pseudo_labels=parent_of("pseudo_labels"),
         shards=number_of_shards,
     message:
-        f"score_labels: {SETTINGS.data.shards} shards against the ground truth of train"
+        "score_labels: {wildcards.run}, {params.shards} shards against the ground truth"
     shell:
         "getam score-labels --index {input.index:q} --maps {params.maps:q} --pseudo-labels {params.pseudo_labels:q}"
         " --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"

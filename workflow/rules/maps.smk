@@ -3,16 +3,16 @@
 
 rule dump_maps:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        weights=of("classifier/model.safetensors"),
-        model=of("classifier/model.json"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        weights=run_file("classifier/model.safetensors"),
+        model=run_file("classifier/model.json"),
     output:
-        directory(f"{RESULTS}/maps/{{shard}}"),
+        directory("results/{run}/maps/{shard}"),
     log:
-        f"{RESULTS}/logs/dump_maps/{{shard}}.log",
+        "results/{run}/logs/dump_maps/{shard}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/dump_maps/{{shard}}.tsv"
+        "results/{run}/benchmarks/dump_maps/{shard}.tsv"
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
@@ -27,8 +27,9 @@ rule dump_maps:
         shard=shard_number,
         shards=number_of_shards,
         split=split_of,
+        about=about(lambda settings: f"{settings.maps.method} from block {settings.maps.start_block}"),
     message:
-        f"dump_maps: {SETTINGS.maps.method} from block {SETTINGS.maps.start_block}, shard {{wildcards.shard}}"
+        "dump_maps: {wildcards.run}, {params.about}, shard {wildcards.shard}"
     shell:
         "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
@@ -37,15 +38,15 @@ rule dump_maps:
 
 rule refine_maps:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        maps=of("maps/{shard}"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        maps=run_file("maps/{shard}"),
     output:
-        directory(f"{RESULTS}/refined/{{shard}}"),
+        directory("results/{run}/refined/{shard}"),
     log:
-        f"{RESULTS}/logs/refine_maps/{{shard}}.log",
+        "results/{run}/logs/refine_maps/{shard}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/refine_maps/{{shard}}.tsv"
+        "results/{run}/benchmarks/refine_maps/{shard}.tsv"
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
@@ -56,8 +57,9 @@ rule refine_maps:
     params:
         code=code_of("getam.stages.refine_maps"),
         flags=section("refine"),
+        about=about(lambda settings: f"PAMR, {settings.refine.iterations} iterations"),
     message:
-        f"refine_maps: PAMR, {SETTINGS.refine.iterations} iterations, shard {{wildcards.shard}}"
+        "refine_maps: {wildcards.run}, {params.about}, shard {wildcards.shard}"
     shell:
         "getam refine-maps --index {input.index:q} --maps {input.maps:q} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"

@@ -5,16 +5,16 @@ rule train_saliency:
     input:
         saliency_inputs,
         # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
-        old("index.csv"),
+        waited_for("index.csv"),
         weights_of("saliency"),
     output:
-        weights=f"{RESULTS}/saliency_model/model.safetensors",
-        model=f"{RESULTS}/saliency_model/model.json",
-        metrics=f"{RESULTS}/saliency_model/metrics.json",
+        weights="results/{run}/saliency_model/model.safetensors",
+        model="results/{run}/saliency_model/model.json",
+        metrics="results/{run}/saliency_model/metrics.json",
     log:
-        f"{RESULTS}/logs/train_saliency.log",
+        "results/{run}/logs/train_saliency.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train_saliency.tsv"
+        "results/{run}/benchmarks/train_saliency.tsv"
     conda:
         CONDA_ENV
     threads: training_threads("saliency")
@@ -28,8 +28,9 @@ rule train_saliency:
         train=lambda wildcards: str(settings_of(wildcards).data.saliency_train),
         val=lambda wildcards: str(settings_of(wildcards).data.saliency_val),
         out=subpath(output.weights, parent=True),
+        about=about(lambda settings: f"{settings.saliency.backbone}, {settings.saliency.epochs} epochs"),
     message:
-        f"train_saliency: {SETTINGS.saliency.backbone}, {SETTINGS.saliency.epochs} epochs"
+        "train_saliency: {wildcards.run}, {params.about}"
     shell:
         "getam train-saliency --train {params.train:q} --val {params.val:q} --out {params.out:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
@@ -37,16 +38,16 @@ rule train_saliency:
 
 rule predict_saliency:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        weights=of("saliency_model/model.safetensors"),
-        model=of("saliency_model/model.json"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        weights=run_file("saliency_model/model.safetensors"),
+        model=run_file("saliency_model/model.json"),
     output:
-        directory(f"{RESULTS}/saliency/{{shard}}"),
+        directory("results/{run}/saliency/{shard}"),
     log:
-        f"{RESULTS}/logs/predict_saliency/{{shard}}.log",
+        "results/{run}/logs/predict_saliency/{shard}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/predict_saliency/{{shard}}.tsv"
+        "results/{run}/benchmarks/predict_saliency/{shard}.tsv"
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
@@ -62,7 +63,7 @@ rule predict_saliency:
         shards=number_of_shards,
         split=split_of,
     message:
-        "predict_saliency: shard {wildcards.shard}"
+        "predict_saliency: {wildcards.run}, shard {wildcards.shard}"
     shell:
         "getam predict-saliency --index {input.index:q} --model {params.model:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
@@ -71,16 +72,16 @@ rule predict_saliency:
 
 rule collect_saliency:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
         folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
     output:
-        directory(f"{RESULTS}/saliency/{{shard}}"),
+        directory("results/{run}/saliency/{shard}"),
     log:
-        f"{RESULTS}/logs/collect_saliency/{{shard}}.log",
+        "results/{run}/logs/collect_saliency/{shard}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/collect_saliency/{{shard}}.tsv"
+        "results/{run}/benchmarks/collect_saliency/{shard}.tsv"
     conda:
         CONDA_ENV
     threads: IMAGE_THREADS
@@ -93,7 +94,7 @@ rule collect_saliency:
         shards=number_of_shards,
         split=split_of,
     message:
-        f"collect_saliency: {SETTINGS.saliency.folder}, shard {{wildcards.shard}}"
+        "collect_saliency: {wildcards.run}, {input.folder}, shard {wildcards.shard}"
     shell:
         "getam collect-saliency --index {input.index:q} --folder {input.folder:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"

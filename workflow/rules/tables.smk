@@ -1,6 +1,16 @@
 # The paper's tables and figures, and sweeps: what runs of which a few settings differ give, side by side.
 
 
+def in_report(file: str, *, shown_as: str) -> object:
+    """An output of a table or figure that Snakemake's report shows."""
+    return report(
+        f"{RESULTS}/tables/{file}",
+        caption="../report/tables.rst",
+        category="Tables and figures of the paper",
+        labels={"name": file.rpartition(".")[0], "as": shown_as},
+    )
+
+
 rule make_table:
     input:
         table_scores,
@@ -8,18 +18,8 @@ rule make_table:
         json=f"{RESULTS}/tables/{{table}}.json",
         markdown=f"{RESULTS}/tables/{{table}}.md",
         # The report shows no Markdown.
-        html=report(
-            f"{RESULTS}/tables/{{table}}.html",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "{table}", "as": "table"},
-        ),
-        plot=report(
-            f"{RESULTS}/tables/{{table}}.svg",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "{table}", "as": "plot"},
-        ),
+        html=in_report("{table}.html", shown_as="table"),
+        plot=in_report("{table}.svg", shown_as="plot"),
     log:
         f"{RESULTS}/logs/make_table/{{table}}.log",
     benchmark:
@@ -41,25 +41,15 @@ rule make_table:
 
 rule compare_maps:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         maps=maps_compared("figure2", "refined"),
         scores=label_scores,
     output:
-        picture=report(
-            f"{RESULTS}/tables/figure2.png",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure2", "as": "picture"},
-        ),
+        picture=in_report("figure2.png", shown_as="picture"),
         json=f"{RESULTS}/tables/figure2.json",
         markdown=f"{RESULTS}/tables/figure2.md",
-        html=report(
-            f"{RESULTS}/tables/figure2.html",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure2", "as": "table"},
-        ),
+        html=in_report("figure2.html", shown_as="table"),
     log:
         f"{RESULTS}/logs/compare_maps.log",
     benchmark:
@@ -84,24 +74,14 @@ rule compare_maps:
 
 rule plot_fusions:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
         maps=maps_compared("figure7", "maps"),
     output:
-        plot=report(
-            f"{RESULTS}/tables/figure7.svg",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure7", "as": "plot"},
-        ),
+        plot=in_report("figure7.svg", shown_as="plot"),
         json=f"{RESULTS}/tables/figure7.json",
         markdown=f"{RESULTS}/tables/figure7.md",
-        html=report(
-            f"{RESULTS}/tables/figure7.html",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure7", "as": "table"},
-        ),
+        html=in_report("figure7.html", shown_as="table"),
     log:
         f"{RESULTS}/logs/plot_fusions.log",
     benchmark:
@@ -125,25 +105,15 @@ rule plot_fusions:
 
 rule time_labels:
     input:
-        index=of("index.csv"),
-        classes=of("classes.txt"),
-        maps=of("refined/000"),
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        maps=run_file("refined/000"),
         saliency=timed_saliency,
     output:
-        plot=report(
-            f"{RESULTS}/tables/figure11.svg",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure11", "as": "plot"},
-        ),
+        plot=in_report("figure11.svg", shown_as="plot"),
         json=f"{RESULTS}/tables/figure11.json",
         markdown=f"{RESULTS}/tables/figure11.md",
-        html=report(
-            f"{RESULTS}/tables/figure11.html",
-            caption="../report/tables.rst",
-            category="Tables and figures of the paper",
-            labels={"name": "figure11", "as": "table"},
-        ),
+        html=in_report("figure11.html", shown_as="table"),
     log:
         f"{RESULTS}/logs/time_labels.log",
     benchmark:
