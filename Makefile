@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
-.PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench lint
+.PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench docs lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
@@ -30,7 +30,7 @@ venv: .venv/installed
 		echo "getam needs Python >= 3.11, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,dev,docs]'
 	@touch $@
 
 test: test-fast test-slow
@@ -82,7 +82,11 @@ rehearsal: venv
 bench: venv
 	$(BIN)/python -m benchmarks
 
-lint: venv
+# The manual, in site/; a warning is an error.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lint: venv docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check workflow

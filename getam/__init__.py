@@ -5,15 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from getam.completion import complete_labels
+    from getam.losses import dense_energy_loss
     from getam.maps import AttentionMaps
+    from getam.refine import pamr
 
-__all__ = ["AttentionMaps"]
+__all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr"]
 
 
 def __getattr__(name: str) -> Any:
     # The workflow and the command line import this package for its settings; torch would cost them seconds.
-    if name == "AttentionMaps":
-        from getam.maps import AttentionMaps
+    match name:
+        case "AttentionMaps":
+            from getam.maps import AttentionMaps
 
-        return AttentionMaps
+            return AttentionMaps
+        case "complete_labels":
+            from getam.completion import complete_labels
+
+            return complete_labels
+        case "dense_energy_loss":
+            from getam.losses import dense_energy_loss
+
+            return dense_energy_loss
+        case "pamr":
+            from getam.refine import pamr
+
+            return pamr
     raise AttributeError(f"module 'getam' has no attribute {name!r}")

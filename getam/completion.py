@@ -43,6 +43,7 @@ def complete_labels(
         classes: K class indices counted from 0, ascending (label value = index + 1).
         saliency: (H, W), salient where > 0.
         alpha: quantile in [0, 1]; at 1 nothing is mined.
+        gamma: exponent of the background score, Eq. 4.
         conflict: `lowest` gives pixels mined by several classes to the lowest index (authors' code).
         opening: size of a final morphological opening, pixels: 0 for none, odd, or `released` (authors' code); see
             `open_classes`.
