@@ -36,11 +36,6 @@ class Part(NamedTuple):
     of: tuple[str, ...] = ()
     """The parts that it is made of."""
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names in the folder of the run; folders with what is in them."""
-        return tuple(artifact.path for artifact in ARTIFACTS if artifact.part == self.name)
-
 
 PARTS = {
     part.name: part
@@ -186,7 +181,11 @@ def value_of(settings: BaseModel, path: Path) -> Any:
 @cache
 def _part_of(file: str) -> str:
     """The part with the longest name that leads to the file."""
-    found = [(len(name), part.name) for part in PARTS.values() for name in part.files if _leads_to(name, file)]
+    found = [
+        (len(artifact.path), artifact.part)
+        for artifact in ARTIFACTS
+        if artifact.part and _leads_to(artifact.path, file)
+    ]
     if not found:
         raise KeyError(file)
     return max(found)[1]
