@@ -161,7 +161,7 @@ class Variants:
 
     def files(self, name: str) -> dict[str, str]:
         """{name in the folder of a run: where it is} of all files; {} where all lie in the run's own folder."""
-        found = {file: self.file(name, file) for part in PARTS.values() for file in part.files}
+        found = {made.path: self.file(name, made.path) for made in ARTIFACTS if made.part}
         return {} if all(path == f"results/{name}/{file}" for file, path in found.items()) else found
 
 
