@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from torch import Tensor
 from workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
 
 from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
+
+# A shell that runs the tests in the background has them ignore SIGINT, and every process that they start too. Tests of
+# what an interrupt does would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
 

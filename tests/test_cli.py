@@ -327,7 +327,7 @@ def test_the_process_ends_with_1_and_without_traceback(tmp_path: Path) -> None:
     overlay.write_text(yaml.safe_dump({"data": {"root": "nowhere", "labels": "file"}}))
     words = ["index-dataset", "--config", str(overlay), "--out", "results/index.csv"]
     result = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 1
     assert result.stdout == ""

@@ -9,14 +9,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from conftest import PROJECT
+from dying_worker import INTERRUPTED, MOMENTS
 from PIL import Image
 
 import getam.stages.complete_labels as stage
@@ -35,6 +35,9 @@ CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]
 SIZES = [(24, 32), (24, 32), (20, 16), (16, 20), (1, 1)]
 METHODS = ["activation", "crf", "rrm"]
+DYING_WORKER = PROJECT / "tests" / "dying_worker.py"
+PATIENCE = 300
+"""Seconds after which a command hangs, however busy the machine is."""
 DEFAULTS = validate_config(read_yaml(BASE_CONFIG)).completion
 SETTINGS = DEFAULTS.model_copy(update={"alpha": 0.8, "gamma": 32.0})
 
@@ -237,7 +240,7 @@ def stop(data: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[st
 
 
 @pytest.mark.parametrize("method", ["activation", "rrm"])
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(PATIENCE)
 def test_an_interrupted_stage_is_gone_on_with(data: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     whole = complete(data, "whole", method=method)
     before = stop(data, monkeypatch, method=method)
@@ -280,7 +283,7 @@ def test_a_full_disk_loses_no_finished_label(data: Path, monkeypatch: pytest.Mon
         ("crf", "i4.png", False),
     ],
 )
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(PATIENCE)
 def test_a_stopped_stage_starts_anew_when_a_file_that_it_reads_has_changed(
     data: Path, monkeypatch: pytest.MonkeyPatch, method: str, changed: str, goes_on: bool
 ) -> None:
@@ -290,11 +293,11 @@ def test_a_stopped_stage_starts_anew_when_a_file_that_it_reads_has_changed(
     assert ((out / "i0.png").stat().st_mtime_ns == before["i0.png"]) == goes_on
 
 
-def command(data: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+def command(data: Path, *words: str, program: Sequence[str] = ("-m", "getam"), **options: Any) -> subprocess.Popen[str]:
     """The command itself, in a process of its own."""
     flags = ["--maps", "maps", "--saliency", "saliency", "--index", "index.csv", "--out", "000", *words]
     return subprocess.Popen(
-        [sys.executable, "-m", "getam", "complete-labels", *flags],
+        [sys.executable, *program, "complete-labels", *flags],
         cwd=data,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)])},
         stderr=subprocess.PIPE,
@@ -305,11 +308,20 @@ def command(data: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
 
 def check_one_message(process: subprocess.Popen[str], message: str) -> None:
     """Waits for the command to fail, with that message and nothing else."""
-    errors = process.communicate(timeout=60)[1]
+    errors = errors_of(process)
     assert process.returncode == 1, errors
     assert "getam complete-labels: " in errors.splitlines()[-1], errors
     assert message in errors.splitlines()[-1]
     assert "Traceback" not in errors
+
+
+def errors_of(process: subprocess.Popen[str]) -> str:
+    """What the command wrote until its end; it is killed where it hangs."""
+    try:
+        return process.communicate(timeout=PATIENCE)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"hangs, having written\n{process.communicate()[1]}") from None
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -318,7 +330,7 @@ def test_a_disk_without_room_is_said_and_the_command_then_goes_on(data: Path, si
     check_one_message(command(data, preexec_fn=limit), "cannot be written (File too large); make room")
     assert not (data / "000").exists()
     process = command(data)
-    errors = process.communicate()[1]
+    errors = errors_of(process)
     assert process.returncode == 0, errors
     whole = complete(data, "whole")
     assert {path.name for path in (data / "000").iterdir()} == {path.name for path in whole.iterdir()}
@@ -326,7 +338,7 @@ def test_a_disk_without_room_is_said_and_the_command_then_goes_on(data: Path, si
 
 def test_a_log_on_a_full_disk_is_given_up_with_one_warning(data: Path) -> None:
     process = command(data, "--log", "/dev/full")
-    errors = process.communicate(timeout=60)[1]
+    errors = errors_of(process)
     assert process.returncode == 0
     assert errors.count("/dev/full: cannot be written") == 1
     assert "Traceback" not in errors
@@ -347,22 +359,27 @@ def test_a_folder_without_permission_is_named(data: Path, words: list[str]) -> N
     assert not (data / "000").exists()
 
 
-def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path) -> None:
-    words = ["--method", "crf", "--gamma", "32", "--threads", "2"]
-    process = command(data, *words)
-    while not (workers := [c for c in psutil.Process(process.pid).children() if "spawn_main" in str(c.cmdline())]):
-        assert process.poll() is None
-        time.sleep(0.01)
-    # As the kernel does that is out of memory.
-    workers[0].kill()
+WITH_CRF = ("--method", "crf", "--gamma", "32", "--threads", "2")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path, moment: str) -> None:
+    process = command(data, *WITH_CRF, program=(str(DYING_WORKER), moment))
     check_one_message(process, "000: a worker process was killed, for want of memory perhaps; use fewer threads")
     assert not (data / "000").exists()
     assert (data / ".000.partial").is_dir()
-    process = command(data, *words)
-    process.communicate()
-    assert process.returncode == 0
+    process = command(data, *WITH_CRF)
+    errors = errors_of(process)
+    assert process.returncode == 0, errors
     for path in complete(data, "whole", method="crf").glob("*.png"):
         assert (data / "000" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_interrupt_while_workers_start_is_left_to_the_stage(data: Path) -> None:
+    process = command(data, *WITH_CRF, program=(str(DYING_WORKER), INTERRUPTED))
+    errors = errors_of(process)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
 
 
 def reject(data: Path, *ids: str) -> str:

@@ -110,7 +110,7 @@ def in_two_processes(path: Path, accumulation: int) -> None:
         for number in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=200)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
 
 

@@ -328,12 +328,29 @@ def test_two_processes_train_as_one(section: str, config: Config, data: Path) ->
     words[words.index("--device") + 1] = "auto"
     environment = os.environ | {"GETAM_GPUS": "one,two", "CUDA_VISIBLE_DEVICES": ""}
     log = data / "two.log"
-    subprocess.run([sys.executable, *words, "--gpus", "2", "--log", str(log)], env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, *words, "--gpus", "2", "--log", str(log)], env=environment, check=True, timeout=900)
     assert "takes GPU one, two" in log.read_text()
     one, two = (read_json(data / name / "model.json")["history"] for name in ("one", "two"))
     assert len(one) == len(two) == 10
     for alone, together in zip(one, two, strict=True):
         assert together == pytest.approx(alone, rel=1e-5, abs=1e-6)
+
+
+PAUSING = """
+import os, signal, sys
+from pathlib import Path
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from getam.cli import main
+steps = []
+def pause(*_):
+    steps.append(1)
+    if len(steps) == int(os.environ["PAUSE_BEFORE_STEP"]):
+        Path(os.environ["PAUSED"]).touch()
+        signal.pause()
+register_optimizer_step_pre_hook(pause)
+main()
+"""
+"""`getam`, whose training waits for ever before one step."""
 
 
 @pytest.mark.slow
@@ -346,16 +363,22 @@ def test_killed_at_a_random_step_it_ends_with_the_same_weights(seed: int, config
     state = data / "parts" / STATE / STATE_FILE
     # A step of either phase: 8 steps classify, 12 segment.
     saves = random.Random(seed).randint(*((1, 7), (9, 18))[seed % 2])
-    process = subprocess.Popen(words)
+    # It doesn't get far beyond that, however late it is killed.
+    paused = data / "paused"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSING, *words[words.index("getam") + 1 :]],
+        env=os.environ | {"PAUSE_BEFORE_STEP": str(saves + 2), "PAUSED": str(paused)},
+    )
     seen: set[int] = set()
-    while process.poll() is None and len(seen) < saves:
+    while process.poll() is None and len(seen) < saves and not paused.exists():
         with contextlib.suppress(FileNotFoundError):
             seen.add(state.stat().st_mtime_ns)
         time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (data / "parts" / "model.json").exists(), "it was over before it was killed"
-    subprocess.run(words, check=True, timeout=300)
+    assert state.is_file()
+    assert not (data / "parts" / "model.json").exists()
+    subprocess.run(words, check=True, timeout=900)
     whole, parts = (data / name / "model.safetensors" for name in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
     assert read_json(data / "whole" / "model.json") == read_json(data / "parts" / "model.json")

@@ -19,6 +19,8 @@ from workplace import STAND_IN, Workplace
 
 TARGET = "results/demo/index.csv"
 WORDS = ("--cores", "2", TARGET)
+PATIENCE = 600
+"""Seconds after which a run hangs, however busy the machine is."""
 WAITS = """
 import os, time
 pathlib.Path("started").write_text(str(os.getpid()))
@@ -41,7 +43,7 @@ def workplace(tmp_path: Path) -> Workplace:
 def entry(workplace: Workplace, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*workplace.entry, *(words or WORDS)]
     return subprocess.run(
-        command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True, timeout=120
+        command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -119,10 +121,10 @@ def test_what_a_killed_snakemake_has_left_running_is_ended_first(
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    psutil.wait_procs([orphan], timeout=60)
+    psutil.wait_procs([orphan], timeout=PATIENCE)
     assert not orphan.is_running()
     let_go(workplace)
-    errors = again.communicate(timeout=120)[1]
+    errors = again.communicate(timeout=PATIENCE)[1]
     assert again.returncode == 0, errors
     assert f"run: ends what a killed run has left: {orphan.pid} " in errors
     assert (workplace.folder / TARGET).is_file()
@@ -144,7 +146,7 @@ def test_a_second_run_says_who_the_first_is_and_disturbs_nothing(
     assert {path: path.stat().st_mtime_ns for path in locks(workplace)} == before
     assert entry(workplace, *WORDS, "-n").returncode == 0
     let_go(workplace)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert (workplace.folder / TARGET).is_file()
 
@@ -165,7 +167,7 @@ def test_a_signal_to_the_run_ends_it_and_leaves_no_lock(
 ) -> None:
     # As a terminal and a batch system send it.
     os.killpg(running.pid, number)
-    running.wait(timeout=60)
+    running.wait(timeout=PATIENCE)
     assert running.returncode == 1
     assert not locks(workplace)
     let_go(workplace)
@@ -240,7 +242,7 @@ def test_jobs_that_are_left_in_slurm_are_not_submitted_again(
         env=environment | {"PATH": f"{workplace.folder / 'bin'}{os.pathsep}{environment['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     message = f"run: {workplace.folder}: a killed run has left jobs in Slurm; wait for them, or scancel 77\n"
     assert (message in result.stderr) == left, result.stderr
