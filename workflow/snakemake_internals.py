@@ -67,8 +67,8 @@ def is_recorded(workflow: Workflow, output: str) -> bool:
     return record is not None and not record.incomplete
 
 
-def let_names_mean(run: str) -> None:
-    """Makes `snakemake summary` a target: the rule's files of the run, where {run} is the rule's only wildcard.
+def make_names_targets(run: str) -> None:
+    """Makes the name of a rule a target, `snakemake summary`: its files of the run, where {run} is its only wildcard.
 
     Snakemake itself refuses the name of a rule that has wildcards.
 

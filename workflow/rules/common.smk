@@ -18,7 +18,7 @@ from snakemake_internals import (
     given_config,
     given_cores,
     is_recorded,
-    let_names_mean,
+    make_names_targets,
     recorded_params,
     resource_limit,
 )
@@ -87,7 +87,7 @@ def gpus_of(section: str) -> Callable[[object], int]:
 
 
 def training_threads(section: str) -> Callable[[object], int]:
-    """Those of a network job, for each of the training's processes."""
+    """The threads of a training: as many as of another network job for each of its processes."""
 
     def threads(wildcards: object) -> int:
         count = NETWORK_THREADS * max(1, getattr(settings_of(wildcards), section).gpus)
@@ -138,17 +138,6 @@ def weights_of(section: str) -> Callable[[object], list[str]]:
     return lambda wildcards: [file(wildcards)] if section in settings_of(wildcards).pretrained_networks() else []
 
 
-def weights_file(wildcards: object) -> list[str]:
-    """The user's file of pretrained weights, where a section names one."""
-    pretrained = settings_of(wildcards).pretrained_networks()[wildcards.section].pretrained
-    return [pretrained] if isinstance(pretrained, str) else []
-
-
-def weights_flags(wildcards: object) -> list[str]:
-    """The flags of fetch_weights."""
-    return flags(settings_of(wildcards).pretrained_networks()[wildcards.section])
-
-
 def forget_finished() -> None:
     """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
     for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
@@ -172,25 +161,6 @@ def verdicts_file(wildcards: object) -> list[str]:
 def saliency_shards(wildcards: object) -> list[str]:
     """The saliency maps of all shards; nothing in a run without saliency."""
     return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
-
-
-def saliency_flags(wildcards: object, input: object) -> list[str]:
-    """What train_end_to_end is told of saliency maps."""
-    if not input.saliency:
-        return []
-    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
-
-
-def files_of_run(wildcards: object) -> str:
-    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
-    return json.dumps(VARIANTS.files(run_of(wildcards)))
-
-
-def score_files_of_run(wildcards: object) -> list[str]:
-    """Every file of the run that has scores."""
-    sources = ["classifier", *(["saliency_model"] if SETTINGS.saliency.source == "train" else [])]
-    files = [f"{source}/metrics.json" for source in (*sources, "deeplab", "end_to_end")]
-    return [run_file(file)(wildcards) for file in (*files, "pseudo_labels.json")]
 
 
 def end_to_end_model(file: str) -> Callable[[object], str]:
@@ -219,14 +189,6 @@ def inference_of(settings: PredictionSettings) -> str:
     """How a network predicts, for messages."""
     sizes = f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
     return f"{sizes}, flip {settings.flip}, {settings.crf.iterations} CRF iterations"
-
-
-os.environ.update(
-    # The commands that belong to this Python, also where its environment is not activated.
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
-    # If Snakemake dies before it takes note of a training that has ended, the next run finds the model all the same.
-    GETAM_KEEP_FINISHED="true",
-)
 
 
 def checked_config() -> Variants:
@@ -300,13 +262,6 @@ def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
     return {"masks": directory(f"{results}/masks")} if FORMATS[data.format].converts_masks(data) else {}
 
 
-def saliency_inputs(wildcards: object) -> list[str]:
-    """Folders of the user's are old: a file that is added somewhere in them doesn't start a training."""
-    data = settings_of(wildcards).data
-    folders = (data.saliency_train, data.saliency_val)
-    return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
-
-
 def section(name: str, part: type[BaseModel] | None = None) -> Callable[[object], list[str]]:
     """The flags of a section, or of those of its settings that a stage takes, for `params`."""
 
@@ -335,61 +290,6 @@ def shards(stage: str, *, run: str) -> list[str]:
     return [VARIANTS.file(run, f"{stage}/{number:03d}") for number in range(VARIANTS[run].data.shards)]
 
 
-def runs_compared(comparison: str) -> list[tuple[str, str]]:
-    """(label, name) of the runs of a comparison; one message where the configuration rules it out."""
-    try:
-        found = [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
-        for label, name in found:
-            for problem in missing_data(VARIANTS[name]):
-                raise InputError(f"{comparison}, {label}: {problem}")
-    except InputError as error:
-        # Not an exception: Snakemake would print it with a file, a line and a trace of this function.
-        sys.exit(str(error))
-    return found
-
-
-def table_scores(wildcards: object) -> list[str]:
-    """The files that a table's scores are in."""
-    runs_compared(wildcards.table)
-    return score_files(VARIANTS, wildcards.table)
-
-
-def maps_compared(comparison: str, stage: str) -> Callable[[object], list[str]]:
-    """The shards of a stage of all runs of a comparison."""
-    return lambda wildcards: [folder for _, run in runs_compared(comparison) for folder in shards(stage, run=run)]
-
-
-def label_scores(wildcards: object) -> list[str]:
-    """The scores of the maps that figure 2 shows."""
-    return score_files(VARIANTS, "figure2")
-
-
-def map_methods(wildcards: object) -> str:
-    """The methods of compare_maps, as JSON."""
-    return json.dumps(
-        [
-            {
-                "label": label,
-                "maps": VARIANTS.file(run, "refined"),
-                "scores": VARIANTS.file(run, "pseudo_labels.json"),
-            }
-            for label, run in runs_compared("figure2")
-        ]
-    )
-
-
-def fusion_folders(wildcards: object) -> str:
-    """The maps of plot_fusions, as JSON."""
-    return json.dumps({label: VARIANTS.file(run, "maps") for label, run in runs_compared("figure7")})
-
-
-def timed_saliency(wildcards: object) -> str:
-    """The saliency maps of the images whose labels figure 11 takes time of."""
-    if SETTINGS.saliency.source == "none":
-        sys.exit("figure11: times the paper's completion, which needs saliency; set saliency.source to train or folder")
-    return run_file("saliency/000")(wildcards)
-
-
 def parent_of(name: str) -> Callable[..., str]:
     """The folder that holds the shards of an input, for `params`."""
     return lambda wildcards, input: str(Path(getattr(input, name)[0]).parent)
@@ -402,9 +302,16 @@ except InputError as error:
     sys.exit(str(error))
 
 SETTINGS = VARIANTS[VARIANTS.run]
+# The folder of the run itself, in which the tables that compare it with its variants lie too.
 RESULTS = f"results/{SETTINGS.run}"
-os.environ.update(GETAM_CODE_HASH=str(SETTINGS.code_hash).lower())
-let_names_mean(SETTINGS.run)
+os.environ.update(
+    # The commands that belong to this Python, also where its environment is not activated.
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
+    # If Snakemake dies before it takes note of a training that has ended, the next run finds the model all the same.
+    GETAM_KEEP_FINISHED="true",
+    GETAM_CODE_HASH=str(SETTINGS.code_hash).lower(),
+)
+make_names_targets(SETTINGS.run)
 warn_of_fewer_gpus()
 
 
