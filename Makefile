@@ -51,7 +51,7 @@ browser:
 
 # The JavaScript libraries of the audit page, of the versions in package-lock.json; needs npm and the network.
 vendor:
-	cd getam/templates/vendor && npm ci --ignore-scripts --no-audit --no-fund && \
+	cd getam/pages/templates/vendor && npm ci --ignore-scripts --no-audit --no-fund && \
 		cp node_modules/preact/dist/preact.umd.js preact.js && cp node_modules/preact/LICENSE LICENSE.preact && \
 		cp node_modules/preact/hooks/dist/hooks.umd.js preact-hooks.js && \
 		cp node_modules/htm/dist/htm.umd.js htm.js && cp node_modules/htm/LICENSE LICENSE.htm && \
@@ -65,11 +65,11 @@ slurm: venv
 		command -v apt-get >/dev/null || { echo "Slurm is not installed, and there is no apt-get: install" \
 			"slurmctld, slurmd, sbatch, munged" >&2; exit 1; }; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(SLURM_PACKAGES); }
-	@$(BIN)/python tests/slurm_cluster.py
+	@$(BIN)/python tests/support/slurm_cluster.py
 
 # The workflow as jobs of that Slurm, which is gone afterwards.
 test-slurm: slurm
-	$(BIN)/pytest -m slurm -s tests/test_slurm.py
+	$(BIN)/pytest -m slurm -s tests/workflow/test_slurm.py
 
 # Every full-size network of configs/voc12.yaml for two steps, on the demo's images: minutes on two cores.
 rehearsal: venv

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import completion, double_backward, dump_maps, gpu, maps, refine
 from benchmarks.measure import THREADS, Row, megabytes
-from getam.label_times import cpu_name
+from getam.experiments.label_times import cpu_name
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
     "maps": maps.rows,

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from browser import CHROMIUM, MISSING, SCROLL, SPENT, Opened, browser, memory
 from PIL import Image
+from support.browser import CHROMIUM, MISSING, SCROLL, SPENT, Opened, browser, memory
 
 from benchmarks.measure import config
-from getam.completion import complete_labels
-from getam.files import write_array, write_gray, write_json, write_labels
-from getam.index import Index, IndexRow, write_index
-from getam.refine import pamr
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.labels.completion import complete_labels
+from getam.maps.pamr import pamr
 from getam.stages.audit import Arguments, run
+from getam.system.files import write_array, write_gray, write_json, write_labels
 
 HEIGHT, WIDTH = 375, 500
 CLASSES = tuple(f"class {number}" for number in range(20))

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import Row, Run, config, extra_memory, faster, medians, seconds
-from getam.completion import complete_labels
-from getam.crf import dense_crf
-from getam.files import UNKNOWN
+from getam.labels.completion import complete_labels
+from getam.labels.crf import dense_crf
+from getam.system.files import UNKNOWN
 
 SIZE = (375, 500)
 TINY = (15, 20)

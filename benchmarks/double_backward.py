@@ -7,11 +7,13 @@ from reference.literal_double_backward import literal_training_step
 from torch import Tensor
 
 from benchmarks.measure import Check, Row, medians, seconds
-from getam.distributed import ImageDropout
-from getam.double_backward import training_step
-from getam.end_to_end import EndToEndNetwork
-from getam.images import normalize_rgb
-from getam.settings import BASE_CONFIG, EndToEndSettings, merge, read_yaml, validate_config
+from getam.datasets.images import normalize_rgb
+from getam.networks.end_to_end import EndToEndNetwork
+from getam.settings.config import validate_config
+from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.reading import BASE_CONFIG, merge, read_yaml
+from getam.system.distributed import ImageDropout
+from getam.training.double_backward import training_step
 
 CLASSES = ((3,), (8,), (3, 14), (1, 19))
 """Present classes of each image: 1.5 on average, VOC's are 1.55."""

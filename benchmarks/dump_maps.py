@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import THREADS, Check, Row, Run, alternating, config, in_fresh_process, seconds
-from getam.checkpoints import save_model
-from getam.classifier import build_classifier, describe_classifier
-from getam.index import Index, IndexRow, write_index
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.networks.checkpoints import save_model
+from getam.networks.classifier import build_classifier, describe_classifier
 from getam.stages.dump_maps import Arguments, run
 
 IMAGES = 320

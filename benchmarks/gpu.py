@@ -15,9 +15,9 @@ from benchmarks.double_backward import inputs as training_inputs
 from benchmarks.double_backward import paper_recipe
 from benchmarks.measure import Check, Row, Run, alternating, deviation, faster, timed
 from getam import AttentionMaps
-from getam.double_backward import training_step
-from getam.end_to_end import EndToEndNetwork
-from getam.settings import EndToEndSettings
+from getam.networks.end_to_end import EndToEndNetwork
+from getam.settings.end_to_end import EndToEndSettings
+from getam.training.double_backward import training_step
 
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "vit_base_patch16_384": {},

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from getam.settings import BASE_CONFIG, Config, read_yaml, validate_config
+from getam.settings.config import Config, validate_config
+from getam.settings.reading import BASE_CONFIG, read_yaml
 
 THREADS = 1
 

@@ -10,7 +10,7 @@ from reference.stacked_pamr import stacked_pamr
 from torch import Tensor
 
 from benchmarks.measure import Check, Row, Run, deviation, extra_memory, faster, medians, seconds
-from getam.refine import pamr
+from getam.maps.pamr import pamr
 
 SIDE = 512
 ITERATIONS = 10

@@ -24,11 +24,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
 from deeplab.segmenters import SmpSegmenter
-from getam.checkpoints import describe_model, load_weights, read_description
+from getam.datasets.images import denormalize_rgb
 from getam.errors import InputError, chosen
-from getam.images import denormalize_rgb
-from getam.pretrained import encoder_weights, load_encoder
-from getam.settings import SEGMENTERS, DeepLabSettings
+from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.pretrained import encoder_weights, load_encoder
+from getam.settings.deeplab import SEGMENTERS, DeepLabSettings
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)
 """Blue, green and red, levels of 0..255."""
@@ -69,7 +69,7 @@ class DeepLabV2(MultiScaleNetwork):
     network is single-scale. `encoder_stages` below 4 leaves the widest and slowest stages out, for tiny
     images on a CPU. `frozen_batch_norm` keeps batch norm's statistics and affine parameters as they
     are, which fits pretrained weights only: from scratch, batch norm has to be trained. `pretrained`
-    (True: fetched; or a file) and `segmentation_pretrained`: see getam.pretrained.encoder_weights.
+    (True: fetched; or a file) and `segmentation_pretrained`: see getam.networks.pretrained.encoder_weights.
 
     `bottleneck_stride`: which convolution of a bottleneck has the stride of its stage. 1x1 is that of the
     Caffe/MSRA ResNets that the paper starts from and of the reference's weights; 3x3 is torchvision's, for

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from getam.files import UNKNOWN
-from getam.losses import mean_where
+from getam.system.files import UNKNOWN
+from getam.training.losses import mean_where
 
 
 class MultiScaleNetwork(nn.Module):
@@ -99,7 +99,7 @@ def multi_scale_loss(
     By default the labels are sampled down to each output's size (nearest, at pixel centers, like PIL's
     NEAREST), as the reference recipe does. `full_resolution` instead upsamples the logits (bilinear,
     align_corners=False) to the labels' size: for images so small that a stride of 8 would leave a handful
-    of labels. `synchronize`: see getam.losses.mean_where.
+    of labels. `synchronize`: see getam.training.losses.mean_where.
     """
     losses = []
     for logits in outputs:

@@ -1,6 +1,6 @@
 """Segmentation networks of segmentation-models-pytorch by name, in the place of DeepLabv2.
 
-To add one that the library has: its facts in getam.settings.SEGMENTERS.
+To add one that the library has: its facts in getam.settings.deeplab.SEGMENTERS.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
-from getam.backbones import Normalization, create_timm_model
+from getam.datasets.images import MEAN, STD
 from getam.errors import InputError
-from getam.images import MEAN, STD
-from getam.pretrained import TIMM, Weights, encoder_weights, load_encoder
-from getam.settings import SEGMENTERS
+from getam.networks.backbones import Normalization, create_timm_model
+from getam.networks.pretrained import TIMM, Weights, encoder_weights, load_encoder
+from getam.settings.deeplab import SEGMENTERS
 
 OPTIONS = {"output_stride": "encoder_output_stride", "atrous_rates": "decoder_atrous_rates"}
 """Settings that some architectures read, by the names that segmentation-models-pytorch has for them."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from getam.completion import complete_labels
-    from getam.losses import dense_energy_loss
-    from getam.maps import AttentionMaps
-    from getam.refine import pamr
+    from getam.labels.completion import complete_labels
+    from getam.maps.attention import AttentionMaps
+    from getam.maps.pamr import pamr
+    from getam.training.losses import dense_energy_loss
 
 __all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr"]
 
@@ -17,19 +17,19 @@ def __getattr__(name: str) -> Any:
     # The workflow and the command line import this package for its settings; torch would cost them seconds.
     match name:
         case "AttentionMaps":
-            from getam.maps import AttentionMaps
+            from getam.maps.attention import AttentionMaps
 
             return AttentionMaps
         case "complete_labels":
-            from getam.completion import complete_labels
+            from getam.labels.completion import complete_labels
 
             return complete_labels
         case "dense_energy_loss":
-            from getam.losses import dense_energy_loss
+            from getam.training.losses import dense_energy_loss
 
             return dense_energy_loss
         case "pamr":
-            from getam.refine import pamr
+            from getam.maps.pamr import pamr
 
             return pamr
     raise AttributeError(f"module 'getam' has no attribute {name!r}")

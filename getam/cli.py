@@ -22,20 +22,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError, Stopped
-from getam.progress import set_up_logging
-from getam.settings import (
-    BASE_CONFIG,
-    POSITIONAL,
-    describe,
-    editor_schema,
-    flag_name,
-    leaves,
-    merge,
-    nest,
-    read_yaml,
-    validate_config,
-)
-from getam.training_arguments import TrainingArguments
+from getam.settings.config import editor_schema, validate_config
+from getam.settings.flags import flag_name, leaves, nest
+from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.training import TrainingArguments
+from getam.system.progress import set_up_logging
 
 STAGES = {
     "make-demo": "write the embedded demo data set",
@@ -141,8 +133,8 @@ def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any)
     if not isinstance(arguments, TrainingArguments) or (processes := arguments.processes()) == 1:
         module.run(arguments)
         return
-    from getam import gpu
-    from getam.distributed import launch
+    from getam.system import gpu
+    from getam.system.distributed import launch
 
     gpu.take(processes)
     threads = max(1, arguments.threads // processes)
@@ -151,7 +143,7 @@ def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any)
 
 def _failed(command: str, message: str) -> int:
     if "LOCAL_RANK" in os.environ:
-        from getam.distributed import report_failure
+        from getam.system.distributed import report_failure
 
         if report_failure(message):
             return 1

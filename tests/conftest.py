@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
 from torch import Tensor
-from workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
 
-from getam.settings import Config, EndToEndSettings, read_yaml, validate_config
+from getam.settings.config import Config, validate_config
+from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.reading import read_yaml
 
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start too. Tests of
 # what an interrupt does would wait for ever.

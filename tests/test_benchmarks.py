@@ -18,9 +18,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from getam import AttentionMaps
-from getam.files import read_array
-from getam.refine import pamr
-from getam.settings import EndToEndSettings
+from getam.maps.pamr import pamr
+from getam.settings.end_to_end import EndToEndSettings
+from getam.system.files import read_array
 
 # benchmarks/ is not installed with the package and lies beside tests/.
 sys.path.append(str(Path(__file__).resolve().parents[1]))

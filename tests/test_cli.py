@@ -21,19 +21,14 @@ import deeplab.cli
 import getam.cli
 from getam.cli import command, parse_flags
 from getam.errors import InputError
-from getam.machine import MachineArguments
-from getam.settings import (
-    POSITIONAL,
-    Config,
-    IndexSettings,
-    LabelSettings,
-    SaliencyMapSettings,
-    SaliencySettings,
-    editor_schema,
-    flag_name,
-    leaves,
-    read_yaml,
-)
+from getam.settings.completion import LabelSettings
+from getam.settings.config import Config, editor_schema
+from getam.settings.data import IndexSettings
+from getam.settings.flags import flag_name, leaves
+from getam.settings.reading import read_yaml
+from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.machine import MachineArguments
 
 STAGES = {"getam": getam.cli.STAGES, "deeplab": deeplab.cli.STAGES}
 COMMANDS = [(package, stage) for package, stages in STAGES.items() for stage in stages]

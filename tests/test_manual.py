@@ -18,13 +18,15 @@ import pytest
 import yaml
 from conftest import PROJECT
 from pydantic import ValidationError
-from workplace import Workplace
+from support.workplace import Workplace
 
 import deeplab.cli
 import getam
 import getam.cli
 from getam.cli import parse_flags
-from getam.settings import Config, flag_name, leaves, merge, read_yaml, validate_config
+from getam.settings.config import Config, validate_config
+from getam.settings.flags import flag_name, leaves
+from getam.settings.reading import merge, read_yaml
 
 README = PROJECT / "README.md"
 PAGES = [README, PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]

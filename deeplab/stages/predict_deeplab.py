@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from getam.system.arguments.network import NetworkArguments
 from pydantic import Field
 
 from deeplab.model import load_deeplab
-from getam.gpu import NetworkArguments
-from getam.images import require_rows
-from getam.index import read_index
-from getam.prediction import predict
-from getam.settings import PredictionSettings, only
-from getam.shards import check_classes
-from getam.supervision import SUPERVISION, of_model
+from getam.datasets.images import require_rows
+from getam.datasets.index import read_index
+from getam.datasets.shards import check_classes
+from getam.networks.supervision import SUPERVISION, of_model
+from getam.scores.prediction import predict
+from getam.settings.prediction import PredictionSettings
+from getam.settings.section import section_of
 
 SECTION = "deeplab_prediction"
 
@@ -35,7 +36,7 @@ def run(arguments: Arguments) -> None:
     predict(
         model.to(device),
         require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
-        settings=only(PredictionSettings, arguments),
+        settings=section_of(PredictionSettings, arguments),
         multiple=1,
         classes=index.classes,
         model=arguments.model,

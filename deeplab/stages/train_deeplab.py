@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from deeplab.model import build_deeplab, describe_deeplab
 from deeplab.multi_scale import multi_scale_loss
+from getam.datasets.images import RandomScaleCrop, TrainingImages
+from getam.datasets.index import IndexRow, read_index
+from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError
-from getam.files import fingerprint, read_image, read_labels
-from getam.images import RandomScaleCrop, TrainingImages
-from getam.index import IndexRow, read_index
-from getam.settings import DeepLabSettings, DeepLabTrainingSettings, only
-from getam.shards import rows_of, shard_folders
-from getam.supervision import of_shards
-from getam.training import StepResult, train
-from getam.training_arguments import TrainingArguments
+from getam.networks.supervision import of_shards
+from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
+from getam.settings.section import section_of
+from getam.system.arguments.training import TrainingArguments
+from getam.system.files import fingerprint, read_image, read_labels
+from getam.training.loop import StepResult, train
 
 SECTION = "deeplab"
 
@@ -34,7 +35,7 @@ class Arguments(DeepLabTrainingSettings, TrainingArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(DeepLabSettings, arguments)
+    settings = section_of(DeepLabSettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     folders = shard_folders(arguments.pseudo_labels, arguments.shards)

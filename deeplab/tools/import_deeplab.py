@@ -9,14 +9,17 @@ from pydantic import Field
 
 from deeplab.import_kazuto1011_state import from_kazuto1011_state
 from deeplab.model import build_deeplab, describe_deeplab
-from getam.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.datasets.voc import VOC_CLASSES, read_classes
 from getam.errors import InputError
-from getam.files import sha256_of
-from getam.machine import MachineArguments
-from getam.pretrained import read_state
-from getam.settings import BASE_CONFIG, POSITIONAL, DeepLabSettings, only, read_config
-from getam.supervision import PIXEL_LABELS
-from getam.voc import VOC_CLASSES, read_classes
+from getam.networks.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.networks.pretrained import read_state
+from getam.networks.supervision import PIXEL_LABELS
+from getam.settings.config import read_config
+from getam.settings.deeplab import DeepLabSettings
+from getam.settings.reading import BASE_CONFIG
+from getam.settings.section import POSITIONAL, section_of
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import sha256_of
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
 REFERENCE = {
@@ -56,7 +59,7 @@ def run(arguments: Arguments) -> None:
     if BIAS not in state or len(state[BIAS]) != len(classes) + 1:
         has = len(state[BIAS]) - 1 if BIAS in state else "no"
         raise InputError(f"{arguments.file}: has {has} classes, --classes names {len(classes)}; name its own")
-    settings = only(DeepLabSettings, read_config([RECIPE]).deeplab).model_copy(update=REFERENCE)
+    settings = section_of(DeepLabSettings, read_config([RECIPE]).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_exactly(model, state, source=arguments.file)
     description = describe_deeplab(settings, classes, learned_from=arguments.supervision)

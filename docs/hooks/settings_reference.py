@@ -16,7 +16,9 @@ import yaml
 
 import deeplab.cli
 import getam.cli
-from getam.settings import BASE_CONFIG, Config, editor_schema, flag_name, leaves
+from getam.settings.config import Config, editor_schema
+from getam.settings.flags import flag_name, leaves
+from getam.settings.reading import BASE_CONFIG
 
 MARKER = "<!-- settings -->"
 """The line of settings.md that the tables take the place of."""

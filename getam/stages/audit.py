@@ -7,14 +7,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from getam.contact_sheet import write_contact_sheet
-from getam.files import atomic_folder
-from getam.gallery import write_gallery
-from getam.index import read_index
-from getam.machine import MachineArguments
-from getam.overview import write_overview
-from getam.run_folder import RunFolder
-from getam.settings import AuditSettings
+from getam.datasets.index import read_index
+from getam.pages.audit.gallery import write_gallery
+from getam.pages.contact_sheet import write_contact_sheet
+from getam.pages.overview import write_overview
+from getam.runs.folder import RunFolder
+from getam.settings.audit import AuditSettings
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_folder
 
 SECTION = "audit"
 

@@ -8,14 +8,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from getam.duts import files_by_id
+from getam.datasets.duts import files_by_id
+from getam.datasets.index import IndexRow, read_index, shard_of
+from getam.datasets.shards import new_shard
 from getam.errors import InputError, listed
-from getam.files import check_saliency_range, read_gray, read_saliency, write_gray
-from getam.index import IndexRow, read_index, shard_of
-from getam.machine import MachineArguments
-from getam.progress import progress
-from getam.shards import new_shard
-from getam.supervision import SALIENCY, SUPERVISION
+from getam.networks.supervision import SALIENCY, SUPERVISION
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import check_saliency_range, read_gray, read_saliency, write_gray
+from getam.system.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from getam.documents import Document, Grid, write_document
+from getam.datasets.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
+from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError
-from getam.files import atomic_file, read_array, read_json, read_labels, write_json
-from getam.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
-from getam.machine import MachineArguments
-from getam.map_sheet import SheetRow, draw_sheet
-from getam.report import describe_supervision, three_decimals
-from getam.shards import rows_of, shard_folders
+from getam.pages.map_sheet import SheetRow, draw_sheet
+from getam.pages.text.documents import Document, Grid, write_document
+from getam.runs.summary import describe_supervision, three_decimals
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_file, read_array, read_json, read_labels, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from getam.datasets.index import IndexRow, read_index, read_photograph
+from getam.datasets.shards import MANIFEST, REJECTED, new_shard, rows_of
 from getam.errors import InputError, enumerated
-from getam.files import UNKNOWN, read_array, read_gray, write_labels
-from getam.index import IndexRow, read_index, read_photograph
-from getam.labels import make_labels
-from getam.machine import MachineArguments
-from getam.progress import progress
-from getam.settings import LABEL_METHODS, LabelSettings, PseudoLabelSettings, label_methods, only
-from getam.shards import MANIFEST, REJECTED, new_shard, rows_of
-from getam.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
-from getam.verdicts import rejected_ids
+from getam.labels.methods import make_labels
+from getam.networks.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
+from getam.runs.verdicts import rejected_ids
+from getam.settings.completion import LABEL_METHODS, LabelSettings, PseudoLabelSettings, label_methods
+from getam.settings.section import section_of
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import UNKNOWN, read_array, read_gray, write_labels
+from getam.system.progress import progress
 
 # Neither torch nor what imports it: processes that label import this module, and start seconds faster without.
 
@@ -40,7 +41,7 @@ class Arguments(PseudoLabelSettings, MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(PseudoLabelSettings, arguments)
+    settings = section_of(PseudoLabelSettings, arguments)
     method = LABEL_METHODS[settings.method]
     arguments.set_threads()
     if not method.in_processes:

@@ -11,18 +11,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from getam.baselines import create_maps
-from getam.checkpoints import model_files
-from getam.classifier import load_classifier
+from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
+from getam.datasets.index import IndexRow, read_index, read_photograph, shard_of
+from getam.datasets.shards import check_classes, new_shard
 from getam.errors import InputError
-from getam.files import write_array
-from getam.gpu import NetworkArguments
-from getam.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
-from getam.index import IndexRow, read_index, read_photograph, shard_of
-from getam.progress import image_progress
-from getam.settings import MapSettings, only
-from getam.shards import check_classes, new_shard
-from getam.supervision import IMAGE_LABELS, SUPERVISION, of_model
+from getam.maps.baselines import create_maps
+from getam.networks.checkpoints import model_files
+from getam.networks.classifier import load_classifier
+from getam.networks.supervision import IMAGE_LABELS, SUPERVISION, of_model
+from getam.settings.maps import MapSettings
+from getam.settings.section import section_of
+from getam.system.arguments.network import NetworkArguments
+from getam.system.files import write_array
+from getam.system.progress import image_progress
 
 SECTION = "maps"
 BATCH_SIZE = 16
@@ -42,7 +43,7 @@ class Arguments(MapSettings, NetworkArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(MapSettings, arguments)
+    settings = section_of(MapSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
     split = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)

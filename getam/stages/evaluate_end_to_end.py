@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from getam.evaluation import EvaluationArguments, write_scores
+from getam.scores.evaluation import EvaluationArguments, write_scores
 
 Arguments = EvaluationArguments
 

@@ -9,12 +9,12 @@ from typing import Any
 import segmentation_models_pytorch as smp
 from pydantic import Field
 
-from getam.backbones import create_timm_model
 from getam.errors import InputError
-from getam.files import write_json
-from getam.machine import MachineArguments
-from getam.pretrained import TIMM, encoder_weights, initialization_of, is_library_encoder, load_encoder
-from getam.settings import NetworkWeights
+from getam.networks.backbones import create_timm_model
+from getam.networks.pretrained import TIMM, encoder_weights, initialization_of, is_library_encoder, load_encoder
+from getam.settings.networks import NetworkWeights
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import write_json
 
 logger = logging.getLogger(__name__)
 

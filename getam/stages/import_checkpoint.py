@@ -9,15 +9,18 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from getam.checkpoints import DESCRIPTION, UNUSED, misfits, save_model, write_tensors
-from getam.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.datasets.voc import VOC_CLASSES, read_classes
 from getam.errors import InputError
-from getam.files import sha256_of
-from getam.machine import MachineArguments
-from getam.pretrained import read_state
-from getam.released import from_released, to_released
-from getam.settings import BASE_CONFIG, POSITIONAL, EndToEndSettings, merge, read_yaml, validate_config
-from getam.voc import VOC_CLASSES, read_classes
+from getam.networks.checkpoints import DESCRIPTION, UNUSED, misfits, save_model, write_tensors
+from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.networks.pretrained import read_state
+from getam.networks.released import from_released, to_released
+from getam.settings.config import validate_config
+from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.reading import BASE_CONFIG, merge, read_yaml
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import sha256_of
 
 RECIPE = BASE_CONFIG.parent / "configs" / "released.yaml"
 

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from getam.datasets.formats import FORMATS
+from getam.datasets.index import CLASSES, REPORT, Index, IndexRow, write_index
 from getam.errors import MAX_OFFENDERS, InputError, chosen
-from getam.files import orientation, sha256_of, write_json
-from getam.formats import FORMATS
-from getam.index import CLASSES, REPORT, Index, IndexRow, write_index
-from getam.machine import MachineArguments
-from getam.settings import IndexSettings, only
+from getam.settings.data import IndexSettings
+from getam.settings.section import section_of
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import orientation, sha256_of, write_json
 
 SECTION = "data"
 MASKS = "masks"
@@ -41,7 +42,9 @@ class Arguments(IndexSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     _check_paths(arguments)
     make = chosen(FORMATS, arguments.format, name="data.format").index
-    index = make(only(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads)
+    index = make(
+        section_of(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads
+    )
     repeated = repeated_files(index)
     turned = turned_files(index, threads=arguments.threads)
     write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated, turned))

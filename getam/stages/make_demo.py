@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.demo import write_demo
-from getam.files import atomic_folder
-from getam.machine import MachineArguments
-from getam.settings import DemoSettings, only
+from getam.datasets.demo.scenes import write_demo
+from getam.settings.demo import DemoSettings
+from getam.settings.section import section_of
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_folder
 
 SECTION = "demo"
 
@@ -21,6 +22,6 @@ class Arguments(DemoSettings, MachineArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(DemoSettings, arguments)
+    settings = section_of(DemoSettings, arguments)
     with atomic_folder(arguments.out) as folder:
         write_demo(folder, **settings.model_dump())

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.documents import write_document
-from getam.files import write_json
-from getam.machine import MachineArguments
-from getam.plots import save_plot
-from getam.table_report import draw_table, table_document, table_json
-from getam.table_scores import GivenRow, read_rows
+from getam.experiments.table_report import draw_table, table_document, table_json
+from getam.experiments.table_scores import GivenRow, read_rows
+from getam.pages.plots.style import save_plot
+from getam.pages.text.documents import write_document
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import write_json
 
 logger = logging.getLogger(__name__)
 

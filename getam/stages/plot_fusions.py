@@ -11,15 +11,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from getam.documents import Document, Grid, write_document
-from getam.files import read_array, write_json
-from getam.index import read_index
-from getam.machine import MachineArguments
-from getam.map_values import BINS, SHARES, ValueCounts
-from getam.plots import make_logarithmic, save_plot
-from getam.progress import progress
-from getam.report import three_decimals
-from getam.shards import rows_of, shard_folders
+from getam.datasets.index import read_index
+from getam.datasets.shards import rows_of, shard_folders
+from getam.experiments.map_values import BINS, SHARES, ValueCounts
+from getam.pages.plots.style import make_logarithmic, save_plot
+from getam.pages.text.documents import Document, Grid, write_document
+from getam.runs.summary import three_decimals
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import read_array, write_json
+from getam.system.progress import progress
 
 logger = logging.getLogger(__name__)
 

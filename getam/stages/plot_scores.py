@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.files import atomic_folder
-from getam.machine import MachineArguments
-from getam.run_folder import RunFolder
-from getam.run_plots import write_plots
+from getam.pages.plots.run import write_plots
+from getam.runs.folder import RunFolder
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_folder
 
 logger = logging.getLogger(__name__)
 

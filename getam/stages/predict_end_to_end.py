@@ -6,14 +6,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.end_to_end import load_end_to_end
-from getam.gpu import NetworkArguments
-from getam.images import require_rows
-from getam.index import read_index
-from getam.prediction import predict
-from getam.settings import PredictionSettings, only
-from getam.shards import check_classes
-from getam.supervision import SUPERVISION, of_model
+from getam.datasets.images import require_rows
+from getam.datasets.index import read_index
+from getam.datasets.shards import check_classes
+from getam.networks.end_to_end import load_end_to_end
+from getam.networks.supervision import SUPERVISION, of_model
+from getam.scores.prediction import predict
+from getam.settings.prediction import PredictionSettings
+from getam.settings.section import section_of
+from getam.system.arguments.network import NetworkArguments
 
 SECTION = "end_to_end_prediction"
 
@@ -36,7 +37,7 @@ def run(arguments: Arguments) -> None:
     predict(
         network.segment,
         require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
-        settings=only(PredictionSettings, arguments),
+        settings=section_of(PredictionSettings, arguments),
         multiple=network.classifier.stride,
         classes=index.classes,
         model=arguments.model,

@@ -9,16 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from getam.checkpoints import model_files
-from getam.files import write_gray
-from getam.gpu import NetworkArguments
-from getam.images import BATCH_PIXELS, planned_batches, require_rows, whole_images
-from getam.index import IndexRow, read_index, read_photograph, shard_of
-from getam.progress import image_progress
-from getam.saliency import load_saliency, saliency_map
-from getam.settings import SaliencyMapSettings, only
-from getam.shards import new_shard
-from getam.supervision import SALIENCY, SUPERVISION, of_model
+from getam.datasets.images import BATCH_PIXELS, planned_batches, require_rows, whole_images
+from getam.datasets.index import IndexRow, read_index, read_photograph, shard_of
+from getam.datasets.shards import new_shard
+from getam.networks.checkpoints import model_files
+from getam.networks.saliency import load_saliency, saliency_map
+from getam.networks.supervision import SALIENCY, SUPERVISION, of_model
+from getam.settings.saliency import SaliencyMapSettings
+from getam.settings.section import section_of
+from getam.system.arguments.network import NetworkArguments
+from getam.system.files import write_gray
+from getam.system.progress import image_progress
 
 BATCH_SIZE = 16
 
@@ -39,7 +40,7 @@ class Arguments(SaliencyMapSettings, NetworkArguments):
 
 @torch.no_grad()
 def run(arguments: Arguments) -> None:
-    settings = only(SaliencyMapSettings, arguments)
+    settings = section_of(SaliencyMapSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
     split = require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index)

@@ -10,16 +10,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from getam.datasets.images import planned_batches, read_ahead
+from getam.datasets.index import IndexRow, read_index, read_photograph
+from getam.datasets.shards import new_shard, rows_of
 from getam.errors import InputError
-from getam.files import read_array, write_array
-from getam.gpu import NetworkArguments
-from getam.images import planned_batches, read_ahead
-from getam.index import IndexRow, read_index, read_photograph
-from getam.progress import image_progress
-from getam.refine import normalize, pamr
-from getam.settings import RefineSettings, only
-from getam.shards import new_shard, rows_of
-from getam.supervision import IMAGE_LABELS, SUPERVISION, of_shards
+from getam.maps.pamr import normalize, pamr
+from getam.networks.supervision import IMAGE_LABELS, SUPERVISION, of_shards
+from getam.settings.maps import RefineSettings
+from getam.settings.section import section_of
+from getam.system.arguments.network import NetworkArguments
+from getam.system.files import read_array, write_array
+from getam.system.progress import image_progress
 
 SECTION = "refine"
 BATCH_SIZE = 16
@@ -36,7 +37,7 @@ class Arguments(RefineSettings, NetworkArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(RefineSettings, arguments)
+    settings = section_of(RefineSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)

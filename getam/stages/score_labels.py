@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from getam.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
-from getam.files import UNKNOWN, read_array, read_labels, write_json
-from getam.index import read_index, read_label_source
-from getam.machine import MachineArguments
-from getam.progress import progress
-from getam.shards import rows_of, shard_folders
-from getam.supervision import IMAGE_LABELS, of_shards
+from getam.datasets.index import read_index, read_label_source
+from getam.datasets.shards import rows_of, shard_folders
+from getam.networks.supervision import IMAGE_LABELS, of_shards
+from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import UNKNOWN, read_array, read_labels, write_json
+from getam.system.progress import progress
 
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(100))
 """Thresholds of the maps' curve."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.documents import write_document
-from getam.files import write_json
-from getam.machine import MachineArguments
-from getam.report import summarize
-from getam.run_folder import RunFolder
-from getam.summary_page import scores_table, summary_document
+from getam.pages.text.documents import write_document
+from getam.pages.text.summary import scores_table, summary_document
+from getam.runs.folder import RunFolder
+from getam.runs.summary import summarize
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import write_json
 
 logger = logging.getLogger(__name__)
 

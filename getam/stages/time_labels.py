@@ -12,15 +12,16 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from getam.documents import Document, Grid, write_document
+from getam.datasets.index import read_index, read_photograph
+from getam.datasets.shards import rows_of
 from getam.errors import InputError
-from getam.files import read_array, read_gray, write_json
-from getam.gpu import NetworkArguments
-from getam.index import read_index, read_photograph
-from getam.label_times import ROUNDS, Item, cpu_name, time_labels
-from getam.plots import make_logarithmic, save_plot
-from getam.settings import LABEL_METHODS, LabelSettings, PositiveInt, only
-from getam.shards import rows_of
+from getam.experiments.label_times import ROUNDS, Item, cpu_name, time_labels
+from getam.pages.plots.style import make_logarithmic, save_plot
+from getam.pages.text.documents import Document, Grid, write_document
+from getam.settings.completion import LABEL_METHODS, LabelSettings
+from getam.settings.section import PositiveInt, section_of
+from getam.system.arguments.network import NetworkArguments
+from getam.system.files import read_array, read_gray, write_json
 
 SECTION = "completion"
 
@@ -56,7 +57,7 @@ def run(arguments: Arguments) -> None:
         )
         for row in rows
     ]
-    seconds = time_labels(items, only(LabelSettings, arguments), batch_sizes=arguments.batch_sizes, device=device)
+    seconds = time_labels(items, section_of(LabelSettings, arguments), batch_sizes=arguments.batch_sizes, device=device)
     content = {
         "images": len(items),
         "pixels": float(np.mean([item.saliency.size for item in items])),

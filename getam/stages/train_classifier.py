@@ -10,10 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
-from getam.evaluation import average_precision
-from getam.files import fingerprint, read_image
-from getam.images import (
+from getam.datasets.images import (
     BATCH_PIXELS,
     RandomScaleCrop,
     TrainingImages,
@@ -23,13 +20,17 @@ from getam.images import (
     require_rows,
     whole_images,
 )
-from getam.index import Index, IndexRow, read_index, read_label_source, read_photograph
-from getam.optimization import decay_groups
-from getam.progress import image_progress
-from getam.settings import ClassifierSettings, only
-from getam.supervision import SUPERVISION
-from getam.training import Scoring, StepResult, train
-from getam.training_arguments import TrainingArguments
+from getam.datasets.index import Index, IndexRow, read_index, read_label_source, read_photograph
+from getam.networks.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
+from getam.networks.supervision import SUPERVISION
+from getam.scores.evaluation import average_precision
+from getam.settings.classifier import ClassifierSettings
+from getam.settings.section import section_of
+from getam.system.arguments.training import TrainingArguments
+from getam.system.files import fingerprint, read_image
+from getam.system.progress import image_progress
+from getam.training.loop import Scoring, StepResult, train
+from getam.training.optimization import decay_groups
 
 SECTION = "classifier"
 
@@ -44,7 +45,7 @@ class Arguments(ClassifierSettings, TrainingArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(ClassifierSettings, arguments)
+    settings = section_of(ClassifierSettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     rows = require_rows(index.split("train"), split="train", index=arguments.index)

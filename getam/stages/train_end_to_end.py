@@ -10,21 +10,23 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.class_maps import salient
-from getam.double_backward import training_step
-from getam.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.datasets.images import RandomScaleCrop, TrainingImages, multi_hot
+from getam.datasets.index import Index, IndexRow, read_index
+from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError, enumerated
-from getam.files import fingerprint, read_gray, read_image
-from getam.images import RandomScaleCrop, TrainingImages, multi_hot
-from getam.index import Index, IndexRow, read_index
-from getam.optimization import decay_groups
-from getam.pictures import training_picture
-from getam.prediction import validation_miou
-from getam.settings import EndToEndSettings, label_methods, only
-from getam.shards import rows_of, shard_folders
-from getam.supervision import SALIENCY, of_shards
-from getam.training import StepResult, train
-from getam.training_arguments import TrainingArguments
+from getam.labels.class_maps import salient
+from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.networks.supervision import SALIENCY, of_shards
+from getam.pages.pictures import training_picture
+from getam.scores.prediction import validation_miou
+from getam.settings.completion import label_methods
+from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.section import section_of
+from getam.system.arguments.training import TrainingArguments
+from getam.system.files import fingerprint, read_gray, read_image
+from getam.training.double_backward import training_step
+from getam.training.loop import StepResult, train
+from getam.training.optimization import decay_groups
 
 SECTION = "end_to_end"
 
@@ -43,7 +45,7 @@ class Arguments(EndToEndSettings, TrainingArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(EndToEndSettings, arguments)
+    settings = section_of(EndToEndSettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     rows = _rows(arguments, index)

@@ -9,17 +9,18 @@ from pathlib import Path
 from pydantic import Field
 from torch import Tensor, nn
 
-from getam.duts import SaliencyPair, check_pairs, find_pairs, read_pair
-from getam.files import fingerprint
-from getam.images import ResizeFlip, TrainingImages
-from getam.index import evenly_spaced
-from getam.losses import structure_loss
-from getam.optimization import decay_groups
-from getam.saliency import build_saliency, describe_saliency
-from getam.saliency_scores import predicted_pairs, saliency_scores
-from getam.settings import SaliencySettings, only
-from getam.training import Scoring, StepResult, train
-from getam.training_arguments import TrainingArguments
+from getam.datasets.duts import SaliencyPair, check_pairs, find_pairs, read_pair
+from getam.datasets.images import ResizeFlip, TrainingImages
+from getam.datasets.index import evenly_spaced
+from getam.networks.saliency import build_saliency, describe_saliency
+from getam.scores.saliency import predicted_pairs, saliency_scores
+from getam.settings.saliency import SaliencySettings
+from getam.settings.section import section_of
+from getam.system.arguments.training import TrainingArguments
+from getam.system.files import fingerprint
+from getam.training.loop import Scoring, StepResult, train
+from getam.training.losses import structure_loss
+from getam.training.optimization import decay_groups
 
 SECTION = "saliency"
 
@@ -35,7 +36,7 @@ class Arguments(SaliencySettings, TrainingArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = only(SaliencySettings, arguments)
+    settings = section_of(SaliencySettings, arguments)
     device = arguments.prepare(seed=settings.seed)
     pairs = evenly_spaced(find_pairs(arguments.train), settings.pairs)
     held_out = evenly_spaced(find_pairs(arguments.val), settings.pairs)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
+from getam.datasets.images import require_rows
+from getam.datasets.index import read_index
+from getam.datasets.shards import MANIFEST, check_classes, read_manifest
 from getam.errors import InputError, listed
-from getam.files import atomic_folder, read_labels, write_labels
-from getam.images import require_rows
-from getam.index import read_index
-from getam.machine import MachineArguments
-from getam.shards import MANIFEST, check_classes, read_manifest
-from getam.voc_submission import ARCHIVE, FOLDER, check_submission, label_problem, pack_submission
+from getam.scores.voc_submission import ARCHIVE, FOLDER, check_submission, label_problem, pack_submission
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_folder, read_labels, write_labels
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.images import require_rows
-from getam.index import read_index
-from getam.machine import MachineArguments
-from getam.settings import POSITIONAL
-from getam.voc_submission import check_submission
+from getam.datasets.images import require_rows
+from getam.datasets.index import read_index
+from getam.scores.voc_submission import check_submission
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.machine import MachineArguments
 
 
 class Arguments(MachineArguments):

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from getam.comparison import compare_runs
-from getam.comparison_page import write_comparison
-from getam.comparison_text import comparison_json, comparison_text
 from getam.errors import InputError
-from getam.files import write_json
-from getam.machine import MachineArguments
-from getam.settings import POSITIONAL
+from getam.pages.text.comparison_page import write_comparison
+from getam.pages.text.comparison_text import comparison_json, comparison_text
+from getam.runs.comparison import compare_runs
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import write_json
 
 RESULTS = Path("results")
 

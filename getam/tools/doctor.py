@@ -14,13 +14,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from pydantic import Field
 
-from getam.duts import find_pairs
+from getam.datasets.duts import find_pairs
+from getam.datasets.formats import FORMATS, Finding, counted, files_in, size_of
 from getam.errors import InputError
-from getam.formats import FORMATS, Finding, counted, files_in, size_of
-from getam.machine import MachineArguments
-from getam.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
-from getam.settings import Config, NetworkWeights, read_config
-from getam.text_tables import aligned_table
+from getam.networks.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
+from getam.pages.text.tables import aligned_table
+from getam.settings.config import Config, read_config
+from getam.settings.networks import NetworkWeights
+from getam.system.arguments.machine import MachineArguments
 
 PACKAGES = (
     "torch",

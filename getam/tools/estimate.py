@@ -9,13 +9,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.artifacts import ARTIFACTS
 from getam.errors import InputError
-from getam.files import write_json
-from getam.machine import MachineArguments
-from getam.progress import three_digits
-from getam.settings import Config, EndToEndSettings, PositiveInt, read_config
-from getam.text_tables import aligned_table
+from getam.pages.text.tables import aligned_table
+from getam.runs.artifacts import ARTIFACTS
+from getam.settings.config import Config, read_config
+from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.section import PositiveInt
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import write_json
+from getam.system.progress import three_digits
 
 DUTS_TR = 10553
 """Pairs of DUTS-TR, which saliency is trained on."""

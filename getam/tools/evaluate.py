@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import Field
 
-from getam.duts import files_by_id
+from getam.datasets.duts import files_by_id
+from getam.datasets.voc import VOC_CLASSES, id_problems, read_classes, read_ids
 from getam.errors import InputError, listed
-from getam.evaluation import PROTOCOLS, ConfusionMatrix
-from getam.files import read_labels, write_json
-from getam.machine import MachineArguments
-from getam.progress import progress
-from getam.text_tables import aligned_table
-from getam.voc import VOC_CLASSES, id_problems, read_classes, read_ids
+from getam.pages.text.tables import aligned_table
+from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import read_labels, write_json
+from getam.system.progress import progress
 
 MEASURES = ("iou", "precision", "recall")
 

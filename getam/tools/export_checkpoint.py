@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from getam.checkpoints import UNUSED, read_description, read_tensors
-from getam.end_to_end import load_end_to_end
 from getam.errors import InputError
-from getam.files import atomic_file
-from getam.machine import MachineArguments
-from getam.released import to_released
-from getam.settings import EndToEndSettings
+from getam.networks.checkpoints import UNUSED, read_description, read_tensors
+from getam.networks.end_to_end import load_end_to_end
+from getam.networks.released import to_released
+from getam.settings.end_to_end import EndToEndSettings
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_file
 
 
 class Arguments(MachineArguments):

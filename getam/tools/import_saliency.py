@@ -7,13 +7,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.checkpoints import DESCRIPTION, load_exactly, save_model
-from getam.files import sha256_of
-from getam.import_saliency_state import from_authors_state
-from getam.machine import MachineArguments
-from getam.pretrained import read_state
-from getam.saliency import build_saliency, describe_saliency
-from getam.settings import BASE_CONFIG, POSITIONAL, SaliencySettings, only, read_config
+from getam.networks.checkpoints import DESCRIPTION, load_exactly, save_model
+from getam.networks.imports.saliency import from_authors_state
+from getam.networks.pretrained import read_state
+from getam.networks.saliency import build_saliency, describe_saliency
+from getam.settings.config import read_config
+from getam.settings.reading import BASE_CONFIG
+from getam.settings.saliency import SaliencySettings
+from getam.settings.section import POSITIONAL, section_of
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import sha256_of
 
 RECIPE = BASE_CONFIG.parent / "configs" / "voc12.yaml"
 
@@ -30,7 +33,7 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     arguments.set_threads()
     state = from_authors_state(read_state(arguments.file))
-    settings = only(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
+    settings = section_of(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
     model = build_saliency(settings)
     load_exactly(model, state, source=arguments.file)
     facts = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from getam.duts import check_pairs, files_by_id, find_pairs, read_mask
+from getam.datasets.duts import check_pairs, files_by_id, find_pairs, read_mask
 from getam.errors import InputError, listed
-from getam.files import check_saliency_range, read_saliency, write_json
-from getam.gpu import NetworkArguments
-from getam.progress import progress
-from getam.saliency import load_saliency
-from getam.saliency_scores import predicted_pairs, saliency_scores
+from getam.networks.saliency import load_saliency
+from getam.scores.saliency import predicted_pairs, saliency_scores
+from getam.system.arguments.network import NetworkArguments
+from getam.system.files import check_saliency_range, read_saliency, write_json
+from getam.system.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from getam.double_backward import TrainingStep, classes_of, losses_of
-from getam.end_to_end import EndToEndNetwork
-from getam.settings import EndToEndSettings
+from getam.networks.end_to_end import EndToEndNetwork
+from getam.settings.end_to_end import EndToEndSettings
+from getam.training.double_backward import TrainingStep, classes_of, losses_of
 from reference.literal_maps import literal_getam_loop
 
 
 def literal_training_step(
     network: EndToEndNetwork, batch: dict[str, Tensor], settings: EndToEndSettings
 ) -> TrainingStep:
-    """What getam.double_backward.training_step gives in the second phase, by two forward passes.
+    """What getam.training.double_backward.training_step gives in the second phase, by two forward passes.
 
     The network must have no stochastic layer, or the two passes differ; its batch norms' statistics move twice.
     """

@@ -19,7 +19,7 @@ def literal_energy(
     scale: float,
     weight: float,
 ) -> tuple[float, Tensor]:
-    """The energy of getam.losses.dense_energy_loss and its gradient at the probabilities.
+    """The energy of getam.training.losses.dense_energy_loss and its gradient at the probabilities.
 
     Args: as there; region (B, H, W) in {0, 1}.
 

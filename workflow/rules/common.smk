@@ -1,6 +1,6 @@
 # What the rules share: the checked configuration, the runs whose files they make, shards and the stages' flags.
 #
-# A job's wildcard {run} is the run of the configuration, or one of its variants (getam.variants): runs with a few settings
+# A job's wildcard {run} is the run of the configuration, or one of its variants (getam.experiments.variants): runs with a few settings
 # changed, which share every file that doesn't depend on those. So what differs between runs is a function of wildcards.
 
 import json
@@ -24,25 +24,18 @@ from snakemake_internals import (
 )
 
 from getam.errors import InputError
-from getam.formats import FORMATS
-from getam.settings import (
-    DEMO_FORMAT,
-    LABEL_METHODS,
-    Config,
-    DataSettings,
-    IndexSettings,
-    LabelSettings,
-    PredictionSettings,
-    SaliencyMapSettings,
-    SaliencySettings,
-    flags,
-    merge,
-    only,
-    validate_config,
-)
-from getam.table_runs import content_flags, register, runs_of, score_files
-from getam.variants import Variants
-from getam.version import source_hash
+from getam.datasets.formats import FORMATS
+from getam.settings.completion import LABEL_METHODS, LabelSettings
+from getam.settings.config import Config, validate_config
+from getam.settings.data import DEMO_FORMAT, DataSettings, IndexSettings
+from getam.settings.flags import flags
+from getam.settings.prediction import PredictionSettings
+from getam.settings.reading import merge
+from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
+from getam.settings.section import section_of
+from getam.experiments.table_runs import content_flags, register, runs_of, score_files
+from getam.experiments.variants import Variants
+from getam.system.version import source_hash
 
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
@@ -267,7 +260,7 @@ def section(name: str, part: type[BaseModel] | None = None) -> Callable[[object]
 
     def words(wildcards: object) -> list[str]:
         settings = getattr(settings_of(wildcards), name)
-        return flags(settings if part is None else only(part, settings))
+        return flags(settings if part is None else section_of(part, settings))
 
     return words
 

@@ -1,0 +1,98 @@
+"""Saliency data sets in DUTS layout: a folder of images beside a folder of masks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from getam.errors import InputError
+from getam.system.files import image_size, read_gray, read_image
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+SALIENT = 128
+"""Gray level of a mask from which a pixel is salient."""
+
+
+class SaliencyPair(NamedTuple):
+    """An image and its mask of salient pixels."""
+
+    id: str
+    image: Path
+    mask: Path
+
+
+def find_pairs(root: Path) -> list[SaliencyPair]:
+    """The pairs of a folder in DUTS's layout, sorted by id.
+
+    `root` has one subfolder whose name ends with "Image" or "Images" (.jpg, .jpeg, .png) and one whose name
+    ends with "Mask" or "Masks" (a .png of the same stem, the id), in any case. Hidden files and masks without
+    an image are left out. Raises InputError if a folder or a mask is missing, or if two files have one id.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; point to a saliency data set such as DUTS-TR")
+    images = files_by_id(_subfolder(root, "image"), IMAGE_SUFFIXES)
+    masks = files_by_id(_subfolder(root, "mask"), frozenset({".png"}))
+    if not images:
+        raise InputError(f"{root}: no .jpg, .jpeg or .png in its image folder; put the images there")
+    lacking = [image for image_id, image in images.items() if image_id not in masks]
+    if lacking:
+        first = ", ".join(str(image) for image in lacking[:5])
+        raise InputError(
+            f"{len(lacking)} of {len(images)} images have no mask, a .png of the same stem: {first}"
+            f"{' ...' if len(lacking) > 5 else ''}; add the masks or remove the images"
+        )
+    return [SaliencyPair(image_id, image, masks[image_id]) for image_id, image in images.items()]
+
+
+def check_pairs(pairs: Sequence[SaliencyPair]) -> None:
+    """Refuses a mask of another size than its image, from the files' headers alone."""
+    for pair in pairs:
+        image, mask = image_size(pair.image), image_size(pair.mask)
+        if image != mask:
+            raise InputError(f"{pair.mask}: the mask is {mask}, its image {image} (H, W); make them equal")
+
+
+def read_pair(pair: SaliencyPair) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The image (H, W, 3), uint8 RGB, and {"mask": see read_mask}."""
+    return read_image(pair.image), {"mask": read_mask(pair.mask)}
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask of salient pixels: (H, W), uint8 in {0, 1}.
+
+    Raises:
+        InputError: the values are dark throughout but not 0, as in a mask of 0 and 1.
+    """
+    mask = read_gray(path)
+    if 0 < mask.max() < SALIENT:
+        raise InputError(f"{path}: its brightest value is {mask.max()}; masks hold 0 and 255, multiply it")
+    return (mask >= SALIENT).astype(np.uint8)
+
+
+def _subfolder(root: Path, ending: str) -> Path:
+    found = sorted(
+        folder for folder in root.iterdir() if folder.is_dir() and folder.name.lower().endswith((ending, f"{ending}s"))
+    )
+    if len(found) != 1:
+        names = ", ".join(folder.name for folder in found) or "none"
+        raise InputError(
+            f"{root}: needs exactly one subfolder whose name ends with {ending.capitalize()}, found {names}; "
+            f"arrange it like DUTS-TR (DUTS-TR-Image, DUTS-TR-Mask)"
+        )
+    return found[0]
+
+
+def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """{stem: file} of a folder's files with these suffixes, sorted; InputError where two files have one stem."""
+    files = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            files[path.stem].append(path)
+    for paths in files.values():
+        if len(paths) > 1:
+            raise InputError(f"{paths[0]} and {paths[1].name} have one id; rename or remove one of them")
+    return {file_id: files[file_id][0] for file_id in sorted(files)}

@@ -1,0 +1,129 @@
+"""The formats of data sets: how each is indexed, which files it consists of, and what is there of one.
+
+To add a format: its facts in settings.DATA_FORMATS, its functions in FORMATS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sized
+from dataclasses import dataclass
+from pathlib import Path
+
+from getam.datasets import coco, voc
+from getam.datasets.index import Index
+from getam.datasets.sbd import is_sbd, sbd_masks
+from getam.errors import InputError
+from getam.settings.data import IndexSettings
+
+Finding = tuple[str, str]
+"""What was looked for, and what was found."""
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """The functions of a format; `settings` is the section `data` of a configuration.
+
+    Attributes:
+        index: (settings, splits, masks, threads) -> the index of those splits. Checks the data set, and writes masks
+            <id>.png into the folder `masks` where it converts some. Raises InputError.
+        input_files: settings -> the lists of images and labels, all of which have to be there; after an edit of one the
+            index is made again.
+        findings: settings -> what of the data set is there, for `getam doctor`.
+        converts_masks: settings -> whether `index` writes masks.
+    """
+
+    index: Callable[[IndexSettings, Collection[str], Path, int], Index]
+    input_files: Callable[[IndexSettings], list[Path]]
+    findings: Callable[[IndexSettings], Iterator[Finding]]
+    converts_masks: Callable[[IndexSettings], bool]
+
+
+def _index_voc(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:
+    return voc.index_voc(
+        settings.root,
+        labels=settings.labels,
+        threads=threads,
+        augmented=Path(settings.augmented) if settings.augmented else None,
+        masks=masks,
+        images=settings.images,
+        counts=settings.counts.model_dump(),
+        splits=splits,
+    )
+
+
+def _voc_files(settings: IndexSettings) -> list[Path]:
+    files = [settings.root / "ImageSets" / "Segmentation" / f"{split}.txt" for split in ("train", "val")]
+    if (settings.root / "classes.txt").is_file():
+        files.append(settings.root / "classes.txt")
+    if settings.labels == "file":
+        files.append(settings.root / "image_labels.txt")
+    return files
+
+
+def _voc_findings(settings: IndexSettings) -> Iterator[Finding]:
+    root = settings.root
+    yield "JPEGImages", files_in(root / "JPEGImages", "*")
+    yield "SegmentationClass", files_in(root / "SegmentationClass", "*.png")
+    if settings.labels == "annotations":
+        yield "Annotations", files_in(root / "Annotations", "*.xml")
+    if settings.labels == "file":
+        yield "image_labels.txt", size_of(root / "image_labels.txt")
+    for split in voc.SPLITS:
+        path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        yield f"{split}.txt", counted(voc.read_ids, path, "ids") if path.is_file() else "missing"
+    if settings.augmented:
+        folder = Path(settings.augmented)
+        found = counted(sbd_masks, folder, "masks of SBD") if is_sbd(folder) else files_in(folder, "*.png")
+        yield "data.augmented", f"{folder}: {found}"
+
+
+def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:
+    if "train" not in splits:
+        raise InputError("--splits: COCO is read without a test split; write train and val")
+    counts = settings.counts.model_dump()
+    return coco.index_coco(settings.root, masks=masks, images=settings.images, threads=threads, counts=counts)
+
+
+def _coco_files(settings: IndexSettings) -> list[Path]:
+    return [settings.root / "annotations" / f"instances_{split}{coco.YEAR}.json" for split in coco.SPLITS]
+
+
+def _coco_findings(settings: IndexSettings) -> Iterator[Finding]:
+    for split, file in zip(coco.SPLITS, _coco_files(settings), strict=True):
+        yield f"{split}{coco.YEAR}", files_in(settings.root / f"{split}{coco.YEAR}", "*.jpg")
+        yield file.name, size_of(file)
+
+
+FORMATS = {
+    "voc": DatasetFormat(
+        index=_index_voc,
+        input_files=_voc_files,
+        findings=_voc_findings,
+        converts_masks=lambda settings: bool(settings.augmented) and is_sbd(Path(settings.augmented)),
+    ),
+    "coco": DatasetFormat(
+        index=_index_coco,
+        input_files=_coco_files,
+        findings=_coco_findings,
+        converts_masks=lambda settings: True,
+    ),
+}
+"""The formats of settings.DATA_FORMATS."""
+
+
+def counted(read: Callable[[Path], Sized], path: Path, unit: str) -> str:
+    """How many there are of what a file or folder holds, or why it cannot be read."""
+    try:
+        return f"{len(read(path))} {unit}"
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
+
+
+def files_in(folder: Path, pattern: str) -> str:
+    """How many files of a folder have such a name, or that it is missing."""
+    return f"{sum(1 for _ in folder.glob(pattern))} files" if folder.is_dir() else "missing"
+
+
+def size_of(path: Path) -> str:
+    """The size of a file, or that it is missing."""
+    return f"{path.stat().st_size / 2**20:.0f} MiB" if path.is_file() else "missing"

@@ -1,0 +1,179 @@
+"""index.csv: the images of a data set, their splits, masks, sizes and labels; classes.txt beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from getam.errors import InputError
+from getam.system.files import read_image, read_json, write_text
+
+COLUMNS = ("id", "split", "image", "mask", "height", "width", "labels")
+CLASSES = "classes.txt"
+REPORT = "index.json"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One image; `labels` are class names in ascending class order."""
+
+    id: str
+    split: str
+    image: Path
+    mask: Path | None
+    height: int
+    width: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The images of a data set and the names of its classes; label value = position in `classes` + 1."""
+
+    rows: tuple[IndexRow, ...]
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> list[IndexRow]:
+        return [row for row in self.rows if row.split == name]
+
+    @cached_property
+    def by_id(self) -> dict[str, IndexRow]:
+        return {row.id: row for row in self.rows}
+
+    def row(self, id: str, *, source: Path) -> IndexRow:
+        """The row of an id that `source` names."""
+        try:
+            return self.by_id[id]
+        except KeyError:
+            raise InputError(f"{source}: id {id!r} is not in index.csv; run the stage before it again") from None
+
+    def class_indices(self, row: IndexRow) -> list[int]:
+        """The row's classes counted from 0, ascending."""
+        return sorted(self.classes.index(name) for name in row.labels)
+
+
+def read_photograph(row: IndexRow) -> np.ndarray:
+    """The row's image: (H, W, 3), uint8.
+
+    Raises:
+        InputError: it cannot be read, or has another size than when the index was made.
+    """
+    image = read_image(row.image)
+    if image.shape[:2] != (row.height, row.width):
+        raise InputError(
+            f"{row.image}: size {image.shape[:2]} is not {(row.height, row.width)} (H, W) of index.csv; "
+            "run index-dataset again"
+        )
+    return image
+
+
+def is_safe_id(id: str) -> bool:
+    """Whether an id can be a file name in any folder: no separator, no leading dot or dash, printable, short."""
+    return re.fullmatch(r"[^./\\\-][^/\\]{0,199}", id) is not None and id.isprintable() and len(id.encode()) <= 200
+
+
+def evenly_spaced(ids: Sequence[Item], most: int) -> Sequence[Item]:
+    """At most `most` of the ids, evenly spaced; 0: all."""
+    return [ids[i * len(ids) // most] for i in range(most)] if 0 < most < len(ids) else ids
+
+
+def count_problems(lists: Mapping[str, Sized], counts: Mapping[str, int]) -> Iterator[str]:
+    """What is wrong with the splits' numbers of images, where `counts` (0: any) has another."""
+    for split, expected in counts.items():
+        if expected and split in lists and len(lists[split]) != expected:
+            yield (
+                f"split {split}: {len(lists[split])} images where data.counts.{split} expects {expected}; complete the "
+                "data set, or set that key to 0"
+            )
+
+
+def shard_of(rows: Sequence[IndexRow], shard: int, shards: int) -> Sequence[IndexRow]:
+    """The `shard`-th of `shards` consecutive parts of nearly equal length, counted from 0."""
+    if shard >= shards:
+        raise InputError(f"shard: {shard} is beyond the {shards} shards, which count from 0")
+    return rows[shard * len(rows) // shards : (shard + 1) * len(rows) // shards]
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Writes index.csv and classes.txt beside it."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in index.rows:
+        writer.writerow([row.id, row.split, row.image, row.mask or "", row.height, row.width, ";".join(row.labels)])
+    write_text(path.parent / CLASSES, "".join(f"{name}\n" for name in index.classes))
+    write_text(path, table.getvalue())
+
+
+def read_label_source(index: Path) -> str | None:
+    """Where the image labels of an index come from (`annotations`, `masks` or `file`), as scores state it.
+
+    index.json beside the index says so; None without that file.
+    """
+    path = index.parent / REPORT
+    report = read_json(path) if path.is_file() else {}
+    return report.get("labels") if isinstance(report, dict) else None
+
+
+def read_index(path: Path) -> Index:
+    """Reads index.csv and classes.txt beside it.
+
+    Raises:
+        InputError: a file is missing, a column is missing, or a row is malformed.
+    """
+    cure = "run index-dataset again"
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = (path.parent / CLASSES).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: no such file; {cure}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}); {cure}") from None
+    classes = tuple(line for line in names.splitlines() if line)
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        lines = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num + 1}: malformed row ({error}); {cure}") from None
+    if missing:
+        raise InputError(f"{path}: column {sorted(missing)[0]!r} is missing; {cure}")
+    rows: list[IndexRow] = []
+    seen: set[str] = set()
+    for number, line in enumerate(lines, start=2):
+        try:
+            if None in line.values() or None in line:
+                raise ValueError("not one field a column")
+            row = IndexRow(
+                id=line["id"],
+                split=line["split"],
+                image=Path(line["image"]),
+                mask=Path(line["mask"]) if line["mask"] else None,
+                height=int(line["height"]),
+                width=int(line["width"]),
+                labels=tuple(line["labels"].split(";")) if line["labels"] else (),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}, line {number}: malformed row ({error}); {cure}") from None
+        if row.height < 1 or row.width < 1:
+            raise InputError(f"{path}, line {number}: height and width must be above 0; {cure}")
+        if row.id in seen:
+            raise InputError(f"{path}, line {number}: id {row.id!r} is there twice; {cure}")
+        seen.add(row.id)
+        if not is_safe_id(row.id):
+            raise InputError(f"{path}, line {number}: id {row.id!r} is not a plain file name; {cure}")
+        unknown = [name for name in row.labels if name not in classes]
+        if unknown:
+            raise InputError(f"{path}, line {number}: {unknown[0]!r} is not in {CLASSES}; {cure}")
+        rows.append(row)
+    return Index(rows=tuple(rows), classes=classes)

@@ -1,0 +1,148 @@
+"""SBD, the Semantic Boundaries Dataset (Hariharan et al. 2011): masks of further VOC images, as MATLAB files.
+
+<root>/cls/<id>.mat     one struct GTcls a file, its field Segmentation the mask (H, W), 0..20
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from getam.datasets.duts import files_by_id
+from getam.errors import InputError
+
+FOLDER, SUFFIX = "cls", ".mat"
+
+MAX_BYTES = 64_000_000
+"""Largest .mat file, packed or unpacked; SBD's have a few hundred kilobytes unpacked."""
+
+HEADER = 128
+"""Bytes before the first element of a MATLAB 5 file; the last two tell the order of bytes."""
+
+COMPRESSED = 15
+"""Type of an element that zlib has packed."""
+
+NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""Types of elements that hold numbers."""
+
+STRUCT, NUMERIC = 2, range(6, 16)
+"""Kinds of arrays."""
+
+
+def is_sbd(folder: Path) -> bool:
+    return (folder / FOLDER).is_dir()
+
+
+def sbd_masks(folder: Path) -> dict[str, Path]:
+    """{id: .mat file} of SBD's folder `dataset`, sorted."""
+    files = files_by_id(folder / FOLDER, frozenset({SUFFIX}))
+    if not files:
+        raise InputError(f"{folder / FOLDER}: no {SUFFIX} files; name the folder `dataset` of SBD's archive")
+    return files
+
+
+def read_sbd_mask(path: Path) -> np.ndarray:
+    """The mask of a cls/<id>.mat: (H, W), uint8 label values.
+
+    Raises:
+        InputError: the file is missing, is no MATLAB 5 file of SBD's layout, or unpacks to more than MAX_BYTES.
+    """
+    cure = "replace the file or take its id off the list"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES} bytes")
+        values = _segmentation(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
+    except (ValueError, KeyError, struct.error, zlib.error, StopIteration) as error:
+        reason = str(error) or "it ends early"
+        raise InputError(f"{path}: is no class mask of SBD ({reason}); {cure}") from None
+    return values
+
+
+Order = Literal["<", ">"]
+
+
+class _Matrix(NamedTuple):
+    """A MATLAB array, its content not read yet."""
+
+    kind: int
+    shape: tuple[int, ...]
+    name: bytes
+    parts: Iterator[tuple[int, bytes]]
+
+
+def _segmentation(content: bytes) -> np.ndarray:
+    """GTcls.Segmentation of a MATLAB 5 file.
+
+    Read here and not by scipy: damaged bytes crash the whole process there.
+    """
+    mark = content[HEADER - 2 : HEADER]
+    if mark not in (b"IM", b"MI"):
+        raise ValueError("not a MATLAB 5 file")
+    order: Order = "<" if mark == b"IM" else ">"
+    for kind, packed in _elements(content[HEADER:], order):
+        if kind == COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(packed, MAX_BYTES + 1)
+            if len(unpacked) > MAX_BYTES:
+                raise ValueError(f"unpacks to more than {MAX_BYTES} bytes")
+            _, packed = next(_elements(unpacked, order))
+        variable = _matrix(packed, order)
+        if variable.name == b"GTcls":
+            return _labels(_matrix(_field(variable, b"Segmentation", order), order), order)
+    raise ValueError("no variable GTcls")
+
+
+def _elements(content: bytes, order: Order) -> Iterator[tuple[int, bytes]]:
+    """Type and bytes of each element."""
+    position = 0
+    while position < len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, position)
+        start = position + 8
+        if kind >> 16:
+            # A short one: length and type share a word, and the bytes follow at once.
+            kind, length, start = kind & 0xFFFF, kind >> 16, position + 4
+        if start + length > len(content) or (start == position + 4 and length > 4):
+            raise ValueError("it ends early")
+        yield kind, content[start : start + length]
+        position = start + length
+        if kind != COMPRESSED:
+            position += -position % 8
+
+
+def _matrix(content: bytes, order: Order) -> _Matrix:
+    parts = _elements(content, order)
+    (_, flags), (_, shape), (_, name) = next(parts), next(parts), next(parts)
+    (kind,) = struct.unpack_from(f"{order}I", flags)
+    return _Matrix(kind & 0xFF, struct.unpack(f"{order}{len(shape) // 4}i", shape), name, parts)
+
+
+def _field(variable: _Matrix, wanted: bytes, order: Order) -> bytes:
+    if variable.kind != STRUCT or any(length != 1 for length in variable.shape):
+        raise ValueError("GTcls is not one struct")
+    (_, width), (_, names) = next(variable.parts), next(variable.parts)
+    (length,) = struct.unpack(f"{order}i", width)
+    if length < 1:
+        raise ValueError("GTcls has no field names")
+    for start in range(0, len(names), length):
+        _, content = next(variable.parts)
+        if names[start : start + length].split(b"\0")[0] == wanted:
+            return content
+    raise ValueError(f"GTcls has no field {wanted.decode()}")
+
+
+def _labels(values: _Matrix, order: Order) -> np.ndarray:
+    kind, content = next(values.parts)
+    if values.kind not in NUMERIC or len(values.shape) != 2 or kind not in NUMBERS:
+        raise ValueError("GTcls.Segmentation holds no numbers of two dimensions")
+    flat = np.frombuffer(content, np.dtype(NUMBERS[kind]).newbyteorder(order))
+    if not flat.size or min(values.shape) < 1 or flat.size != values.shape[0] * values.shape[1]:
+        raise ValueError(f"GTcls.Segmentation is not of its own size {values.shape}")
+    if not ((flat >= 0) & (flat <= 255) & (flat == np.floor(flat))).all():
+        raise ValueError("GTcls.Segmentation holds others than whole numbers of 0 to 255")
+    return flat.astype(np.uint8).reshape(values.shape, order="F")

@@ -1,0 +1,385 @@
+"""Data sets in VOC layout: reading, checking and indexing before any training.
+
+<root>/JPEGImages/<id>.jpg                  photographs
+<root>/SegmentationClass/<id>.png           masks, where there are some (palette PNG, 255 void)
+<root>/ImageSets/Segmentation/{train,val}.txt   ids, one a line; test.txt too, where there is one
+<root>/classes.txt                          class names, one a line, without background; without the file VOC's 20
+<root>/Annotations/<id>.xml                 image labels (labels: annotations)
+<root>/image_labels.txt                     image labels: id, then class names (labels: file)
+
+VOCdevkit/VOC2012 is such a folder. `augmented` adds images that have masks elsewhere to its train split, by which VOC's
+train becomes the usual train_aug: (train + all of SBD) - val.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from defusedxml import ElementTree
+from defusedxml.common import DefusedXmlException
+
+from getam.datasets.duts import files_by_id
+from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, is_safe_id
+from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
+from getam.errors import InputError, listed
+from getam.system.files import (
+    UNKNOWN,
+    atomic_folder,
+    check_drawn_upright,
+    read_image,
+    read_labels,
+    read_palette,
+    voc_palette,
+    write_labels,
+)
+from getam.system.progress import progress
+
+SPLITS = ("train", "val", "test")
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+UNSAFE_ID = "its id is not a plain file name; rename the file"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+MASK_SUFFIXES = (".png", ".PNG")
+
+
+class Masks(NamedTuple):
+    """Masks outside SegmentationClass: files by id, and how one is read."""
+
+    files: Mapping[str, Path]
+    read: Callable[[Path], np.ndarray]
+    converted: bool
+    """Whether the masks are no PNGs and have to be written as such."""
+
+
+def index_voc(
+    root: Path,
+    *,
+    labels: str,
+    threads: int,
+    augmented: Path | None = None,
+    masks: Path | None = None,
+    images: int = 0,
+    counts: Mapping[str, int] | None = None,
+    splits: Collection[str] = SPLITS,
+) -> Index:
+    """Checks a data set in VOC layout and lists its images.
+
+    Every image and mask is decoded, so that nothing in the data can stop a training hours later. Masks serve
+    scores alone and may be missing; an image of train has a label, and with `annotations` each of train and val its
+    file. The split test is there if its list is; it needs neither.
+
+    Args:
+        labels: `annotations`, `file`, or `masks` (the classes that a mask shows).
+        threads: images decoded at the same time.
+        augmented: SBD's folder `dataset`, or a folder of masks <id>.png such as SegmentationClassAug: train gets all of
+            its ids that are not in val or test. Images that VOC has a mask of keep that.
+        masks: folder for the masks that are converted from SBD's; with SBD only.
+        images: most images of a split, evenly spaced over its list; 0: all.
+        counts: {split: images that it has to have before `images` thins it out}; 0: any.
+        splits: those whose images are listed; the lists of all are compared.
+
+    Raises:
+        InputError: one message with the first offenders and the number of all problems.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
+    classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
+    there = [split for split in SPLITS if split != "test" or _has_test(root) or set(splits) == {split}]
+    lists = {split: read_ids(_list_of(root, split)) for split in there}
+    further = _further_masks(augmented) if augmented is not None else None
+    problems = _id_problems(root, lists)
+    if further is not None:
+        others = {id for split, ids in lists.items() if split != "train" for id in ids}
+        lists["train"] = sorted({*lists["train"], *further.files} - others)
+        problems += [f"{further.files[id]}: {UNSAFE_ID}" for id in further.files if not is_safe_id(id)]
+    lists = {split: ids for split, ids in lists.items() if split in splits}
+    problems += list(count_problems(lists, counts or {}))
+    if problems:
+        raise InputError(listed(problems))
+    table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
+    jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
+
+    def check(job: tuple[str, str], written: Path | None) -> IndexRow | str:
+        id, split = job
+        try:
+            return _check_row(
+                root, id, split, classes, labels=labels, table=table, further=further, written=written, masks=masks
+            )
+        except InputError as error:
+            return str(error)
+
+    if further is not None and further.converted and "train" in lists:
+        assert masks is not None
+        with atomic_folder(masks) as written:
+            return Index(rows=_checked(lambda job: check(job, written), jobs, threads), classes=classes)
+    return Index(rows=_checked(lambda job: check(job, None), jobs, threads), classes=classes)
+
+
+def _checked(
+    check: Callable[[tuple[str, str]], IndexRow | str], jobs: Sequence[tuple[str, str]], threads: int
+) -> tuple[IndexRow, ...]:
+    with ThreadPoolExecutor(threads) as pool:
+        results = list(progress(pool.map(check, jobs), total=len(jobs), unit="image", what="index_dataset"))
+    if problems := [result for result in results if isinstance(result, str)]:
+        raise InputError(listed(problems))
+    return tuple(result for result in results if isinstance(result, IndexRow))
+
+
+def _further_masks(folder: Path) -> Masks:
+    if is_sbd(folder):
+        return Masks(sbd_masks(folder), read_sbd_mask, converted=True)
+    files = files_by_id(folder, frozenset({".png"})) if folder.is_dir() else {}
+    if not files:
+        raise InputError(
+            f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
+            "folder `dataset` or to SegmentationClassAug, or leave it empty"
+        )
+    return Masks(files, read_labels, converted=False)
+
+
+def _check_row(
+    root: Path,
+    id: str,
+    split: str,
+    classes: tuple[str, ...],
+    *,
+    labels: str,
+    table: Mapping[str, Sequence[str]] | None,
+    further: Masks | None,
+    written: Path | None,
+    masks: Path | None,
+) -> IndexRow:
+    path = _find_image(root / "JPEGImages", id)
+    height, width = read_image(path).shape[:2]
+    source = mask = _find_mask(root / "SegmentationClass", id)
+    values = None
+    if mask is not None:
+        values = _checked_mask(mask, read_labels, path, (height, width), classes)
+    elif split == "train" and further is not None and id in further.files:
+        source = mask = further.files[id]
+        values = _checked_mask(mask, further.read, path, (height, width), classes)
+        if written is not None:
+            assert masks is not None
+            write_labels(written / f"{id}.png", values)
+            mask = masks / f"{id}.png"
+    names: Iterable[str] = ()
+    if split != "test":
+        if labels == "masks":
+            if values is None and split == "train":
+                raise InputError(
+                    f"{root / 'SegmentationClass' / id}.png: no such mask, and data.labels is masks; add it, set "
+                    "data.labels to annotations or file, or take its id off train.txt"
+                )
+            names = classes_in(values, classes) if values is not None else ()
+        elif table is not None:
+            names = table.get(id, ())
+        else:
+            names = _read_annotation(root / "Annotations" / f"{id}.xml")
+    unknown = sorted(set(names) - set(classes))
+    if unknown and not (root / CLASSES).is_file():
+        raise InputError(
+            f"{root / CLASSES}: no such file, and the label {unknown[0]!r} of {id} is none of VOC's 20 classes; write "
+            "the class names into it, one a line"
+        )
+    if unknown:
+        raise InputError(f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it")
+    present = tuple(name for name in classes if name in set(names))
+    if not present and split == "train":
+        where = {
+            "annotations": root / "Annotations" / f"{id}.xml",
+            "file": root / "image_labels.txt",
+            "masks": source,
+        }[labels]
+        raise InputError(f"{id}: no image label in {where}; label the image or take its id off train.txt")
+    return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present)
+
+
+def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """Names of the classes that a mask of label values shows."""
+    return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
+
+
+def _checked_mask(
+    path: Path, read: Callable[[Path], np.ndarray], image: Path, size: tuple[int, int], classes: Sequence[str]
+) -> np.ndarray:
+    values = read(path)
+    if values.shape != size:
+        check_drawn_upright(image, size, values.shape, what=f"its mask {path}")
+        raise InputError(
+            f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
+            "(width x height); make them equal"
+        )
+    known = np.isin(values, [*range(len(classes) + 1), UNKNOWN])
+    if not known.all():
+        raise InputError(
+            f"{path}: mask value {values[~known][0]} is beyond the {len(classes)} classes of classes.txt; "
+            f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
+        )
+    if classes == VOC_CLASSES and read is read_labels:
+        _check_colors(path, values)
+    return values
+
+
+def _check_colors(path: Path, values: np.ndarray) -> None:
+    """Refuses a mask that shows one of VOC's classes in the color of another: its values are not VOC's."""
+    palette = read_palette(path)
+    if palette is None:
+        return
+    names = ("background", *VOC_CLASSES)
+    numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
+    for value in np.unique(values[values < len(palette)]).tolist():
+        shown = numbers.get(tuple(palette[value].tolist()), value)
+        if value != UNKNOWN and shown != value:
+            raise InputError(
+                f"{path}: its palette gives value {value} the color of {names[shown]} ({shown}): the values were "
+                "renumbered; save it with VOC's palette"
+            )
+
+
+def _find_mask(folder: Path, id: str) -> Path | None:
+    for suffix in MASK_SUFFIXES:
+        path = folder / f"{id}{suffix}"
+        if path.is_file():
+            return path
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link to no file; correct it or remove it")
+    return None
+
+
+def _find_image(folder: Path, id: str) -> Path:
+    for suffix in IMAGE_SUFFIXES:
+        path = folder / f"{id}{suffix}"
+        if path.is_file():
+            return path
+    raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """The names in classes.txt, a line each, without background.
+
+    Raises:
+        InputError: no names, one twice, too many, or one that cannot be a class name.
+    """
+    names = tuple(line.strip() for line in _lines(path) if line.strip())
+    check_class_names(names, path)
+    return names
+
+
+def check_class_names(names: Sequence[str], path: Path) -> None:
+    """Refuses what cannot be the class names of a data set; `path` is the file that they come from."""
+    if not names:
+        raise InputError(f"{path}: no class names; write one a line, without background")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(f"{path}: class {repeated[0]!r} stands there twice; names must differ")
+    if len(names) >= UNKNOWN:
+        raise InputError(f"{path}: {len(names)} classes; label PNGs hold at most {UNKNOWN - 1}")
+    if "background" in names:
+        raise InputError(f"{path}: 'background' is no class but label value 0; take it off the list")
+    for name in names:
+        if not name or name != name.strip():
+            raise InputError(f"{path}: class name {name!r} is empty or has blanks around it; rename the class")
+        if ";" in name or not name.isprintable():
+            raise InputError(f"{path}: class name {name!r} holds ';' or a control character; rename the class")
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids of a list, one a line; InputError where there are none."""
+    ids = [line.strip() for line in _lines(path) if line.strip()]
+    if not ids:
+        raise InputError(f"{path}: no ids; write one image id a line")
+    return ids
+
+
+def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
+    table: dict[str, tuple[str, ...]] = {}
+    for line in _lines(path):
+        words = line.split()
+        if words and words[0] in table:
+            raise InputError(f"{path}: {_twice(words[0])}")
+        if words:
+            table[words[0]] = tuple(words[1:])
+    return table
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # Some editors begin a file with a mark of UTF-8.
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a data set in VOC layout needs it") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None
+
+
+def _read_annotation(path: Path) -> set[str]:
+    """Class names of `object/name` in a VOC XML file; the parts inside an object are not image labels."""
+    try:
+        tree = ElementTree.fromstring(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; add it, or set data.labels to file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
+    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); replace it") from None
+    return {(element.findtext("name") or "").strip() for element in tree.findall("object")} - {""}
+
+
+def _list_of(root: Path, split: str) -> Path:
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def _has_test(root: Path) -> bool:
+    return _list_of(root, "test").is_file()
+
+
+def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
+    """What is wrong with the ids of a list: no plain file names, or twice there."""
+    unsafe = [
+        f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
+        "rename the image"
+        for id in ids
+        if not is_safe_id(id)
+    ]
+    return unsafe + [f"{path}: {_twice(id)}" for id, count in Counter(ids).items() if count > 1]
+
+
+def _twice(id: str) -> str:
+    return f"id {id!r} stands there twice; leave one"
+
+
+def _id_problems(root: Path, lists: Mapping[str, list[str]]) -> list[str]:
+    problems = [problem for split, ids in lists.items() for problem in id_problems(_list_of(root, split), ids)]
+    for first, second in itertools.combinations(lists, 2):
+        problems += [
+            f"id {id!r} is in {first}.txt and in {second}.txt; scores need images that were not trained on"
+            for id in sorted(set(lists[first]) & set(lists[second]))
+        ]
+    return problems

@@ -1,0 +1,202 @@
+"""A table of runs as a text and as a plot, the paper's figures beside this run's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from getam.experiments.table_scores import (
+    ScoredRow,
+    Step,
+    difference,
+    headings,
+    order,
+    paper_headings,
+    ranked,
+    reference,
+)
+from getam.pages.text.documents import Document, Grid, Items
+from getam.runs.summary import signed, three_decimals
+from getam.system.names import shown_name
+
+LABEL = 40
+"""Letters of a row's label in a plot."""
+
+MARKERS = "Dso^"
+"""Of the paper's figures in a plot of bars."""
+
+NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
+"""Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
+
+
+def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str, ordered: bool) -> dict[str, Any]:
+    """All numbers of a table, with their files and protocols."""
+    base = reference(rows)
+    return {
+        "title": title,
+        "caption": caption,
+        "axis": axis or None,
+        "reference": base.label,
+        "rows": [
+            {
+                "label": row.label,
+                "value": row.value,
+                "paper": dict(row.paper),
+                "scores": {
+                    heading: {
+                        "value": row.scores[heading],
+                        "difference": difference(row.scores[heading], base.scores.get(heading)),
+                        "file": str(row.files[heading]) if heading in row.files else None,
+                        "protocol": row.protocols.get(heading),
+                    }
+                    for heading in row.scores
+                },
+            }
+            for row in rows
+        ],
+        "order": {
+            heading: [
+                {"better": step.better, "worse": step.worse, "values": list(step.values), "holds": step.holds}
+                for step in order(rows, heading)
+            ]
+            for heading in (_ordered_headings(rows) if ordered else ())
+        },
+    }
+
+
+def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, ordered: bool) -> Document:
+    """The table, its differences to the reference, the protocols, and where the paper's order holds."""
+    base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
+    cells = [
+        (
+            row.label,
+            *(_with_difference(row is base, row.paper.get(heading), base.paper.get(heading)) for heading in paper),
+            *(_with_difference(row is base, row.scores.get(heading), base.scores.get(heading)) for heading in scores),
+        )
+        for row in rows
+    ]
+    brackets = f"; in brackets how far they are from those of {base.label}" if len(rows) > 1 else ""
+    return Document(
+        title,
+        [
+            *([caption] if caption else []),
+            f"All scores are fractions of 1{brackets}.",
+            Grid(("", *paper, *scores), cells, set(range(1, 1 + len(paper) + len(scores)))),
+            Items(_protocol_lines(rows)),
+            *(_order(rows, heading) for heading in (_ordered_headings(rows) if ordered else ())),
+        ],
+    )
+
+
+def _with_difference(is_base: bool, value: float | None, of_base: float | None) -> str:
+    change = difference(value, of_base)
+    return three_decimals(value) if change is None or is_base else f"{three_decimals(value)} ({signed(change)})"
+
+
+def _protocol_lines(rows: Sequence[ScoredRow]) -> list[str]:
+    """How each column was measured; rows are named where they differ in it, columns together where they don't."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for heading in headings(rows):
+        labels: dict[str, list[str]] = {}
+        for row in rows:
+            if heading in row.protocols:
+                labels.setdefault(row.protocols[heading], []).append(row.label)
+        said = tuple(
+            f"{protocol} ({'; '.join(of)})" if len(labels) > 1 else protocol for protocol, of in labels.items()
+        )
+        if said:
+            columns.setdefault(said, []).append(heading)
+    return [f"{'; '.join(named)}: {' / '.join(said)}" for said, named in columns.items()]
+
+
+def _ordered_headings(rows: Sequence[ScoredRow]) -> list[str]:
+    """The scores that can be compared with the paper's order; none where it has no two of the rows."""
+    return [heading for heading in headings(rows) if heading not in NO_ORDER] if len(ranked(rows)) > 1 else []
+
+
+def _order(rows: Sequence[ScoredRow], heading: str) -> Items:
+    """What of the paper's order holds by one score, in words that the numbers decide."""
+    steps = order(rows, heading)
+    held = sum(step.holds is True for step in steps)
+    return Items(
+        [*(f"{step.better} > {step.worse}: {_answer(step)}" for step in steps), _best(rows, heading)],
+        lead=f"Order as in the paper, by {heading}: {held} of {len(steps)}",
+    )
+
+
+def _answer(step: Step) -> str:
+    first, second = step.values
+    if first is None or second is None:
+        return "not known, a score is missing"
+    sign = ">" if first > second else "<" if first < second else "="
+    return f"{'yes' if step.holds else 'no'} ({first:.3f} {sign} {second:.3f})"
+
+
+def _best(rows: Sequence[ScoredRow], heading: str) -> str:
+    """Whether the paper's best is the best here, of the rows that the paper has too."""
+    published = ranked(rows)
+    scores = {row.label: row.scores.get(heading) for row in published}
+    known = {label: score for label, score in scores.items() if score is not None}
+    said = f"best as in the paper, {published[0].label}"
+    if len(known) < len(scores):
+        return f"{said}: not known, a score is missing"
+    best = max(known.values())
+    winners = [label for label, score in known.items() if score == best]
+    if winners == [published[0].label]:
+        return f"{said}: yes ({best:.3f})"
+    return f"{said}: no, {' and '.join(winners)} ({best:.3f})"
+
+
+def draw_table(figure: Figure, title: str, rows: Sequence[ScoredRow], *, axis: str) -> None:
+    """Bars of every score, row by row; lines over the rows' values where they have some."""
+    axes = figure.subplots()
+    axes.set_title(title)
+    values = [row.value for row in rows]
+    if axis and len(rows) > 1 and all(value is not None for value in values):
+        _draw_lines(axes, sorted(rows, key=lambda row: row.value or 0), axis)
+    else:
+        _draw_bars(axes, rows)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+
+
+def _series(rows: Sequence[ScoredRow]) -> list[tuple[str, bool, list[float]]]:
+    """(heading, whether it is the paper's, number of each row; NaN where there is none)."""
+    paper = [(heading, True, [row.paper.get(heading) for row in rows]) for heading in paper_headings(rows)]
+    own = [(heading, False, [row.scores.get(heading) for row in rows]) for heading in headings(rows)]
+    return [
+        (heading, published, [float("nan") if each is None else each for each in numbers])
+        for heading, published, numbers in chain(own, paper)
+        if any(each is not None for each in numbers)
+    ]
+
+
+def _draw_lines(axes: Axes, rows: Sequence[ScoredRow], axis: str) -> None:
+    values = [row.value for row in rows]
+    for heading, published, numbers in _series(rows):
+        style = {"color": "black", "linestyle": "--", "marker": "D"} if published else {"marker": "o"}
+        axes.plot(values, numbers, label=heading, markersize=4, **style)  # type: ignore[arg-type]
+    axes.set_xticks([value for value in values if value is not None], [f"{value:g}" for value in values])
+    axes.set_xlabel(axis)
+    axes.set_ylabel("score")
+
+
+def _draw_bars(axes: Axes, rows: Sequence[ScoredRow]) -> None:
+    series = _series(rows)
+    own = [each for each in series if not each[1]]
+    height = 0.8 / max(1, len(own))
+    for place, (heading, _, numbers) in enumerate(own):
+        centers = [row + (place - (len(own) - 1) / 2) * height for row in range(len(rows))]
+        axes.barh(centers, numbers, height, label=heading)
+    for place, (heading, _, numbers) in enumerate(each for each in series if each[1]):
+        marker = MARKERS[place % len(MARKERS)]
+        axes.plot(numbers, range(len(rows)), marker, color="black", markersize=5, label=heading)
+    axes.set_yticks(range(len(rows)), [shown_name(row.label, most=LABEL) for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("score")
+    axes.grid(False, axis="y")

@@ -1,0 +1,250 @@
+"""Variants of a run: the same run with a few settings changed, which share every file that does not depend on those.
+
+Each part of a run depends on some of the settings, by itself or by what it is made of (PARTS). A variant's file lies in
+the folder that is named by the changes which matter for it: in that of the run itself where there are none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel
+
+from getam.errors import InputError
+from getam.runs.artifacts import ARTIFACTS, of_kind
+from getam.settings.config import Config, validate_config
+from getam.settings.flags import leaves
+from getam.settings.networks import PretrainedSettings
+from getam.settings.reading import merge
+from getam.settings.saliency import SaliencySettings
+
+Path = tuple[str, ...]
+"""Names that lead to a setting, ("maps", "fusion")."""
+
+Changes = Mapping[Path, Any]
+
+LONGEST_NAME = 80
+
+
+class Part(NamedTuple):
+    """Files of a run that depend on the same settings: the artifacts of this part."""
+
+    name: str
+    keys: tuple[str, ...]
+    """Sections and settings that the part depends on by itself, dotted."""
+    of: tuple[str, ...] = ()
+    """The parts that it is made of."""
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("index", ("data.labels", "data.images", "data.counts")),
+        Part("classifier", ("classifier",), ("index",)),
+        Part("maps", ("maps", "data.shards"), ("classifier",)),
+        Part("refined", ("refine",), ("maps",)),
+        Part(
+            "saliency_model",
+            (
+                "data.saliency_train",
+                "data.saliency_val",
+                *(f"saliency.{name}" for name in SaliencySettings.model_fields),
+            ),
+        ),
+        Part("saliency", ("saliency.stretch", "data.shards"), ("saliency_model", "index")),
+        Part("pseudo_labels", ("completion",), ("refined", "saliency")),
+        Part("deeplab", ("deeplab",), ("pseudo_labels",)),
+        Part("deeplab_prediction", ("deeplab_prediction",), ("deeplab",)),
+        Part("end_to_end", ("end_to_end", "checkpoint"), ("index", "saliency")),
+        Part("end_to_end_prediction", ("end_to_end_prediction",), ("end_to_end",)),
+        *(
+            Part(
+                f"weights/{section}",
+                tuple(f"{section}.{key}" for key in (network, *options, *PretrainedSettings.model_fields)),
+            )
+            for section, (network, *options) in {
+                "classifier": ("backbone", "backbone_options"),
+                "saliency": ("backbone", "backbone_options"),
+                "deeplab": ("encoder",),
+                "end_to_end": ("backbone", "backbone_options"),
+            }.items()
+        ),
+    )
+}
+
+
+OF_A_SPLIT = frozenset(artifact.part for artifact in of_kind("shards"))
+"""Parts with a file for each image of a split that networks are trained on: of train, unless asked for otherwise."""
+
+
+class Variants:
+    """A run and its variants, each with its configuration and its files.
+
+    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`. So do
+    the run's pseudo labels of another split than train, which nothing is trained on: `demo/val`.
+    """
+
+    def __init__(self, values: Mapping[str, Any], settings: Config) -> None:
+        """`values` and `settings`: the run's configuration, merged, and as it was read."""
+        self.values = values
+        self.run = settings.run
+        self._settings = {settings.run: settings}
+        self._changes: dict[str, Changes] = {settings.run: {}}
+        self._splits: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all folders: the run's, the variants', and those of what several variants share."""
+        return iter(self._settings)
+
+    def __getitem__(self, name: str) -> Config:
+        """The settings that the files in a folder are made by."""
+        return self._settings[name]
+
+    def add(self, overlay: Mapping[str, Any], *, source: str) -> str:
+        """Makes a variant known.
+
+        Args:
+            overlay: the settings that differ, nested as in config.yaml.
+            source: what asks for it, for messages.
+
+        Returns:
+            Its name; the run's own where nothing differs.
+
+        Raises:
+            InputError: the settings are not valid, or one of them cannot differ between variants of a run.
+        """
+        settings = validate_config(merge(self.values, overlay), source=source)
+        changes = _changes(self._settings[self.run], settings)
+        for path in changes:
+            if not any(_is_part_of(path, key) for part in PARTS.values() for key in part.keys):
+                raise InputError(
+                    f"{source}: {'.'.join(path)}: runs that share their stages cannot differ in it; make another run "
+                    "of it (run: NAME)"
+                )
+        for part in PARTS:
+            self._register({path: value for path, value in changes.items() if _matters(path, part)})
+        return self._register(changes)
+
+    def add_split(self, split: str) -> str:
+        """Makes the pseudo labels of another split known, by the networks that were trained on train; their name."""
+        name = f"{self.run}/{split}"
+        self._settings[name] = self._settings[self.run]
+        self._changes[name] = {}
+        self._splits[name] = split
+        return name
+
+    def split(self, name: str) -> str:
+        """The split whose images get maps and pseudo labels."""
+        return self._splits.get(name, "train")
+
+    def _register(self, changes: Changes) -> str:
+        name = f"{self.run}/variants/{_name(changes)}" if changes else self.run
+        if name not in self._settings:
+            # Not validated: a part of valid changes may be none by itself, such as a CNN without its CAM.
+            self._settings[name] = _changed(self._settings[self.run], changes)
+            self._changes[name] = changes
+        return name
+
+    def file(self, name: str, file: str) -> str:
+        """Where a file of a run or of a variant is, from the folder that holds results/.
+
+        Raises:
+            KeyError: no part of a run has such a file.
+        """
+        part = _part_of(file)
+        if name in self._splits and part in OF_A_SPLIT:
+            return f"results/{name}/{file}"
+        changes = self._changes[name]
+        folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
+        return f"results/{folder}/{file}"
+
+    def files(self, name: str) -> dict[str, str]:
+        """{name in the folder of a run: where it is} of all files; {} where all lie in the run's own folder."""
+        found = {made.path: self.file(name, made.path) for made in ARTIFACTS if made.part}
+        return {} if all(path == f"results/{name}/{file}" for file, path in found.items()) else found
+
+
+def depends_on(file: str, path: Path) -> bool:
+    """Whether a file of a run depends on a setting."""
+    return _matters(path, _part_of(file))
+
+
+def value_of(settings: BaseModel, path: Path) -> Any:
+    """A setting's value by its names."""
+    value: Any = settings
+    for name in path:
+        value = getattr(value, name)
+    return value
+
+
+@cache
+def _part_of(file: str) -> str:
+    """The part with the longest name that leads to the file."""
+    found = [
+        (len(artifact.path), artifact.part)
+        for artifact in ARTIFACTS
+        if artifact.part and _leads_to(artifact.path, file)
+    ]
+    if not found:
+        raise KeyError(file)
+    return max(found)[1]
+
+
+def _leads_to(name: str, file: str) -> bool:
+    return file == name or file.startswith(f"{name}/")
+
+
+@cache
+def _matters(path: Path, part: str) -> bool:
+    _, keys, of = PARTS[part]
+    return any(_is_part_of(path, key) for key in keys) or any(_matters(path, other) for other in of)
+
+
+def _is_part_of(path: Path, key: str) -> bool:
+    names = tuple(key.split("."))
+    return path[: len(names)] == names
+
+
+def _changes(base: Config, settings: Config) -> dict[Path, Any]:
+    """The settings that differ, in the order of the configuration; none of those that rerun nothing."""
+    found = {}
+    for path, field in leaves(Config):
+        before, after = value_of(base, path), value_of(settings, path)
+        if before != after and not field.exclude:
+            found[path] = after
+    return found
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _changed(settings: Model, changes: Changes) -> Model:
+    update: dict[str, Any] = {}
+    below: dict[str, dict[Path, Any]] = {}
+    for (name, *rest), value in changes.items():
+        if rest:
+            below.setdefault(name, {})[tuple(rest)] = value
+        else:
+            update[name] = value
+    update |= {name: _changed(getattr(settings, name), each) for name, each in below.items()}
+    return settings.model_copy(update=update)
+
+
+def _name(changes: Changes) -> str:
+    """A folder's name that tells the changes as far as it can, and never names two."""
+    texts = [f"{'.'.join(path)}-{_text(value)}" for path, value in changes.items()]
+    plain = "_".join(texts)
+    if len(plain) <= LONGEST_NAME and re.fullmatch(r"[\w.-]+", plain, re.ASCII):
+        return plain
+    first = re.sub(r"[^A-Za-z0-9_.-]+", "-", texts[0])[:LONGEST_NAME]
+    others = f"-and-{len(texts) - 1}-more" if len(texts) > 1 else ""
+    return f"{first}{others}-{hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]}"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

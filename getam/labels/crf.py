@@ -1,0 +1,72 @@
+"""Dense CRF (Krähenbühl & Koltun 2011) on class probabilities, by pydensecrf, and pseudo labels from it.
+
+Numpy alone: it runs in the processes of a pool, which start seconds faster without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydensecrf.densecrf as dcrf
+from pydensecrf.utils import unary_from_softmax
+
+from getam.labels.class_maps import divide_by_maximum, label_values, probabilities
+from getam.settings.crf import CrfSettings
+from getam.system.files import read_image, write_labels
+
+
+def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    """Refines probabilities by mean-field inference.
+
+    Args:
+        image: (H, W, 3), uint8 RGB.
+        probabilities: (K, H, W), float32, summing to 1 over K.
+
+    Returns:
+        (K, H, W), float32, summing to 1 over K.
+    """
+    count, height, width = probabilities.shape
+    crf = dcrf.DenseCRF2D(width, height, count)
+    crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))
+    crf.addPairwiseGaussian(sxy=settings.gaussian_xy, compat=settings.gaussian_weight)
+    crf.addPairwiseBilateral(
+        sxy=settings.bilateral_xy,
+        srgb=settings.bilateral_rgb,
+        rgbim=np.array(image, order="C"),  # pydensecrf takes no read-only image
+        compat=settings.bilateral_weight,
+    )
+    return np.asarray(crf.inference(settings.iterations), np.float32).reshape(count, height, width)
+
+
+def crf_labels(
+    image: np.ndarray, maps: np.ndarray, classes: Sequence[int], settings: CrfSettings, *, gamma: float
+) -> np.ndarray:
+    """Pseudo label of one image without saliency: argmax of the dense CRF on background and class scores.
+
+    With each map divided by its maximum, the CRF's input is [(1 - max_c M_c)^gamma, M_1 .. M_K] (Eq. 4), divided by
+    its sum: the classes of the image's label alone compete.
+
+    Args:
+        image: (H, W, 3), uint8 RGB.
+        maps: (K, H, W), >= 0.
+        classes: K class indices counted from 0, ascending (label value = index + 1).
+        gamma: exponent of the background score.
+
+    Returns:
+        (H, W), uint8: 0 background, label values.
+
+    Raises:
+        InputError: shapes disagree, the maps hold NaN, infinity or a negative value, or the classes are not
+            ascending from 0 to 253.
+    """
+    values = label_values(maps.shape, classes, image.shape[:2], beside="image")
+    refined = dense_crf(image, probabilities(divide_by_maximum(maps), gamma), settings)
+    return np.array([0, *values], np.uint8)[refined.argmax(0)]
+
+
+def write_crf_labels(path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings) -> None:
+    """Writes the label PNG (H, W) of probabilities (K, H, W) that the dense CRF has refined by the image."""
+    refined = dense_crf(read_image(image), probabilities, settings)
+    write_labels(path, refined.argmax(0).astype(np.uint8))

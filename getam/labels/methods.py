@@ -1,0 +1,73 @@
+"""Pseudo labels of an image by any of the methods: the paper's completion, or the label makers it is compared with.
+
+It imports torch for the completion alone: the processes of crf and rrm import this module, and start seconds faster
+without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from getam.errors import InputError, chosen
+from getam.labels.class_maps import Array, salient
+from getam.labels.crf import crf_labels
+from getam.labels.rrm import rrm_labels
+from getam.settings.completion import LABEL_METHODS, LabelSettings
+
+
+def make_labels(
+    maps: Array,
+    classes: Sequence[int],
+    *,
+    image: np.ndarray | None = None,
+    saliency: Array | None = None,
+    settings: LabelSettings,
+) -> Array:
+    """Pseudo label of one image by `settings.method`.
+
+    Args:
+        maps: (K, H, W), >= 0, of the image's classes; numpy, or torch for a method `on_device` (LABEL_METHODS).
+        classes: K class indices counted from 0, ascending (label value = index + 1).
+        image: the photograph (H, W, 3), uint8 RGB, for a method that `reads_photograph`.
+        saliency: the saliency map (H, W), uint8 in 0..255, for a method that `needs_saliency`; of the maps' kind.
+
+    Returns:
+        (H, W), uint8: 0 background, label values, 255 unknown. Of the maps' kind.
+
+    Raises:
+        InputError: no such method, or what it reads is missing; see complete_labels, crf_labels and rrm_labels.
+    """
+    make = chosen(LABEL_MAKERS, settings.method, name="completion.method")
+    method = LABEL_METHODS[settings.method]
+    given = {"photograph": (method.reads_photograph, image), "saliency map": (method.needs_saliency, saliency)}
+    for name, (needed, array) in given.items():
+        if needed and array is None:
+            raise InputError(f"completion.method: {settings.method} reads the {name}, which was not given")
+    labels: Array = make(maps, classes, image, saliency, settings)
+    return labels
+
+
+def _completion(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
+    from getam.labels.completion import complete_labels
+
+    inside = salient(saliency, settings.saliency_threshold)
+    return complete_labels(maps, classes, inside, **settings.completion_arguments())
+
+
+def _dense_crf(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
+    return crf_labels(image, maps, classes, settings.crf, gamma=settings.gamma)
+
+
+def _reliable(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
+    return rrm_labels(image, maps, classes, settings.rrm, settings.crf)
+
+
+LABEL_MAKERS: dict[str, Callable[[Any, Sequence[int], Any, Any, LabelSettings], Any]] = {
+    "activation": _completion,
+    "crf": _dense_crf,
+    "rrm": _reliable,
+}
+"""The methods of settings.LABEL_METHODS: maps, classes, photograph, saliency map and settings -> labels."""

@@ -1,0 +1,252 @@
+"""The methods that GETAM is compared with, all called as AttentionMaps is, and the table of all map methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from getam.errors import InputError, chosen
+from getam.maps.attention import (
+    AttentionMaps,
+    AttentionRecorder,
+    ClassMaps,
+    at_least_float32,
+    check_scores,
+    class_gradients,
+    gradient_weighted_maps,
+    token_grid,
+)
+from getam.networks.backbones import find_backbone
+from getam.settings.maps import ActivationSettings
+
+
+class ClassActivationMaps(ClassMaps):
+    """CAM (Zhou et al. 2016): the classifier's last layer applied to each place before the average, ReLU.
+
+    Of a ViT by its read-out (`ignore`, `add`, `project`, `token`), of a CNN by `pool`.
+
+    Args:
+        model: a classifier of `getam.networks.classifier`.
+
+    Raises:
+        InputError: the model is none.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        if not hasattr(model, "activation_map"):
+            raise InputError(f"cam: {type(model).__name__} is no classifier of getam.networks.classifier")
+
+    def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        model: Any = self.model
+        with torch.no_grad():
+            scores, maps = model.activation_map(images)
+        check_scores(scores, classes)
+        return scores, [maps[b, list(indices)].to(at_least_float32(maps)) for b, indices in enumerate(classes)]
+
+
+class GradCAM(ClassMaps):
+    """Grad-CAM (Selvaraju et al. 2017) at the input of a ViT's last attention.
+
+    With f_j what that takes of patch j, ReLU(<mean_i dy/df_i, f_j>).
+
+    Args:
+        model: a timm ViT with a class token, or a model that contains exactly one.
+
+    Raises:
+        InputError: no ViT with a class token, or one whose last block has no attention module; in a call, tokens that
+            are not the prefix tokens and the patches of every image.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.backbone: Any = find_backbone(model)
+        blocks: Any = self.backbone.blocks
+        self._last = blocks[-1]
+        if not isinstance(getattr(self._last, "attn", None), nn.Module):
+            raise InputError(f"grad_cam: {type(self._last).__name__} has no one attention, at whose input it is taken")
+
+    def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        seen: list[Tensor] = []
+        handle = self._last.attn.register_forward_pre_hook(lambda attention, inputs: seen.append(inputs[0]))
+        try:
+            with (
+                torch.enable_grad(),
+                AttentionRecorder(self.backbone, start_block=len(self.backbone.blocks) - 1, detach_below=True),
+            ):
+                scores = self.model(images)
+        finally:
+            handle.remove()
+        check_scores(scores, classes)
+        prefix = self.backbone.num_prefix_tokens
+        grid = self.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
+        if len(seen) != 1 or seen[0].shape[:2] != (len(images), prefix + grid[0] * grid[1]):
+            shapes = [tuple(tokens.shape) for tokens in seen]
+            raise InputError(
+                f"grad_cam: the last attention took {shapes} for {len(images)} images of {prefix} prefix tokens and "
+                f"{grid[0]}x{grid[1]} patches; choose another backbone"
+            )
+        (features,) = seen
+        patches = features.detach()[:, prefix:].to(at_least_float32(features))
+        maps = [patches.new_zeros((len(indices), *grid)) for indices in classes]
+        for k, having, (gradient,) in class_gradients(scores, classes, [features], retain_graph=False):
+            weights = gradient[:, prefix:].to(patches.dtype).mean(1)
+            with torch.autocast(images.device.type, enabled=False):
+                activation = (patches @ weights[..., None])[..., 0].relu()
+            for b in having:
+                maps[b][k] = activation[b].view(grid)
+        return scores.detach(), maps
+
+
+class AttentionRollout(ClassMaps):
+    """Attention rollout (Abnar & Zuidema 2020): the class token's row of the product of (A_i + I) / 2 over blocks.
+
+    The last block comes first; A_i is the mean over heads. The same map for every class: rollout knows no class.
+    Builds whole attention matrices, of one image and one block at a time.
+
+    Args:
+        model: a timm ViT with a class token, or a model that contains exactly one.
+        start_block: first block of the product.
+    """
+
+    def __init__(self, model: nn.Module, start_block: int = 0) -> None:
+        super().__init__(model)
+        self.backbone: Any = find_backbone(model)
+        self._recorder = AttentionRecorder(self.backbone, start_block=start_block, detach_below=False)
+
+    def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad(), self._recorder:
+            scores = self.model(images)
+        calls, self._recorder.calls = self._recorder.calls, []
+        check_scores(scores, classes)
+        grid = token_grid(self.backbone, images, calls)
+        maps = []
+        for b, indices in enumerate(classes):
+            row: Tensor | None = None
+            for call in reversed(calls) if indices else ():
+                matrix = call.matrix(b).mean(0)
+                if row is None:
+                    row = matrix.new_zeros(len(matrix))
+                    row[0] = 1
+                row = (row @ matrix + row) / 2
+            values = scores.new_zeros(grid) if row is None else row[self.backbone.num_prefix_tokens :].view(grid)
+            maps.append(values.to(at_least_float32(values)).expand(len(indices), *grid).clone())
+        return scores, maps
+
+
+class StepPass(NamedTuple):
+    """What the forward pass of a training step gives."""
+
+    scores: Tensor
+    """(B, C)"""
+    logits: Tensor
+    """(B, 1 + C, H, W)"""
+    maps: list[Tensor]
+    """For each image (K_b, n_h, n_w), of its classes, without a graph."""
+
+
+class MapMaker(NamedTuple):
+    """The functions of a map method."""
+
+    create: Callable[[nn.Module, ActivationSettings], ClassMaps]
+    """Makes the method for a classifier."""
+    of_step: Callable[[nn.Module, Tensor, Sequence[Sequence[int]], ActivationSettings], StepPass] | None = None
+    """See pass_with_maps; None where a training step cannot make its maps."""
+
+
+def create_maps(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
+    """The method of the settings for a classifier of `getam.networks.classifier`.
+
+    Raises:
+        InputError: there is no such method, or it doesn't suit the model.
+    """
+    return chosen(MAP_MAKERS, settings.method, name="maps.method").create(model, settings)
+
+
+def pass_with_maps(
+    model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+) -> StepPass:
+    """One forward pass of the end-to-end network whose graph stays whole, and the maps of it.
+
+    Args:
+        model: the network, or DistributedDataParallel around it.
+        images: (B, 3, H, W), normalized.
+        classes: class indices of each image.
+
+    Raises:
+        InputError: there is no such method, or a training step cannot make its maps.
+    """
+    of_step = chosen(MAP_MAKERS, settings.method, name="maps.method").of_step
+    if of_step is None:
+        raise InputError(f"maps.method: a training step makes no {settings.method}; choose another")
+    return of_step(model, images, classes, settings)
+
+
+@contextmanager
+def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """What a module's forward passes inside the context give."""
+    outputs: list[Any] = []
+    with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
+        yield outputs
+
+
+def _grid(network: Any, images: Tensor) -> tuple[int, int]:
+    """(n_h, n_w) of the patches."""
+    grid: tuple[int, int] = network.classifier.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
+    return grid
+
+
+def _cam_of_step(
+    model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+) -> StepPass:
+    network: Any = getattr(model, "module", model)
+    readout = network.classifier.readout
+    with _outputs_of(readout.reassemble) as features:
+        scores, logits = model(images)
+    with torch.no_grad():
+        activation = readout.activation(features[0], _grid(network, images))
+    return StepPass(scores, logits, [activation[b, indices] for b, indices in enumerate(classes)])
+
+
+def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
+    """GETAM, with the key of COUPLINGS that the settings mean."""
+
+    def create(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
+        return AttentionMaps(model, coupling_of(settings), settings.start_block, settings.fusion)
+
+    def of_step(
+        model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
+    ) -> StepPass:
+        network: Any = getattr(model, "module", model)
+        backbone = network.classifier.backbone
+        recorder = AttentionRecorder(backbone, start_block=settings.start_block, detach_below=False)
+        with recorder, _outputs_of(network) as outputs:
+            scores, logits = model(images)
+        maps = gradient_weighted_maps(
+            # The network's own scores: those that DistributedDataParallel returns have a graph through the decoder too.
+            outputs[0][0],
+            recorder.calls,
+            classes,
+            coupling=coupling_of(settings),
+            num_prefix_tokens=backbone.num_prefix_tokens,
+            grid=_grid(network, images),
+            retain_graph=True,
+            fusion=settings.fusion,
+        )
+        return StepPass(scores, logits, maps)
+
+    return MapMaker(create, of_step)
+
+
+MAP_MAKERS = {
+    "getam": _by_attention(lambda settings: settings.coupling),
+    "attention_gradient": _by_attention(lambda settings: "attention_gradient"),
+    "rollout": MapMaker(lambda model, settings: AttentionRollout(model, settings.start_block)),
+    "grad_cam": MapMaker(lambda model, settings: GradCAM(model)),
+    "cam": MapMaker(lambda model, settings: ClassActivationMaps(model), _cam_of_step),
+}
+"""The methods of settings.MAP_METHODS."""

@@ -1,0 +1,139 @@
+"""Networks from timm by name, with one message where timm cannot build what the settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from getam.datasets.images import MEAN, STD
+from getam.errors import InputError
+from getam.networks.pretrained import Weights, timm_weights
+
+PROBE = 0.7311
+"""No fresh weight, norm or bias has this value."""
+
+
+def create_timm_model(
+    name: str, *, pretrained: bool | str, key: str, segmentation: bool = False, **options: Any
+) -> Any:
+    """Builds a timm model without a head.
+
+    Args:
+        pretrained, segmentation: see getam.networks.pretrained.timm_weights.
+        key: the setting that names the model, for messages.
+        options: keyword arguments of timm.create_model.
+
+    Returns:
+        the model; where its weights came from stands in its attribute `initialization`.
+
+    Raises:
+        InputError: the model doesn't take the options, or its weights cannot be had or are not its own.
+    """
+    weights = timm_weights(name, pretrained, segmentation=segmentation)
+    if weights is None:
+        return _create(name, key, **options)
+    random_state = torch.get_rng_state()
+    # First without: what is wrong with the options is not the weights' fault.
+    _create(name, key, **options)
+    _check_complete(weights, name, **options)
+    torch.set_rng_state(random_state)
+    model = _create_with(weights, name, **options)
+    model.initialization = weights.origin
+    return model
+
+
+def _create(name: str, key: str, **options: Any) -> Any:
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=0, **options)
+    except (TypeError, ValueError, KeyError, ArithmeticError, AssertionError) as error:
+        raise InputError(f"{key}_options: {name} does not take them: {error}") from None
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{key}: {name} cannot be built ({error}); choose another") from None
+
+
+def _create_with(weights: Weights, name: str, **options: Any) -> Any:
+    """The model with the weights, which timm renames and resizes where its models need it."""
+    try:
+        return timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": dict(weights.state)}, **options
+        )
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"pretrained: {weights.origin['source']} does not fit {name} with these options ({reason}); "
+            "name a file of that model"
+        ) from None
+
+
+def _check_complete(weights: Weights, name: str, **options: Any) -> None:
+    """Refuses a file that lacks some of the model's weights, of which timm keeps silent.
+
+    With every tensor of the file filled with one number, what has another in the model has not been loaded.
+    """
+    probe = {
+        key: torch.full_like(value, PROBE) if value.is_floating_point() else value
+        for key, value in weights.state.items()
+    }
+    state = _create_with(Weights(probe, weights.origin), name, **options).state_dict()
+    left = [
+        key
+        for key, value in state.items()
+        # Near it: a table that timm resizes is interpolated.
+        if value.is_floating_point() and not torch.allclose(value.float(), torch.tensor(PROBE), rtol=0, atol=0.01)
+    ]
+    if left:
+        raise InputError(
+            f"pretrained: {weights.origin['source']} lacks {len(left)} of the model's tensors, first {left[0]}; name a "
+            "file of that model (stem_channels, if any, have to be [])"
+        )
+
+
+class Normalization(nn.Module):
+    """ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
+
+    Args:
+        mean, std: three numbers each, of RGB in [0, 1].
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        to, of = torch.tensor(std)[:, None, None], torch.tensor(STD)[:, None, None]
+        shift = torch.tensor(MEAN)[:, None, None] - torch.tensor(mean)[:, None, None]
+        self.register_buffer("scale", of / to, persistent=False)
+        self.register_buffer("shift", shift / to, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape out as in."""
+        return images * self.scale + self.shift
+
+
+def find_backbone(model: nn.Module) -> nn.Module:
+    """The one module of a model that is a timm ViT with a class token.
+
+    Raises:
+        InputError: there is none, there are several, or it is another kind of network with a class token.
+    """
+    found: list[Any] = [
+        m for m in model.modules() if hasattr(m, "blocks") and isinstance(getattr(m, "cls_token", None), Tensor)
+    ]
+    if not found:
+        raise InputError(f"{type(model).__name__} holds no ViT with a class token; choose a backbone that has one")
+    if any(type(module).__name__ == "OptimizedModule" for module in model.modules()):
+        raise InputError("the model is compiled, which hides its blocks; give the module that torch.compile was given")
+    if len(found) > 1:
+        raise InputError(f"{type(model).__name__} holds {len(found)} ViTs; give AttentionMaps the one that classifies")
+    (backbone,) = found
+    embedding = getattr(backbone, "patch_embed", None)
+    if not (hasattr(backbone, "num_prefix_tokens") and hasattr(embedding, "dynamic_feat_size")):
+        raise InputError(
+            f"{type(backbone).__name__} has a class token but not the blocks and patch embedding of timm's ViTs; "
+            "choose another backbone"
+        )
+    return backbone

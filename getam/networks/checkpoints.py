@@ -1,0 +1,214 @@
+"""Models and training states on disk: safetensors with JSON beside or inside them, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import getam.system.version
+from getam.errors import InputError
+from getam.networks.supervision import SUPERVISION, of_network
+from getam.settings.networks import PretrainedSettings
+from getam.settings.section import SomeSection
+from getam.system.files import atomic_file, read_json, write_json
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+SHOWN = 3
+"""How many of the tensors that do not fit a message names."""
+UNUSED = "unused.safetensors"
+"""File beside an imported model with the tensors of its source that no forward pass reads."""
+
+logger = logging.getLogger(__name__)
+
+
+def describe_model(
+    kind: str, settings: PretrainedSettings, *, learned_from: str, classes: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What model.json says of every network: what it is built from, and its supervision.
+
+    Args:
+        kind: of the network, which `read_description` asks for.
+        learned_from: supervision of the labels that it is trained on, see getam.networks.supervision; that of its first weights
+            is added here.
+        classes: names, without background; None for a network that knows none.
+    """
+    return {
+        "kind": kind,
+        "settings": settings.model_dump(mode="json"),
+        **({} if classes is None else {"classes": list(classes)}),
+        SUPERVISION: of_network(learned_from, settings),
+    }
+
+
+def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Writes model.safetensors and model.json; the description holds all that is needed to build the model again."""
+    write_tensors(folder / WEIGHTS, model.state_dict())
+    write_json(folder / DESCRIPTION, {**description, "version": getam.system.version.VERSION})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    with atomic_file(path) as temporary:
+        try:
+            content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(content, temporary, metadata=metadata)
+        except SafetensorError as error:
+            # safetensors raises an error of its own for a full disk and the like.
+            raise OSError(str(error)) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the training that writes it") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); train again") from None
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files that a model consists of."""
+    return [folder / WEIGHTS, folder / DESCRIPTION]
+
+
+def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) -> tuple[SomeSection, tuple[str, ...]]:
+    """Reads model.json: the settings that the model is built from, without fetching anything, and its class names.
+
+    Raises:
+        InputError: it describes no model of this kind, or one of another version's settings.
+    """
+    path = folder / DESCRIPTION
+    description = read_json(path)
+    if not isinstance(description, dict) or description.get("kind") != kind:
+        raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
+    try:
+        built = settings.model_validate(description["settings"])
+        classes = tuple(str(name) for name in description.get("classes", []))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
+    return built.model_copy(update={"pretrained": False}), classes
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Loads model.safetensors strictly into a model that was built from model.json beside it.
+
+    Raises:
+        InputError: the file is missing or damaged, or its keys or shapes are not the model's; the first are named.
+    """
+    path = folder / WEIGHTS
+    state = read_tensors(path)
+    own = model.state_dict()
+    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
+    wrong += [name for name in state if name not in own]
+    if wrong:
+        raise InputError(f"{path}: does not fit {DESCRIPTION} beside it, first at {wrong[0]!r}; train again")
+    model.load_state_dict(state)
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
+    """Loads weights that came from a file of another program, strictly.
+
+    Raises:
+        InputError: a name or a shape is not the model's; the first are named.
+    """
+    if misfit := misfits(model.state_dict(), state):
+        raise InputError(f"{source}: does not fit: {misfit}; give the file of that network, unchanged")
+    model.load_state_dict(dict(state))
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """In words, the first tensors whose names or shapes differ and how many more there are; empty where none does."""
+    wrong = [f"{name} is missing" for name in wanted if name not in given]
+    wrong += [f"{name} is unknown" for name in given if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return "; ".join(wrong[:SHOWN]) + more
+
+
+def save_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", progress: Mapping[str, Any]
+) -> None:
+    """Writes all that a training needs to go on exactly: weights, optimizer, random state, and `progress` as JSON."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
+    tensors["random"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random_cuda"] = torch.cuda.get_rng_state()
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    text = json.dumps(progress)
+    metadata = {"key": key, "progress": text, "checksum": _checksum(tensors, text), "code": code}
+    write_tensors(path, tensors, metadata)
+
+
+def load_state(
+    path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", any_code: bool = False
+) -> dict[str, Any] | None:
+    """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key and code.
+
+    Args:
+        key: identifies settings, first weights and data.
+        code: hash of the sources that train.
+        any_code: whether to go on, with a warning, from a state that other sources have saved.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("key") != key:
+                logger.info("%s belongs to other settings: training starts anew", path)
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        logger.warning("%s cannot be read (%s): training starts anew", path, error)
+        return None
+    if metadata.get("checksum") != _checksum(tensors, metadata.get("progress", "")):
+        logger.warning("%s is damaged (its checksum is another): training starts anew", path)
+        return None
+    if metadata.get("code") != code:
+        if not any_code:
+            logger.warning("%s was saved by other sources: training starts anew (code_hash: false goes on)", path)
+            return None
+        logger.warning("%s was saved by other sources; goes on by these", path)
+    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, entry = name.split(".", 2)
+            state.setdefault(int(number), {})[entry] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"])
+    if "random_cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random_cuda"])
+    return json.loads(metadata["progress"])
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Checksum of names, shapes, types and bytes: the format itself has none, and a disk may lose some bytes."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode(), value)
+        value = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

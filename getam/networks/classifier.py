@@ -1,0 +1,320 @@
+"""The image classifier: a timm ViT with a class token and a read-out, or a timm CNN for the CAM baseline.
+
+`readout: project` is the authors' (DPT's read-out projection, then convolutions and an average), after Eq. 6 of
+the paper's appendix, `ignore` and `add` are DPT's others; `token` is timm's plain head on the normalized class token;
+`pool` is a CNN's average of features.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import HybridEmbed
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import Tensor, nn
+
+from getam.errors import InputError
+from getam.networks.backbones import Normalization, create_timm_model, find_backbone
+from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.decoder import Reassemble
+from getam.networks.released import compute_as_released
+from getam.networks.supervision import IMAGE_LABELS
+from getam.settings.classifier import ClassifierSettings
+from getam.settings.networks import BackboneSettings
+
+
+def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
+    """Builds the timm ViT of the settings, for inputs of any size that its patches divide.
+
+    Raises:
+        InputError: no such model, options that it does not take, no class token, or weights that cannot be fetched.
+    """
+    options: dict[str, Any] = dict(settings.backbone_options)
+    if settings.stem_channels:
+        options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
+    _check_name(settings.backbone)
+    # The authors keep the position table at the size that it was pretrained at.
+    size = {"img_size": image_size} if settings.embedding == "timm" else {}
+    try:
+        backbone = create_timm_model(
+            settings.backbone,
+            pretrained=settings.pretrained,
+            segmentation=settings.segmentation_pretrained,
+            key="backbone",
+            **{**size, "dynamic_img_size": True, **options},
+        )
+    except InputError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise InputError(
+            f"backbone: {settings.backbone} takes images of one size alone; choose a ViT that takes any"
+        ) from None
+    if getattr(backbone, "cls_token", None) is None:
+        raise InputError(
+            f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one, and the baseline of a "
+            "CNN's CAM the read-out pool"
+        )
+    vit = find_backbone(backbone)
+    if settings.embedding == "released":
+        compute_as_released(vit)
+    return vit
+
+
+def create_cnn(settings: BackboneSettings) -> Any:
+    """Builds the timm CNN of the settings.
+
+    Raises:
+        InputError: no such model, options that it does not take, weights that cannot be fetched, or no CNN.
+    """
+    _check_name(settings.backbone)
+    backbone = create_timm_model(
+        settings.backbone,
+        pretrained=settings.pretrained,
+        segmentation=settings.segmentation_pretrained,
+        key="backbone",
+        **settings.backbone_options,
+    )
+    info = getattr(backbone, "feature_info", None)
+    if getattr(backbone, "cls_token", None) is not None or not info:
+        raise InputError(f"readout: pool is a CNN's, {settings.backbone} is none; write project")
+    side = 2 * info[-1]["reduction"]
+    problem = f"backbone: {settings.backbone} gives no features for an image of {side}x{side}"
+    cure = "choose a CNN for the read-out pool"
+    try:
+        with torch.no_grad():
+            features = backbone.eval().forward_features(torch.zeros(1, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise InputError(f"{problem} ({error}); {cure}") from None
+    if features.shape != (1, backbone.num_features, 2, 2):
+        raise InputError(f"{problem} of shape (1, {backbone.num_features}, 2, 2): {tuple(features.shape)}; {cure}")
+    return backbone.train()
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
+        raise InputError(f"backbone: timm has no model {name!r}; near ones: {near or 'none'}")
+
+
+def _conv_embed(
+    *, img_size: int, patch_size: int, embed_dim: int, stem_channels: tuple[int, ...], **options: Any
+) -> HybridEmbed:
+    channels = (*stem_channels, embed_dim)
+    if 2 ** len(channels) != patch_size:
+        raise InputError(
+            f"stem_channels: {len(stem_channels)} widths and the embedding layer reduce by {2 ** len(channels)}, "
+            f"but patch_size is {patch_size}"
+        )
+    options.pop("bias", None)
+    stem = ConvStem(depth=len(channels), channels=channels, stride=(2,) * len(channels))
+    return HybridEmbed(stem, img_size=img_size, patch_size=1, embed_dim=embed_dim, proj=False, **options)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a backbone gives for images: tokens (B, N, d) with P prefix tokens before the n_h * n_w patches."""
+
+    taps: tuple[Tensor, ...]
+    """Tokens after the blocks asked for; of a hybrid's stages their feature maps (B, c, h, w)."""
+    last: Tensor
+    """Tokens after the last block, not normalized: what the authors' read-out takes."""
+    normalized: Tensor
+    """Tokens after the final norm: what a plain head takes."""
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+
+
+class TokenReadout(nn.Module):
+    """The plain ViT head: final norm -> class token -> linear."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return self.head(tokens.normalized[:, 0])
+
+    def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Scores (B, C), and CAM: the head applied to each patch token, ReLU: (B, C, n_h, n_w)."""
+        scores = self.head(tokens.normalized[:, tokens.num_prefix_tokens :])
+        return self(tokens), scores.transpose(1, 2).unflatten(2, tokens.grid).relu()
+
+
+class DPTReadout(nn.Module):
+    """The authors' read-out: a feature map of the tokens (1x1 conv, then 3x3 conv, stride 2) -> average -> linear.
+
+    Args:
+        readout: what becomes of the class token: `project` (theirs), `ignore` or `add`, see Reassemble.
+    """
+
+    def __init__(self, dim: int, num_classes: int, readout: str) -> None:
+        super().__init__()
+        self.reassemble = Reassemble(token_dim=dim, channels=dim, scale=0.5, readout=readout)
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return self.scores(self.features(tokens))
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """The map before the average, (B, d, ceil(n_h / 2), ceil(n_w / 2)); the DPT decoder's deepest input."""
+        return self.reassemble(tokens.last, tokens.grid, tokens.num_prefix_tokens)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.head(features.mean((2, 3)))
+
+    def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Scores (B, C), and CAM (B, C, n_h, n_w), see `activation`."""
+        features = self.features(tokens)
+        return self.scores(features), self.activation(features, tokens.grid)
+
+    def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """CAM of `features`: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
+        maps = _activation(features, self.head)
+        height, width = maps.shape[2:]
+        # The convolution of stride 2 is centered on tokens 0, 2, 4, ...; behind the last of them its value repeats.
+        maps = nn.functional.interpolate(
+            maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True
+        )
+        beyond = (0, grid[1] - maps.shape[3], 0, grid[0] - maps.shape[2])
+        return nn.functional.pad(maps, beyond, mode="replicate")
+
+
+def _activation(features: Tensor, head: nn.Linear) -> Tensor:
+    """The head's weights at each place, ReLU: (B, d, h, w) -> (B, C, h, w)."""
+    return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
+
+
+class ViTClassifier(nn.Module):
+    """Image scores from a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
+
+    Args:
+        normalization: from ImageNet's to what the backbone takes.
+    """
+
+    def __init__(
+        self, backbone: Any, *, num_classes: int, readout: str, normalization: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.normalization = normalization or nn.Identity()
+        self.backbone: Any = backbone
+        self.readout: TokenReadout | DPTReadout = (
+            TokenReadout(backbone.embed_dim, num_classes)
+            if readout == "token"
+            else DPTReadout(backbone.embed_dim, num_classes, readout)
+        )
+
+    @property
+    def stride(self) -> int:
+        """Image pixels along a side of a token."""
+        ratio = self.backbone.patch_embed.feat_ratio()
+        return ratio if isinstance(ratio, int) else ratio[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.readout(self.tokens(images))
+
+    def tokens(self, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+        """What the read-out takes, and the taps, see `read_tokens`."""
+        return read_tokens(self.backbone, self.normalization(images), taps=taps)
+
+    def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) and the read-out's class activation maps (B, C, n_h, n_w), >= 0."""
+        return self.readout.activation_map(self.tokens(images))
+
+
+class CNNClassifier(nn.Module):
+    """Image scores from a CNN, by a linear head on the average of its last features; same shapes as ViTClassifier."""
+
+    def __init__(self, backbone: Any, *, num_classes: int, normalization: nn.Module | None = None) -> None:
+        super().__init__()
+        self.normalization = normalization or nn.Identity()
+        self.backbone: Any = backbone
+        self.head = nn.Linear(backbone.num_features, num_classes)
+
+    @property
+    def stride(self) -> int:
+        """Image pixels along a side of a feature."""
+        return self.backbone.feature_info[-1]["reduction"]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._scores(self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self.backbone.forward_features(self.normalization(images))
+
+    def _scores(self, features: Tensor) -> Tensor:
+        return self.head(features.mean((2, 3)))
+
+    def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, C) and the class activation maps (B, C, n_h, n_w), >= 0."""
+        features = self._features(images)
+        return self._scores(features), _activation(features, self.head)
+
+
+def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+    """Runs a timm ViT: images (B, 3, H, W), as it takes them -> its tokens.
+
+    Args:
+        taps: numbers of blocks, ascending, whose tokens are wanted too; before them `stage0`, `stage1`, ... for the
+            feature maps of a hybrid's ResNet.
+    """
+    last = len(backbone.blocks) - 1
+    blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
+    found: dict[int | str, Tensor] = {}
+    with ExitStack() as hooks:
+        for tap in taps:
+            if isinstance(tap, str):
+                stage = backbone.patch_embed.backbone.stages[int(tap.removeprefix("stage"))]
+                hooks.enter_context(stage.register_forward_hook(partial(_keep, found, tap)))
+        normalized, outputs = backbone.forward_intermediates(
+            images, indices=blocks, return_prefix_tokens=True, output_fmt="NLC"
+        )
+    for block, (patches, prefix) in zip(blocks, outputs, strict=True):
+        found[block] = torch.cat([prefix, patches], dim=1)
+    return Tokens(
+        taps=tuple(found[tap] for tap in taps),
+        last=found[last],
+        normalized=normalized,
+        grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
+        num_prefix_tokens=backbone.num_prefix_tokens,
+    )
+
+
+def _keep(found: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    found[tap] = output
+
+
+def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier | CNNClassifier:
+    """Builds the classifier with fresh (or pretrained) weights; the global seed decides fresh ones.
+
+    Raises:
+        InputError: timm cannot build the backbone, or the read-out doesn't suit it.
+    """
+    is_cnn = settings.readout == "pool"
+    backbone = create_cnn(settings) if is_cnn else create_backbone(settings, image_size=image_size)
+    normalization = None
+    if settings.normalization == "backbone":
+        normalization = Normalization(backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
+    if is_cnn:
+        return CNNClassifier(backbone, num_classes=num_classes, normalization=normalization)
+    return ViTClassifier(backbone, num_classes=num_classes, readout=settings.readout, normalization=normalization)
+
+
+def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:
+    """What model.json says of a classifier."""
+    return describe_model("classifier", settings, learned_from=IMAGE_LABELS, classes=classes)
+
+
+def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:
+    """Rebuilds a classifier from its folder, in evaluation mode; gives it and its class names."""
+    settings, classes = read_description(folder, kind="classifier", settings=ClassifierSettings)
+    model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size)
+    load_weights(folder, model)
+    return model.eval(), classes

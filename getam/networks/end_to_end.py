@@ -1,0 +1,114 @@
+"""The end-to-end network (section 4.3): one backbone, a classifier and a DPT decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from getam.errors import InputError
+from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.classifier import DPTReadout, ViTClassifier, build_classifier
+from getam.networks.decoder import DPTDecoder
+from getam.networks.supervision import IMAGE_LABELS, SALIENCY, joined
+from getam.settings.end_to_end import EndToEndSettings
+
+
+class EndToEndNetwork(nn.Module):
+    """Scores and a segmentation from one backbone.
+
+    The classifier's read-out features are the decoder's deepest input, as in the authors' network.
+    """
+
+    def __init__(self, settings: EndToEndSettings, *, num_classes: int) -> None:
+        """`num_classes` counts no background."""
+        super().__init__()
+        classifier = build_classifier(settings, num_classes=num_classes, image_size=settings.crop.size)
+        assert isinstance(classifier, ViTClassifier)
+        self.classifier: ViTClassifier = classifier
+        _check_taps(self.classifier.backbone, settings)
+        blocks = len(self.classifier.backbone.blocks)
+        if settings.maps.start_block >= blocks:
+            raise InputError(
+                f"maps.start_block: {settings.maps.start_block} leaves no block; the backbone's are 0 to {blocks - 1}"
+            )
+        dim = self.classifier.backbone.embed_dim
+        self.taps = settings.decoder.taps
+        self.decoder = DPTDecoder(
+            token_dim=dim,
+            channels=(*settings.decoder.channels, dim),
+            width=settings.decoder.width,
+            scales=[
+                None if isinstance(tap, str) else scale
+                for tap, scale in zip(settings.decoder.taps, settings.decoder.scales, strict=True)
+            ],
+            num_classes=num_classes + 1,
+        )
+
+    def forward(self, images: Tensor, *, decode: bool = True) -> tuple[Tensor, Tensor | None]:
+        """images (B, 3, H, W), normalized -> scores (B, C), segmentation logits (B, 1 + C, H, W).
+
+        Without `decode` the decoder doesn't run, and there are no logits.
+        """
+        tokens = self.classifier.tokens(images, taps=self.taps)
+        readout = self.classifier.readout
+        assert isinstance(readout, DPTReadout)
+        features = readout.features(tokens)
+        if not decode:
+            return readout.scores(features), None
+        logits = self.decoder(
+            tokens.taps,
+            features,
+            grid=tokens.grid,
+            num_prefix_tokens=tokens.num_prefix_tokens,
+            size=tuple(images.shape[2:]),
+        )
+        return readout.scores(features), logits
+
+    def segment(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
+        logits: Tensor = self(images)[1]
+        return logits
+
+
+def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
+    """Refuses taps that the backbone has not, and channels and scales that are not a stage's."""
+    blocks = len(backbone.blocks)
+    stages = getattr(getattr(backbone.patch_embed, "backbone", None), "stages", ())
+    stride = backbone.patch_embed.feat_ratio()
+    known = [f"stage{number}" for number in range(len(stages))]
+    decoder = settings.decoder
+    for tap, channels, scale in zip(decoder.taps, decoder.channels, decoder.scales, strict=True):
+        if isinstance(tap, int) and tap < blocks:
+            continue
+        if tap not in known:
+            has = f"its blocks are 0 to {blocks - 1}" + (f", its stages {', '.join(known)}" if known else "")
+            raise InputError(
+                f"decoder.taps: {list(decoder.taps)}: {settings.backbone} has no {'block ' * isinstance(tap, int)}{tap}"
+                f"; {has}"
+            )
+        facts = next(f for f in backbone.patch_embed.backbone.feature_info if f["module"] == f"stages.{str(tap)[5:]}")
+        if (channels, scale) != (facts["num_chs"], stride / facts["reduction"]):
+            raise InputError(
+                f"decoder.channels, decoder.scales: {tap} of {settings.backbone} has {facts['num_chs']} channels at "
+                f"{stride // facts['reduction']} times the token grid, not {channels} at {scale}"
+            )
+
+
+def describe_end_to_end(
+    settings: EndToEndSettings, classes: Sequence[str], *, saliency: str = SALIENCY
+) -> dict[str, Any]:
+    """What model.json says of an end-to-end network; `saliency` is the supervision of the saliency maps."""
+    alone = not settings.completion.needs_saliency and not settings.saliency_weight
+    learned_from = IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY, saliency)
+    return describe_model("end_to_end", settings, learned_from=learned_from, classes=classes)
+
+
+def load_end_to_end(folder: Path) -> tuple[EndToEndNetwork, tuple[str, ...]]:
+    """Rebuilds an end-to-end network from its folder, in evaluation mode; gives it and its class names."""
+    settings, classes = read_description(folder, kind="end_to_end", settings=EndToEndSettings)
+    network = EndToEndNetwork(settings, num_classes=len(classes))
+    load_weights(folder, network)
+    return network.eval(), classes

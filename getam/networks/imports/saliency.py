@@ -1,0 +1,48 @@
+"""The weights of the authors' saliency network (fupiao1998/TrasformerSOD) under the names of getam.networks.saliency's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from getam.errors import InputError
+
+_UNUSED_KEYS = re.compile(r"noise_model\..*|.*\.(relative_position_index|attn_mask)")
+
+_AUTHORS_NAMES = (
+    (r"backbone\.(patch_embed|layers\.\d+\.(blocks|downsample))\.", r"backbone.\1."),
+    (r"neck\.conv_list\.(\d+)\.reduce\.(\d+)\.", r"neck.\1.\2."),
+    (r"decoder\.rcab_conv\.body\.0\.", "decoder.refine.conv1."),
+    (r"decoder\.rcab_conv\.body\.2\.", "decoder.refine.conv2."),
+    (r"decoder\.rcab_conv\.body\.3\.conv_du\.0\.", "decoder.refine.squeeze."),
+    (r"decoder\.rcab_conv\.body\.3\.conv_du\.2\.", "decoder.refine.expand."),
+    (r"decoder\.aspp_head\.conv2d_list\.(\d+)\.conv\.", r"decoder.head.\1."),
+)
+
+
+def from_authors_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' weights (fupiao1998/TrasformerSOD) under the names of SaliencyNetwork, for a strict load.
+
+    The last stage's blocks, the noise model and Swin's index and mask buffers are dropped: nothing reads
+    them, or timm computes them. Raises InputError at a name that the authors' network does not have.
+    """
+    stages = [int(key.split(".")[2]) for key in state if re.match(r"backbone\.layers\.\d+\.", key)]
+    if not stages:
+        raise InputError("saliency weights: no key backbone.layers.*; pass the authors' state_dict unchanged")
+    last_stage = f"backbone.layers.{max(stages)}."
+    return {
+        _module_name(key): value
+        for key, value in state.items()
+        if not key.startswith(last_stage) and not _UNUSED_KEYS.fullmatch(key)
+    }
+
+
+def _module_name(key: str) -> str:
+    for pattern, replacement in _AUTHORS_NAMES:
+        if match := re.match(pattern, key):
+            name = match.expand(replacement) + key[match.end() :]
+            # Patch merging ends a stage in the authors' Swin and begins the next one in timm's.
+            return re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
+    raise InputError(f"saliency weights: {key} is not of the authors' network; pass its state_dict unchanged")

@@ -1,0 +1,228 @@
+"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127) and its maps.
+
+The maps tell object pixels, of whichever class, from background pixels when labels are completed (Eq. 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerStage
+from torch import Tensor, nn
+
+from getam.errors import InputError
+from getam.networks.backbones import create_timm_model
+from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.supervision import SALIENCY
+from getam.settings.saliency import SaliencySettings
+
+ASPP_DILATIONS = (3, 6, 12, 18)
+
+
+class SaliencyNetwork(nn.Module):
+    """Swin features, a narrow neck on each, a concatenating decoder: images to saliency logits.
+
+    `backbone` is a timm Swin name (the paper's: swin_base_patch4_window12_384), `backbone_options` are
+    further keyword arguments of timm.create_model, such as embed_dim or window_size; the features' widths are
+    read from the built model. Images are (image_size, image_size): Swin's attention is built for one size.
+
+    The features are taken before the blocks of each stage (after the patch embedding, then after each patch
+    merging), as in the authors' program. Deviation: there the blocks of the last stage run without anything
+    reading them; here they are left out, so that every parameter has a gradient. The outputs are the same.
+
+    Raises InputError if `backbone` is no Swin, or if `image_size` is no multiple of its patch size or
+    contradicts backbone_options["img_size"].
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str,
+        backbone_options: dict[str, Any] | None = None,
+        image_size: int,
+        neck_width: int = 32,
+        pretrained: bool | str = False,
+        segmentation_pretrained: bool = False,
+    ) -> None:
+        super().__init__()
+        swin = _create_swin(
+            backbone,
+            backbone_options or {},
+            image_size=image_size,
+            pretrained=pretrained,
+            segmentation=segmentation_pretrained,
+        )
+        self.initialization = getattr(swin, "initialization", None)
+        widths = [info["num_chs"] for info in swin.feature_info]
+        self.backbone = SwinFeatures(swin)
+        self.neck = nn.ModuleList(_neck(width, neck_width) for width in widths)
+        self.decoder = ConcatenatingDecoder(len(widths) * neck_width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of being salient: (B, 1, S, S), from `images` (B, 3, S, S), float, ImageNet-normalized."""
+        features = [neck(feature) for neck, feature in zip(self.neck, self.backbone(images), strict=True)]
+        return _resize(self.decoder(features), images.shape[-2:])
+
+
+class SwinFeatures(nn.Module):
+    """A timm Swin cut down to what comes before its last stage's blocks: images to one feature map a stage.
+
+    (B, 3, S, S) -> [(B, C, S/p, S/p), (B, 2C, S/2p, S/2p), ...], p the patch size.
+    """
+
+    def __init__(self, swin: SwinTransformer) -> None:
+        super().__init__()
+        self.patch_embed = swin.patch_embed
+        self.layers = swin.layers
+        self.layers[-1].blocks = nn.Sequential()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        x = self.patch_embed(images)
+        for stage in self.layers:
+            assert isinstance(stage, SwinTransformerStage)
+            x = stage.downsample(x)
+            # timm's Swin works on (B, H, W, C).
+            features.append(x.permute(0, 3, 1, 2))
+            x = stage.blocks(x)
+        return features
+
+
+class ConvNorm(nn.Module):
+    """Convolution and batch norm without activation, as the authors have it: the neck is a linear map."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class ConcatenatingDecoder(nn.Module):
+    """Features at the finest one's size, concatenated, refined, and scored by a sum of dilated convolutions.
+
+    [(B, C_i, H_i, W_i), ...], finest first, with sum(C_i) = `channels` -> logits (B, 1, H_0, W_0).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.refine = ResidualChannelAttention(channels)
+        self.head = nn.ModuleList(
+            nn.Conv2d(channels, 1, 3, padding=dilation, dilation=dilation, bias=False) for dilation in ASPP_DILATIONS
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        size = features[0].shape[-2:]
+        x = self.refine(torch.cat([_resize(feature, size) for feature in features], dim=1))
+        return torch.stack([conv(x) for conv in self.head]).sum(dim=0)
+
+
+class ResidualChannelAttention(nn.Module):
+    """RCAB (Zhang et al. 2018, RCAN) without batch norm: x + a * f(x), (B, C, H, W) -> (B, C, H, W).
+
+    f is two 3x3 convolutions, a in (0, 1) is one factor a channel from the global average of f(x).
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        squeezed = max(channels // reduction, 1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(F.relu(self.conv1(x)))
+        attention = torch.sigmoid(self.expand(F.relu(self.squeeze(y.mean(dim=(2, 3), keepdim=True)))))
+        return x + attention * y
+
+
+def _create_swin(
+    backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool | str, segmentation: bool
+) -> SwinTransformer:
+    names = timm.list_models(module="swin_transformer")
+    # A name may carry the tag of its weights: swin_base_patch4_window12_384.ms_in1k.
+    if backbone.split(".")[0] not in names:
+        raise InputError(f"saliency backbone {backbone!r} is not a timm Swin; choose one of {', '.join(names)}")
+    if options.get("img_size", image_size) != image_size:
+        raise InputError(
+            f"saliency image_size is {image_size}, but backbone_options has img_size {options['img_size']}; "
+            "drop img_size from backbone_options"
+        )
+    swin = create_timm_model(
+        backbone,
+        pretrained=pretrained,
+        segmentation=segmentation,
+        key="saliency backbone",
+        **{**options, "img_size": image_size},
+    )
+    assert isinstance(swin, SwinTransformer)
+    patch = swin.feature_info[0]["reduction"]
+    if image_size % patch:
+        raise InputError(
+            f"saliency image_size {image_size} is not a multiple of {patch}, the patch size of {backbone}; "
+            f"use {image_size // patch * patch}"
+        )
+    return swin
+
+
+def _neck(in_channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNorm(in_channels, width, kernel=1),
+        ConvNorm(width, width, kernel=3),
+        ConvNorm(width, width, kernel=3),
+    )
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def saliency_map(logits: Tensor, size: tuple[int, int], *, stretch: bool) -> Tensor:
+    """The saliency map of one image: (H, W) = `size`, uint8, 255 for p = 1, from its logits (1, S, S).
+
+    The logits are resized bilinearly (align_corners False). `stretch` then scales the probabilities to their
+    own range, 255 (p - min) / (max - min + 1e-8), as the authors' program does: an image without a salient
+    object gets a full-range map too, where without `stretch` its map stays near 0. Raises ValueError at other
+    shapes.
+    """
+    if logits.dim() != 3 or logits.shape[0] != 1:
+        raise ValueError(f"logits of one image must be (1, S, S), these are {tuple(logits.shape)}")
+    resized = F.interpolate(logits.detach().float()[None], size=size, mode="bilinear", align_corners=False)
+    values = torch.sigmoid(resized[0, 0])
+    if stretch:
+        low, high = values.aminmax()
+        values = (values - low) / (high - low + 1e-8)
+    return (255 * values).round().to(torch.uint8)
+
+
+def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
+    """Builds the network of the settings; the global seed decides fresh weights."""
+    return SaliencyNetwork(
+        backbone=settings.backbone,
+        backbone_options=settings.backbone_options,
+        image_size=settings.image_size,
+        neck_width=settings.neck_width,
+        pretrained=settings.pretrained,
+        segmentation_pretrained=settings.segmentation_pretrained,
+    )
+
+
+def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
+    """What model.json says of a saliency network."""
+    return describe_model("saliency", settings, learned_from=SALIENCY)
+
+
+def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:
+    """Rebuilds a saliency network from its folder, in evaluation mode; gives it and its input's side in pixels."""
+    settings, _ = read_description(folder, kind="saliency", settings=SaliencySettings)
+    model = build_saliency(settings)
+    load_weights(folder, model)
+    return model.eval(), settings.image_size

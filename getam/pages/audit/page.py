@@ -1,0 +1,105 @@
+"""The audit page itself: index.html from its template, with the scripts and libraries that it runs.
+
+Ids and class names come from the data set. They reach the page through jinja2's escapes and as text nodes only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from getam.labels.decisions import Decision
+from getam.pages.pictures import heat_colors
+from getam.pages.rendering import render
+from getam.runs import summary as report
+from getam.runs.folder import Run
+from getam.system.files import voc_palette
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+SCRIPTS = (
+    "preact.js",
+    "preact-hooks.js",
+    "htm.js",
+    "data.js",
+    "inflate.js",
+    "colors.js",
+    "verdicts.js",
+    "selection.js",
+    "tiles.js",
+    "gallery.js",
+    "detail.js",
+    "help.js",
+    "app.js",
+)
+"""What the page runs, in this order."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the page calls a rule, the equation in words, and its color, hatched with white or not."""
+
+    name: str
+    words: str
+    color: str
+    hatched: bool = False
+
+
+RULES = {
+    Decision.BACKGROUND: _Look("background", "not salient, and no class above its quantile: 0", "#000000"),
+    Decision.SALIENT_CLASS: _Look(
+        "salient class", "salient, and a class above (1 \u2212 max M)^\u03b3: the strongest class", "#0072b2"
+    ),
+    Decision.SALIENT_UNKNOWN: _Look(
+        "salient unknown", "salient, but (1 \u2212 max M)^\u03b3 above every class: 255", "#56b4e9", hatched=True
+    ),
+    Decision.MINED: _Look("mined", "not salient, but above the \u03b1-quantile of one class: that class", "#e69f00"),
+    Decision.CONFLICT: _Look(
+        "conflict",
+        "not salient, and above the \u03b1-quantiles of several classes: 255, or the lowest",
+        "#d55e00",
+        hatched=True,
+    ),
+    Decision.OPENING: _Look("opening", "changed by the opening after the rules", "#cc79a7"),
+}
+"""How the page shows the rules of Eq. 5: what can be unknown is hatched."""
+
+
+def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[str, Any]) -> None:
+    """Writes index.html and assets/ for the run in folder `run` into `out`.
+
+    Args:
+        classes: the names of the label values 1, 2, ...
+        audit: what the page's scripts are told about lists and images.
+    """
+    assets = out / "assets"
+    assets.mkdir()
+    for path in [*(TEMPLATES / "audit").iterdir(), *(TEMPLATES / "vendor").iterdir()]:
+        if path.suffix in (".js", ".css") or path.name.startswith("LICENSE"):
+            shutil.copyfile(path, assets / path.name)
+    page = render(
+        "audit.html",
+        run=run.name,
+        headings=report.HEADINGS,
+        scores=[astuple(row) for row in report.score_rows(report.summarize(run))],
+        scripts=SCRIPTS,
+        contact_sheet=(out / "contact_sheet.html").is_file(),
+        audit={
+            **audit,
+            "run": run.name,
+            "classes": ("background", *classes),
+            "palette": [_hex(color) for color in voc_palette()],
+            "heat": [_hex(color) for color in heat_colors()[np.linspace(0, 255, 101).round().astype(int)]],
+            "rules": [asdict(RULES[rule]) for rule in Decision],
+        },
+    )
+    (out / "index.html").write_text(page, encoding="utf-8")
+
+
+def _hex(color: np.ndarray) -> str:
+    return "#" + color.tobytes().hex()

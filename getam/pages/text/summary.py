@@ -1,0 +1,55 @@
+"""The scores of a run as a text: summary.md, summary.html, and the table of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
+
+from getam.pages.text.documents import Document, Grid, Heading
+from getam.pages.text.tables import aligned_table
+from getam.runs.summary import HEADINGS, PROTOCOL_TITLES, score_rows, segmenter_scores, source_title, three_decimals
+
+RIGHT = {1, 3}
+"""Columns of numbers of a table of scores."""
+
+
+def scores_table(summary: Mapping[str, Any]) -> str:
+    """The scores as an aligned table of plain text, without a line feed at its end."""
+    return aligned_table(HEADINGS, [astuple(row) for row in score_rows(summary)], right=RIGHT)
+
+
+def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
+    """The scores with their protocols, and the IoU of each class.
+
+    Args:
+        summary: of getam.runs.summary.summarize.
+    """
+    title = f"Scores of the run {run_name}"
+    scores = [astuple(row) for row in score_rows(summary)]
+    if not scores:
+        return Document(title, ["No stage has written a score yet."])
+    blocks: list[str | Heading | Grid] = [
+        "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all images at "
+        "their original size, and the mIoU is the mean over the classes and the background. Supervision: I image "
+        "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights); in "
+        "brackets where the image labels come from.",
+        Grid(HEADINGS, scores, RIGHT),
+    ]
+    if ious := _ious(summary):
+        names = dict.fromkeys(name for by_class in ious.values() for name in by_class)
+        rows = [(name, *(three_decimals(by_class.get(name)) for by_class in ious.values())) for name in names]
+        blocks += [Heading("IoU of each class"), Grid(("Class", *ious), rows, set(range(1, len(ious) + 1)))]
+    return Document(title, blocks)
+
+
+def _ious(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
+    """Heading -> IoU by class, of the run's sources of labels."""
+    ious = {}
+    if labels := summary.get("pseudo_labels"):
+        for protocol in ("excluded", "background"):
+            source, split = source_title(summary, "pseudo_labels"), labels["split"]
+            ious[f"{source} ({split}, 255 {PROTOCOL_TITLES[protocol]})"] = labels[f"{split}_iou"][protocol]
+    for _, title, scores in segmenter_scores(summary):
+        ious[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
+    return ious

@@ -1,0 +1,234 @@
+"""What the stages of a run write, and what it is called: one table that the rules, the pages and the tables read.
+
+No stage that trains or maps may import it: an edit of a title must not train a network anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from getam.settings.deeplab import SEGMENTERS
+from getam.settings.maps import MAP_METHODS
+
+Kind = Literal["data", "weights", "training", "model", "scores", "shards", "predictions", "page"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file or a folder of a run.
+
+    Texts begin with a small letter where they are no names, and may hold `{segmenter}` and `{maps}`, the names that
+    `Titles` puts there.
+
+    Attributes:
+        name: by which code asks for it.
+        path: in the folder of the run.
+        stage: the rule that writes it; of saliency maps that are brought along, collect_saliency does.
+        kind: data (of the data set), weights (a note that pretrained weights are at hand), training (the folder of a
+            network that is trained: model.safetensors, model.json, perhaps TensorBoard's files), model (of one that is
+            imported), scores (a JSON file), shards (a folder of shards), predictions (a folder of label PNGs) or page
+            (what people read).
+        title: what it is called, beside others of its kind.
+        section: what its settings or its scores stand under, in recorded settings and in summary.json.
+        part: the part of a run that it belongs to, whose files depend on the same settings (getam.experiments.variants).
+        record: files that record the settings that it was made by, as a pattern in the folder of the run.
+        heading: the title of those recorded settings.
+        subject: of a network, as a sentence names it: "Training of ...".
+        layer: what it is on the pages that show images.
+        suffix: of an image's file in its shards.
+        images: what its stage goes through, for an estimate of hours: train, val, both, or pairs of saliency.
+    """
+
+    name: str
+    path: str
+    stage: str
+    kind: Kind
+    title: str = ""
+    section: str = ""
+    part: str = ""
+    record: str = ""
+    heading: str = ""
+    subject: str = ""
+    layer: str = ""
+    suffix: str = ""
+    images: Literal["", "train", "val", "both", "pairs"] = ""
+
+
+ARTIFACTS = (
+    Artifact("index", "index.csv", "index_dataset", "data", part="index", images="both"),
+    Artifact("classes", "classes.txt", "index_dataset", "data", part="index"),
+    Artifact(
+        "data", "index.json", "index_dataset", "data",
+        section="data", part="index", record="index.json", heading="data set",
+    ),
+    Artifact("masks", "masks", "index_dataset", "data", part="index"),
+    Artifact("test", "test", "index_test", "data", part="index"),
+    Artifact(
+        "classifier", "classifier", "train_classifier", "training", "classifier",
+        section="classifier", part="classifier", record="classifier/model.json", heading="classifier",
+        subject="the classifier", images="train",
+    ),
+    Artifact(
+        "classifier_scores", "classifier/metrics.json", "train_classifier", "scores", "classifier",
+        section="classifier", part="classifier",
+    ),
+    Artifact(
+        "maps", "maps", "dump_maps", "shards", "{maps}",
+        section="maps", part="maps", record="maps/*/manifest.json", heading="maps",
+        layer="raw", suffix=".npy", images="train",
+    ),
+    Artifact(
+        "refined", "refined", "refine_maps", "shards", "refined maps",
+        section="refine", part="refined", record="refined/*/manifest.json", heading="refinement",
+        layer="refined", suffix=".npy", images="train",
+    ),
+    Artifact(
+        "saliency_model", "saliency_model", "train_saliency", "training", "saliency network",
+        section="saliency", part="saliency_model", record="saliency_model/model.json", heading="saliency network",
+        subject="the saliency network", images="pairs",
+    ),
+    Artifact(
+        "saliency_scores", "saliency_model/metrics.json", "train_saliency", "scores", "saliency",
+        section="saliency", part="saliency_model",
+    ),
+    Artifact(
+        "saliency", "saliency", "predict_saliency", "shards", "saliency",
+        section="saliency_maps", part="saliency", record="saliency/*/manifest.json", heading="saliency maps",
+        layer="saliency", suffix=".png", images="train",
+    ),
+    Artifact(
+        "pseudo_labels", "pseudo_labels", "complete_labels", "shards", "pseudo labels",
+        section="completion", part="pseudo_labels", record="pseudo_labels/*/manifest.json", heading="label completion",
+        layer="pseudo_labels", suffix=".png", images="train",
+    ),
+    Artifact(
+        "label_scores", "pseudo_labels.json", "score_labels", "scores", "pseudo labels",
+        section="pseudo_labels", part="pseudo_labels", images="train",
+    ),
+    Artifact(
+        "deeplab", "deeplab", "train_deeplab", "training", "{segmenter}",
+        section="deeplab", part="deeplab", record="deeplab/model.json", heading="{segmenter}",
+        subject="{segmenter}", images="train",
+    ),
+    Artifact(
+        "deeplab_predictions", "deeplab/predictions", "predict_deeplab", "predictions", "{segmenter}",
+        section="deeplab_prediction", part="deeplab_prediction", record="deeplab/predictions/manifest.json",
+        heading="{segmenter}'s predictions", layer="deeplab", suffix=".png", images="val",
+    ),
+    Artifact(
+        "deeplab_predictions_test", "deeplab/predictions_test", "predict_deeplab_test", "predictions", "{segmenter}",
+        part="deeplab_prediction", suffix=".png",
+    ),
+    Artifact(
+        "deeplab_scores", "deeplab/metrics.json", "evaluate_deeplab", "scores", "{segmenter}",
+        section="deeplab", part="deeplab_prediction", subject="{segmenter}",
+    ),
+    Artifact("voc_submission", "voc_submission", "voc_submission", "page", part="deeplab_prediction"),
+    Artifact(
+        "end_to_end", "end_to_end", "train_end_to_end", "training", "end to end",
+        section="end_to_end", part="end_to_end", record="end_to_end/model.json", heading="end to end",
+        subject="the end-to-end network", images="train",
+    ),
+    Artifact(
+        "imported", "imported", "import_checkpoint", "model", "imported checkpoint",
+        section="checkpoint", part="end_to_end", record="imported/model.json", heading="imported checkpoint",
+    ),
+    Artifact(
+        "end_to_end_predictions", "end_to_end/predictions", "predict_end_to_end", "predictions", "end to end",
+        section="end_to_end_prediction", part="end_to_end_prediction", record="end_to_end/predictions/manifest.json",
+        heading="end-to-end predictions", layer="end_to_end", suffix=".png", images="val",
+    ),
+    Artifact(
+        "end_to_end_scores", "end_to_end/metrics.json", "evaluate_end_to_end", "scores", "end to end",
+        section="end_to_end", part="end_to_end_prediction", subject="the end-to-end network",
+    ),
+    *(
+        Artifact(f"{section}_weights", f"weights/{section}.json", "fetch_weights", "weights", part=f"weights/{section}")
+        for section in ("classifier", "saliency", "deeplab", "end_to_end")
+    ),
+    Artifact("summary", "summary.json", "summary", "page"),
+    Artifact("summary_markdown", "summary.md", "summary", "page"),
+    Artifact("summary_html", "summary.html", "summary", "page"),
+    Artifact("plots", "plots", "plot_scores", "page"),
+    Artifact("audit", "audit", "audit", "page"),
+    Artifact("tables", "tables", "make_table", "page"),
+)  # fmt: skip
+"""Everything that a run can have, in the order of the workflow."""
+
+BY_NAME = {artifact.name: artifact for artifact in ARTIFACTS}
+
+
+def path_of(name: str, *inside: str) -> str:
+    """Where an artifact lies in the folder of a run, or a file inside of it: path_of("maps", "{shard}").
+
+    Raises:
+        KeyError: no artifact has this name.
+    """
+    return "/".join((BY_NAME[name].path, *inside))
+
+
+def of_kind(*kinds: Kind) -> tuple[Artifact, ...]:
+    """The artifacts of some kinds, in the order of the workflow."""
+    return tuple(artifact for artifact in ARTIFACTS if artifact.kind in kinds)
+
+
+RECORDS = {artifact.section: artifact for artifact in ARTIFACTS if artifact.record}
+"""Section of recorded settings -> what was made by them."""
+
+SCORE_FILES = {artifact.section: artifact for artifact in of_kind("scores")}
+"""Section of summary.json -> the file that the scores come from."""
+
+PREDICTIONS = {artifact.layer: artifact for artifact in of_kind("predictions") if artifact.layer}
+"""Layer of a network's predictions of val -> their folder; a network's section of summary.json has the same name."""
+
+IN_SHARDS = {artifact.layer: artifact for artifact in of_kind("shards")}
+"""Layer of what is made of each training image -> its folder of shards."""
+
+ANY_SEGMENTER = "segmentation network"
+"""What networks of several architectures are called together."""
+
+
+def segmenter_title(architecture: str | None) -> str:
+    """The name of the network that is trained on pseudo labels.
+
+    Args:
+        architecture: as its files record it; None of the paper's network where they do not, as earlier versions.
+    """
+    known = SEGMENTERS.get("deeplabv2" if architecture is None else architecture)
+    return known.title if known else str(architecture)
+
+
+def common_segmenter_title(architectures: Iterable[str | None]) -> str:
+    """The name of a score that networks of these architectures have: their name, or a general one for several."""
+    titles = {segmenter_title(architecture) for architecture in architectures}
+    return titles.pop() if len(titles) == 1 else ANY_SEGMENTER
+
+
+def maps_title(method: str | None) -> str:
+    """What class activation maps are called.
+
+    Args:
+        method: as their manifest records it; None where none does, as of maps that were brought along.
+    """
+    if method is None:
+        return "raw maps"
+    return f"{MAP_METHODS[method].name if method in MAP_METHODS else method} maps"
+
+
+def capitalized(title: str) -> str:
+    """A title as a heading or the beginning of a line."""
+    return title[:1].upper() + title[1:]
+
+
+@dataclass(frozen=True)
+class Titles:
+    """The names in a run of what differs between runs: its network that is trained on pseudo labels, and its maps."""
+
+    segmenter: str = segmenter_title(None)
+    maps: str = maps_title(None)
+
+    def fill(self, text: str) -> str:
+        """A text of the table, with the names in it."""
+        return text.format(segmenter=self.segmenter, maps=self.maps)

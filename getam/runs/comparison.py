@@ -1,0 +1,249 @@
+"""How two runs differ: in scores, recorded settings, classes, and images' pseudo labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+
+from getam.datasets.index import Index, evenly_spaced, read_index
+from getam.datasets.shards import files_in_shards
+from getam.errors import InputError
+from getam.runs.artifacts import PREDICTIONS, path_of
+from getam.runs.recorded import Recorded, recorded_settings, setting_text
+from getam.runs.summary import ABSENT, PROTOCOL_TITLES, Measured, measured_scores, summarize
+from getam.scores.images import image_iou
+from getam.system.files import read_labels
+from getam.system.progress import progress
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of both runs; None where one has none."""
+
+    name: str
+    a: float | None
+    b: float | None
+
+    @property
+    def change(self) -> float | None:
+        return None if self.a is None or self.b is None else self.b - self.a
+
+
+@dataclass(frozen=True)
+class ScoreChange(Change):
+    """A score of both runs.
+
+    Attributes:
+        differing: what the two were measured by differently: heading -> (A, B). Then there is no difference to tell.
+        missing: the run that has no such score, "A" or "B".
+        classes: what the score is the mean of, the largest change first.
+    """
+
+    differing: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    missing: str = ""
+    classes: tuple[Change, ...] = ()
+
+    @property
+    def change(self) -> float | None:
+        return None if self.differing else super().change
+
+
+@dataclass(frozen=True)
+class SettingChange:
+    """A recorded setting by its dotted key, as it is shown; None where a run doesn't record it."""
+
+    key: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True)
+class ImageChange:
+    """The pseudo labels of one image: the share of pixels whose label differs, and its IoU in both runs."""
+
+    id: str
+    differing: float
+    iou: Change
+
+
+@dataclass(frozen=True)
+class ImageChanges:
+    """The images that were compared, the most differing first.
+
+    Attributes:
+        total: images that have a pseudo label in both runs.
+        notes: what was left out, and why.
+    """
+
+    images: tuple[ImageChange, ...]
+    total: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    a: Path
+    b: Path
+    scores: tuple[ScoreChange, ...]
+    settings: tuple[SettingChange, ...]
+    pseudo_labels: ImageChanges
+
+
+def compare_runs(a: Path, b: Path, *, most_images: int = 0) -> Comparison:
+    """Compares the runs in two folders.
+
+    Args:
+        most_images: images whose pseudo labels are compared, evenly spaced over their sorted ids; 0: all.
+
+    Raises:
+        InputError: a folder holds no run, or a file is not what its stage writes.
+    """
+    summaries, records = [], []
+    for run in (a, b):
+        summaries.append(summarize(run))
+        records.append(recorded_settings(run))
+        if not summaries[-1] and not records[-1]:
+            raise InputError(f"{run}: holds neither scores nor recorded settings of a run; name a folder results/<run>")
+    scores_a, scores_b = (measured_scores(summary) for summary in summaries)
+    other_data = _compare_data(*(_index_of(run) for run in (a, b)))
+    return Comparison(
+        a,
+        b,
+        tuple(_compare_scores(scores_a, scores_b, other_data)),
+        tuple(_compare_settings(*records)),
+        _compare_images(a, b, most_images),
+    )
+
+
+def _compare_data(a: Index | None, b: Index | None) -> dict[str, dict[str, tuple[str, str]]]:
+    """What two runs' data differ in: {split: {heading: (A, B)}}; nothing where a run has no index."""
+    if a is None or b is None:
+        return {}
+    pairs = enumerate(zip_longest(a.classes, b.classes, fillvalue="none"), 1)
+    # The first that differs: there may be hundreds.
+    other = next(((f"{one} ({value})", f"{two} ({value})") for value, (one, two) in pairs if one != two), None)
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for split in ("train", "val", "test"):
+        # Ids alone may be the same in two data sets.
+        of_a, of_b = ({(row.id, row.height, row.width, row.labels) for row in index.split(split)} for index in (a, b))
+        found[split] = {"Class": other} if other else {}
+        if of_a != of_b:
+            found[split]["Data"] = (f"{len(of_a - of_b)} images alone", f"{len(of_b - of_a)} images alone")
+    return found
+
+
+def _compare_scores(
+    a: Sequence[Measured], b: Sequence[Measured], other_data: Mapping[str, Mapping[str, tuple[str, str]]]
+) -> list[ScoreChange]:
+    of_a, of_b = ({_identity(score): score for score in scores} for scores in (a, b))
+    changes = []
+    for identity in dict.fromkeys((*of_a, *of_b)):
+        one, other = of_a.get(identity), of_b.get(identity)
+        name = _name(*filter(None, (one, other)))
+        if one is None or other is None:
+            a_number, b_number = (each.number if each else None for each in (one, other))
+            changes.append(ScoreChange(name, a_number, b_number, missing="A" if one is None else "B"))
+            continue
+        differing = {
+            heading: (value, other.protocol[heading])
+            for heading, value in one.protocol.items()
+            if value != other.protocol[heading]
+        }
+        if one.row.supervision != ABSENT:
+            # The saliency network's images are none of the index.
+            differing |= other_data.get(one.row.split, {})
+        classes = () if differing else _compare_classes(one.classes, other.classes)
+        changes.append(ScoreChange(name, one.number, other.number, differing, classes=classes))
+    return changes
+
+
+def _identity(score: Measured) -> tuple[str, ...]:
+    """What two scores have to share to be set side by side; their networks may have other names."""
+    # The section of the pseudo labels has the maps' score too, which its source tells from theirs.
+    source = "" if score.section in PREDICTIONS else score.source
+    return score.section, source, score.measure, score.row.unknown
+
+
+def _name(*scores: Measured) -> str:
+    """What a score of both runs is called: "DeepLab / SegFormer mIoU" where their networks have other names."""
+    sources, unknown = dict.fromkeys(score.source for score in scores), scores[0].row.unknown
+    name = f"{' / '.join(sources)} {scores[0].measure}"
+    return f"{name}, 255 {unknown}" if unknown in PROTOCOL_TITLES.values() else name
+
+
+def _compare_classes(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> tuple[Change, ...]:
+    changes = [Change(name, a.get(name), b.get(name)) for name in dict.fromkeys((*a, *b))]
+    return tuple(sorted(changes, key=lambda each: -1.0 if each.change is None else abs(each.change), reverse=True))
+
+
+def _compare_settings(a: Sequence[Recorded], b: Sequence[Recorded]) -> list[SettingChange]:
+    by_section = [{stage.section: stage for stage in stages} for stages in (a, b)]
+    changes = []
+    for section in dict.fromkeys(section for stages in by_section for section in stages):
+        one, other = (_shown_values(stages.get(section)) for stages in by_section)
+        if one is None or other is None:
+            texts = ("not recorded" if values is None else "recorded" for values in (one, other))
+            changes.append(SettingChange(f"{section}.*", *texts))
+            continue
+        changes += [
+            SettingChange(f"{section}.{key}", one.get(key), other.get(key))
+            for key in dict.fromkeys((*one, *other))
+            if one.get(key) != other.get(key)
+        ]
+    return changes
+
+
+def _shown_values(stage: Recorded | None) -> dict[str, str] | None:
+    if stage is None:
+        return None
+    # A fact may bear a setting's name.
+    facts = {f"({key})": setting_text(value) for key, value in stage.facts.items()}
+    return {key: setting_text(value) for key, value in stage.settings.items()} | facts
+
+
+def _compare_images(a: Path, b: Path, most: int) -> ImageChanges:
+    files_a, files_b = (files_in_shards(run / path_of("pseudo_labels"), ".png") for run in (a, b))
+    ids = sorted(files_a.keys() & files_b.keys())
+    if not ids:
+        without = [name for name, files in (("A", files_a), ("B", files_b)) if not files]
+        note = f"{' and '.join(without)} has no pseudo labels" if without else "no image has pseudo labels in both runs"
+        return ImageChanges((), 0, (note,))
+    notes = []
+    if alone := len(files_a.keys() ^ files_b.keys()):
+        notes.append(f"{alone} images have pseudo labels in one run only")
+    index_a, index_b = (_index_of(run) for run in (a, b))
+    if index_a is not None and index_b is not None and index_a.classes != index_b.classes:
+        return ImageChanges((), len(ids), (*notes, "the runs have other classes: label values mean other things"))
+    chosen = evenly_spaced(ids, most)
+    if len(chosen) < len(ids):
+        notes.append(f"{len(chosen)} of {len(ids)} images were compared, evenly spaced over their sorted ids")
+    rows = index_a.by_id if index_a is not None else {}
+    changes, sizes, masks = [], 0, 0
+    for id in progress(chosen, total=len(chosen), unit="image", what="compare"):
+        one, other = read_labels(files_a[id]), read_labels(files_b[id])
+        if one.shape != other.shape:
+            sizes += 1
+            continue
+        mask = rows[id].mask if id in rows else None
+        truth = read_labels(mask) if mask is not None and mask.is_file() else None
+        masks += mask is not None and truth is None
+        if truth is not None and truth.shape == one.shape:
+            iou = Change(id, image_iou(one, truth), image_iou(other, truth))
+        else:
+            iou = Change(id, None, None)
+        changes.append(ImageChange(id, float((one != other).mean()), iou))
+    if sizes:
+        notes.append(f"{sizes} images have pseudo labels of different sizes")
+    if masks:
+        notes.append(
+            f"the ground truth of {masks} images was not found; run this in the folder that the runs were made in"
+        )
+    changes.sort(key=lambda image: (-image.differing, image.id))
+    return ImageChanges(tuple(changes), len(ids), tuple(notes))
+
+
+def _index_of(run: Path) -> Index | None:
+    path = run / path_of("index")
+    return read_index(path) if path.is_file() else None

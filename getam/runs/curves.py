@@ -1,0 +1,77 @@
+"""What a training wrote of its progress, for TensorBoard or in its model's description, as arrays."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from getam.system.files import read_json
+
+
+class Curve(NamedTuple):
+    """A value of a training by its steps: (N,), int64, ascending, and (N,), float64, finite."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def training_curves(training: Path) -> dict[str, Curve]:
+    """The scalars of a training's folder by their tags, sorted; nothing where it has none.
+
+    What a training wrote again after it was stopped takes the place of what it wrote before.
+    """
+    folder = training / "tensorboard"
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}
+    # Here and not above: it takes seconds to import.
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    # It tells of every file that it comes to the end of.
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)
+    # 0: all of them; without it, a sample. Pictures are not read.
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, "images": 1})
+    events.Reload()
+    curves = {}
+    for tag in sorted(events.Tags()[SCALARS]):
+        by_step = {event.step: event.value for event in events.Scalars(tag) if np.isfinite(event.value)}
+        if by_step:
+            steps = np.array(sorted(by_step), np.int64)
+            curves[tag] = Curve(steps, np.array([by_step[step] for step in steps], np.float64))
+    return curves
+
+
+def epoch_curves(training: Path) -> dict[str, Curve]:
+    """The means of each epoch that model.json has, by the tags of `training_curves`; their steps are epochs, from 1."""
+    path = training / "model.json"
+    history = read_json(path).get("history") if path.is_file() else None
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for epoch, means in enumerate(history or (), start=1):
+        for name, value in means.items():
+            if isinstance(value, int | float):
+                tag = name if name.startswith("val") else f"loss/{name}"
+                curves.setdefault(tag, []).append((epoch, value))
+    return {
+        tag: Curve(
+            np.array([epoch for epoch, _ in points], np.int64), np.array([value for _, value in points], np.float64)
+        )
+        for tag, points in sorted(curves.items())
+    }
+
+
+def smoothed(curve: Curve, *, window: int) -> Curve:
+    """The mean over `window` neighbours, fewer at the ends: what noise a loss has hides where it goes."""
+    sums = np.concatenate([[0.0], curve.values.cumsum()])
+    positions = np.arange(len(curve.values))
+    first, last = np.maximum(positions - window // 2, 0), np.minimum(positions + window // 2 + 1, len(positions))
+    return Curve(curve.steps, (sums[last] - sums[first]) / (last - first))
+
+
+def thinned(curve: Curve, *, most: int) -> Curve:
+    """At most `most` points, evenly spaced, first and last among them."""
+    if len(curve.steps) <= most:
+        return curve
+    kept = np.linspace(0, len(curve.steps) - 1, most).round().astype(int)
+    return Curve(curve.steps[kept], curve.values[kept])

@@ -1,0 +1,303 @@
+"""Every score of a run in one place: the content of summary.json, and its rows as they are shown.
+
+The scores are what the evaluating stages left in their JSON files, as fractions of 1; nothing is computed
+here. A run that took only one of the two paths has no files of the other, whose section is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from getam.errors import InputError
+from getam.runs.artifacts import PREDICTIONS, SCORE_FILES, Titles, capitalized, segmenter_title
+from getam.runs.folder import Run
+from getam.system.files import read_json
+
+PROTOCOL_TITLES = {
+    "excluded": "left out",
+    "background": "as background",
+    "wrong": "as wrong",
+}
+"""What each protocol does with a pixel that is predicted as 255, in the order of the report."""
+
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score with its protocol, each field as it is shown."""
+
+    score: str
+    value: str
+    split: str
+    images: str = ABSENT
+    unknown: str = ABSENT
+    inference: str = ABSENT
+    supervision: str = ABSENT
+
+
+HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "Supervision")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One score as a number, beside the row that shows it.
+
+    Attributes:
+        section: of summary.json, which has the score.
+        source: what the score is of, as it is shown: "SegFormer"; a run with another network has another.
+        measure: what it says of that: "mIoU".
+        classes: what the score is the mean of; None for a class that nothing says anything about.
+        inference: the row's, without what is found rather than set, as the best threshold is.
+    """
+
+    row: ScoreRow
+    number: float | None
+    section: str
+    source: str
+    measure: str
+    classes: Mapping[str, float | None] = field(default_factory=dict)
+    inference: str = ABSENT
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What two scores have to share to be compared, by the headings of the table."""
+        shared = (self.row.split, self.row.images, self.row.unknown, self.inference, self.row.supervision)
+        return dict(zip(HEADINGS[2:], shared, strict=True))
+
+
+def summarize(run: Run) -> dict[str, Any]:
+    """Gathers the scores of the run in folder `run` into one nested dict: the content of summary.json.
+
+    Sections: classifier, saliency, pseudo_labels, deeplab, end_to_end, each only where the run has its file.
+    A key starts with the split that it was measured on, as in `deeplab.val_miou` and
+    `pseudo_labels.train_miou.excluded`. All scores lie in [0, 1]; the IoU of a class is None where
+    neither ground truth nor prediction contain it.
+    Raises InputError, naming the file and the key, for a file that lacks one.
+    """
+    summary = {}
+    for section, artifact in SCORE_FILES.items():
+        path = run / artifact.path
+        if not path.exists():
+            continue
+        try:
+            summary[section] = _READERS[section](read_json(path))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: not the scores that its stage writes ({error}); delete it and run the stage again"
+            ) from None
+    return summary
+
+
+def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split = metrics["split"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        "supervision": metrics.get("supervision", "I"),
+        "image_labels": metrics.get("image_labels"),
+        f"{split}_map": metrics["mean_average_precision"],
+        f"{split}_average_precision": metrics["average_precision"],
+    }
+
+
+def _saliency(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "split": "val",
+        "images": metrics["images"],
+        "val_mae": metrics["mae"],
+        "val_max_f": metrics["max_f"],
+        "val_s_measure": metrics["s_measure"],
+        "val_max_e": metrics["max_e"],
+    }
+
+
+def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split, protocols = metrics["split"], metrics["protocols"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        "supervision": metrics["supervision"],
+        "maps_supervision": metrics.get("maps_supervision", "I"),
+        "image_labels": metrics.get("image_labels"),
+        f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOL_TITLES},
+        f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOL_TITLES},
+        "unknown_share": metrics["unknown_share"],
+        "coverage": metrics["coverage"],
+        "best_threshold": metrics["best_threshold"],
+    }
+
+
+def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    split, protocol = metrics["split"], metrics["protocol"]
+    return {
+        "split": split,
+        "images": metrics["images"],
+        f"{split}_miou": metrics["miou"],
+        f"{split}_iou": metrics["iou"],
+        f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
+        "protocol": {
+            **{key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
+            **{key: protocol.get(key) for key in ("architecture", "image_labels")},
+        },
+    }
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "classifier": _classifier,
+    "saliency": _saliency,
+    "pseudo_labels": _pseudo_labels,
+    "deeplab": _segmentation,
+    "end_to_end": _segmentation,
+}
+
+
+def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
+    """The scores of `summarize` in the order of the workflow, values with three decimals."""
+    return [measured.row for measured in measured_scores(summary)]
+
+
+def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
+    """The scores of `summarize` in the order of the workflow."""
+    scores = []
+    if classifier := summary.get("classifier"):
+        split = classifier["split"]
+        scores.append(
+            _measured(
+                "classifier",
+                source_title(summary, "classifier"),
+                "mAP",
+                classifier[f"{split}_map"],
+                classifier,
+                classes=classifier[f"{split}_average_precision"],
+                supervision=describe_supervision(classifier["supervision"], classifier),
+            )
+        )
+    if saliency := summary.get("saliency"):
+        for measure, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
+            number = saliency[f"{saliency['split']}_{key}"]
+            scores.append(_measured("saliency", source_title(summary, "saliency"), measure, number, saliency))
+    if labels := summary.get("pseudo_labels"):
+        scores.extend(_pseudo_label_scores(labels, source_title(summary, "pseudo_labels")))
+    for section, source, segmenter in segmenter_scores(summary):
+        split, protocol = segmenter["split"], segmenter["protocol"]
+        for measure, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
+            scores.append(
+                _measured(
+                    section,
+                    source,
+                    measure,
+                    segmenter[f"{split}_{key}"],
+                    segmenter,
+                    classes=segmenter[f"{split}_iou"] if key == "miou" else {},
+                    inference=describe_inference(protocol),
+                    supervision=describe_supervision(protocol["supervision"], protocol),
+                )
+            )
+    return scores
+
+
+def _measured(
+    section: str,
+    source: str,
+    measure: str,
+    number: float | None,
+    scores: Mapping[str, Any],
+    *,
+    classes: Mapping[str, float | None] | None = None,
+    unknown: str = ABSENT,
+    inference: str = ABSENT,
+    compared: str | None = None,
+    supervision: str = ABSENT,
+) -> Measured:
+    """A score with its row.
+
+    Args:
+        scores: the section of `summarize`, which says the split and the number of images.
+        compared: what of the inference two scores have to share to be compared; None: all.
+    """
+    row = ScoreRow(
+        f"{source} {measure}",
+        three_decimals(number),
+        scores["split"],
+        str(scores["images"]),
+        unknown=unknown,
+        inference=inference,
+        supervision=supervision,
+    )
+    return Measured(row, number, section, source, measure, classes or {}, inference if compared is None else compared)
+
+
+def source_title(summary: Mapping[str, Any], section: str) -> str:
+    """What the scores of a section are of, as a heading: by the architecture that they were measured with."""
+    architecture = summary.get("deeplab", {}).get("protocol", {}).get("architecture")
+    return capitalized(Titles(segmenter_title(architecture)).fill(SCORE_FILES[section].title))
+
+
+def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Section, title and scores of each network that segments."""
+    for section in PREDICTIONS:
+        if scores := summary.get(section):
+            yield section, source_title(summary, section), scores
+
+
+def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Measured]:
+    split = labels["split"]
+    supervision = describe_supervision(labels["supervision"], labels)
+    if best := labels["best_threshold"]:
+        # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
+        # bound of what a threshold on the maps can give.
+        chosen = f"the best on {split}"
+        yield _measured(
+            "pseudo_labels",
+            "Maps",
+            "mIoU",
+            best["miou"],
+            labels,
+            inference=f"threshold {best['threshold']:.2f}, {chosen}",
+            compared=f"threshold: {chosen}",
+            supervision=describe_supervision(labels["maps_supervision"], labels),
+        )
+    for protocol, meaning in PROTOCOL_TITLES.items():
+        yield _measured(
+            "pseudo_labels",
+            source,
+            "mIoU",
+            labels[f"{split}_miou"][protocol],
+            labels,
+            classes=labels[f"{split}_iou"][protocol],
+            unknown=meaning,
+            supervision=supervision,
+        )
+    for measure, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
+        yield _measured("pseudo_labels", source, measure, labels[key], labels, supervision=supervision)
+
+
+def describe_supervision(used: str, scores: Mapping[str, Any]) -> str:
+    """What the networks learned from, and where the image labels among it come from: "I+S (annotations)"."""
+    source = scores.get("image_labels")
+    return f"{used} ({source})" if source else used
+
+
+def describe_inference(protocol: Mapping[str, Any]) -> str:
+    """How a network's predictions were made, from what its scores say: "scale 1, flip, no CRF"."""
+    key = "squares" if protocol["squares"] else "scales"
+    sizes = protocol[key]
+    parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
+    parts += ["flip"] if protocol["flip"] else []
+    parts += ["CRF" if protocol["crf"] else "no CRF"]
+    return ", ".join(parts)
+
+
+def three_decimals(value: float | None) -> str:
+    """A score as it is shown everywhere: three decimals, or what stands for none."""
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; no sign where three decimals show none."""
+    if value is None:
+        return ABSENT
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"

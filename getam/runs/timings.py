@@ -1,0 +1,70 @@
+"""What the stages of a run took: Snakemake's benchmark files, the shards of a stage summed."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from dataclasses import dataclass
+
+from getam.runs.folder import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What all jobs of a stage took together.
+
+    `seconds` is their sum, whether they ran at the same time or not; `longest` that of the longest job; `max_rss` the
+    most memory of any, MB, None where no job ran long enough to be measured.
+    """
+
+    stage: str
+    jobs: int
+    seconds: float
+    longest: float
+    max_rss: float | None
+
+
+def stage_times(run: Run) -> list[StageTime]:
+    """The stages of the run in folder `run`, from benchmarks/<stage>.tsv and benchmarks/<stage>/*.tsv, longest first.
+
+    A file that is not what Snakemake writes is left out, with a warning: a run's scores don't hang on it.
+    """
+    folder = run / "benchmarks"
+    jobs: dict[str, list[tuple[float, float]]] = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        stage = path.relative_to(folder).with_suffix("").parts[0]
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                lines = [
+                    (float(line["s"]), _megabytes(line["max_rss"])) for line in csv.DictReader(file, delimiter="\t")
+                ]
+        except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: no benchmark of Snakemake's (%s); it is left out", path, error)
+            continue
+        jobs.setdefault(stage, []).extend(lines)
+    times = [_summed(stage, lines) for stage, lines in jobs.items() if lines]
+    return sorted(times, key=lambda time: (-time.seconds, time.stage))
+
+
+def _megabytes(text: str) -> float:
+    """NaN for a job that ended before Snakemake looked at it."""
+    return math.nan if text in ("", "-", "NA") else float(text)
+
+
+def _summed(stage: str, lines: list[tuple[float, float]]) -> StageTime:
+    seconds = [each for each, _ in lines]
+    measured = [memory for _, memory in lines if not math.isnan(memory)]
+    return StageTime(stage, len(lines), sum(seconds), max(seconds), max(measured, default=None))
+
+
+def duration(seconds: float) -> str:
+    """3.4 s, 2 min 07 s, 5 h 12 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,47 @@
+"""The score of a single image, to find the bad ones by: a run's mIoU sums over all images first."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from getam.system.files import UNKNOWN
+
+
+def image_iou(predicted: np.ndarray, truth: np.ndarray) -> float | None:
+    """Mean IoU over the label values that the ground truth contains, 255 of the prediction as background.
+
+    Args:
+        predicted, truth: label values (H, W), uint8; the ground truth's 255 is ignored.
+
+    Returns:
+        In [0, 1]; None where the ground truth contains no label value.
+    """
+    return mean_iou(with_unknown_as_background(joint_counts(truth, predicted)))
+
+
+def joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Pixels by (ground truth, prediction), but those of unknown ground truth: (256, 256), int64."""
+    joint = truth.astype(np.uint16) << 8 | predicted
+    counts = np.bincount(joint.ravel(), minlength=1 << 16).reshape(256, 256)
+    counts[UNKNOWN] = 0
+    return counts
+
+
+def with_unknown_as_background(counts: np.ndarray) -> np.ndarray:
+    """Counts as if 0 had been predicted in place of 255."""
+    moved = counts.copy()
+    moved[:, 0] += moved[:, UNKNOWN]
+    moved[:, UNKNOWN] = 0
+    return moved
+
+
+def mean_iou(counts: np.ndarray) -> float | None:
+    """Mean IoU over the label values that the ground truth contains; None where it contains none.
+
+    An image's own score, to find the bad ones by: the run's mIoU sums over all images first.
+    """
+    hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    there = true > 0
+    if not there.any():
+        return None
+    return float((hits[there] / (true + predicted - hits)[there]).mean())

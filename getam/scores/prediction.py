@@ -1,0 +1,153 @@
+"""Segmentation of whole images: probabilities averaged over input sizes and mirror images, then dense CRF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
+from getam.datasets.index import IndexRow, read_photograph
+from getam.datasets.shards import new_shard
+from getam.labels.crf import write_crf_labels
+from getam.networks.checkpoints import model_files
+from getam.scores.evaluation import ConfusionMatrix, mean_of_known
+from getam.settings.prediction import PredictionSettings
+from getam.system.files import read_labels, write_labels
+from getam.system.progress import image_progress, progress
+
+BATCH_SIZE = 16
+
+
+@torch.no_grad()
+def predict(
+    network: Callable[[Tensor], Tensor],
+    rows: Sequence[IndexRow],
+    *,
+    settings: PredictionSettings,
+    multiple: int,
+    classes: Sequence[str],
+    model: Path,
+    out: Path,
+    device: torch.device,
+    threads: int,
+    what: str,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Writes <id>.png of each row, original resolution, and a manifest with the settings into the folder `out`.
+
+    Args:
+        network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
+        multiple: input sides are rounded to a multiple of this.
+        classes: names, without background.
+        model: folder of the network's weights.
+        facts: further entries of the manifest.
+    """
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        full = (row.height, row.width)
+        return full if settings.squares else fit_long_side(full, max(full), multiple=multiple)
+
+    budget = BATCH_PIXELS[device.type]
+    if settings.squares:
+        batch_size = max(1, min(BATCH_SIZE, budget // max(settings.squares) ** 2))
+        batches = planned_batches(rows, size=size, batch_size=batch_size, pixels=budget)
+    else:
+        batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=budget / max(settings.scales) ** 2)
+    with (
+        new_shard(
+            out,
+            ids=[row.id for row in rows],
+            suffix=".png",
+            classes=classes,
+            settings=settings,
+            threads=threads,
+            in_processes=settings.crf.iterations > 0,
+            inputs=[*model_files(model), *(row.image for row in rows)],
+            facts=facts,
+        ) as shard,
+    ):
+        todo = shard.unfinished(batches)
+
+        def written() -> Iterator[int]:
+            for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
+                probabilities = _averaged(network, images.to(device), settings, multiple)
+                for row, values in zip(batch, probabilities, strict=True):
+                    full = (row.height, row.width)
+                    resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                    if settings.crf.iterations:
+                        yield shard.submit(row.id, write_crf_labels, row.image, resized.cpu().numpy(), settings.crf)
+                    else:
+                        yield shard.submit(row.id, _write, resized)
+            yield from shard.wait()
+
+        # Files, not what the network is done with: the CRF may be the slower of the two.
+        for _ in progress(written(), total=sum(map(len, todo)), unit="image", what=what, size=int):
+            pass
+
+
+@torch.no_grad()
+def validation_miou(
+    network: Callable[[Tensor], Tensor],
+    rows: Sequence[IndexRow],
+    *,
+    multiple: int,
+    num_classes: int,
+    device: torch.device,
+    threads: int,
+) -> float | None:
+    """mIoU of plain predictions (one scale, no flip, no CRF) on the rows that have a mask, to watch a training by.
+
+    Args:
+        network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
+        multiple: input sides are rounded to a multiple of this.
+        num_classes: C.
+    """
+
+    def size(row: IndexRow) -> tuple[int, int]:
+        return fit_long_side((row.height, row.width), max(row.height, row.width), multiple=multiple)
+
+    scored = [row for row in rows if row.mask is not None]
+    batches = planned_batches(scored, size=size, batch_size=BATCH_SIZE, pixels=BATCH_PIXELS[device.type])
+    inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
+    matrix = ConfusionMatrix(num_classes + 1)
+    for batch, images in image_progress(inputs, batches, what="mIoU on val"):
+        logits = network(images.to(device)).float()
+        for row, values in zip(batch, logits, strict=True):
+            full = (row.height, row.width)
+            resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+            assert row.mask is not None
+            matrix.add(read_labels(row.mask), resized.argmax(0).byte().cpu().numpy())
+    return mean_of_known(matrix.iou())
+
+
+def _averaged(
+    network: Callable[[Tensor], Tensor], images: Tensor, settings: PredictionSettings, multiple: int
+) -> Tensor:
+    """Mean softmax probabilities over scales or squares, and flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
+    height, width = images.shape[2:]
+    longer = max(height, width)
+    sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in settings.scales]
+    if settings.squares:
+        sizes = [fit_long_side((side, side), side, multiple=multiple) for side in settings.squares]
+    total = None
+    for size in sizes:
+        scaled = images
+        if size != (height, width):
+            scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        for mirrored in (False, True) if settings.flip else (False,):
+            logits = network(scaled.flip(-1) if mirrored else scaled)
+            logits = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
+            probabilities = logits.softmax(1)
+            probabilities = probabilities.flip(-1) if mirrored else probabilities
+            total = probabilities if total is None else total + probabilities
+    assert total is not None
+    return total / (len(sizes) * (2 if settings.flip else 1))
+
+
+def _write(path: Path, probabilities: Tensor) -> None:
+    write_labels(path, probabilities.argmax(0).to(torch.uint8).cpu().numpy())

@@ -1,0 +1,147 @@
+"""Settings of pseudo labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from getam.settings.choices import Choice, with_baselines
+from getam.settings.crf import CrfSettings
+from getam.settings.section import Fraction, PositiveFloat, Section
+
+
+def _opening(value: Any) -> Any:
+    # Before pydantic, which would give two messages for what is neither of the two.
+    if value == "released" or (str(value).isdigit() and int(value) < 100):
+        return value
+    raise ValueError("write 0, an odd number of pixels below 100, or released")
+
+
+Opening = Annotated[Literal["released"] | int, BeforeValidator(_opening)]
+
+
+class CompletionArguments(TypedDict):
+    """What getam.labels.completion.complete_labels takes beside maps, classes and saliency."""
+
+    alpha: float
+    gamma: float
+    conflict: Literal["unknown", "lowest"]
+    opening: int | Literal["released"]
+
+
+class CompletionSettings(Section):
+    """complete_labels: activation-aware label completion, Eq. 4-5."""
+
+    alpha: Fraction = Field(
+        description="quantile of a class's positive activations above which it is mined where saliency is 0"
+    )
+    gamma: PositiveFloat = Field(description="exponent of the background score (1 - max M)^gamma, Eq. 4")
+    conflict: Literal["unknown", "lowest"] = Field(
+        description="pixels mined by two classes: unknown (255, Eq. 5) or lowest (class index, authors' code)"
+    )
+    opening: Opening = Field(
+        description="size of a final morphological opening of the classes, pixels: 0 (none, as in the paper), odd, or "
+        "released (authors' code: 10x10, which shifts labels by a pixel)"
+    )
+    saliency_threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="a pixel is salient where its saliency in [0, 1] is strictly above this"
+    )
+
+    @model_validator(mode="after")
+    def _odd(self) -> CompletionSettings:
+        if self.opening != "released" and self.opening and self.opening % 2 == 0:
+            raise ValueError(f"opening: {self.opening} is even and would shift labels; write 0 or an odd size")
+        return self
+
+    def completion_arguments(self) -> CompletionArguments:
+        """The keyword arguments of getam.labels.completion.complete_labels."""
+        return {"alpha": self.alpha, "gamma": self.gamma, "conflict": self.conflict, "opening": self.opening}
+
+
+class RrmSettings(Section):
+    """RRM's reliable labels (Zhang et al. 2020): what maps and two dense CRFs agree on."""
+
+    foreground_gamma: PositiveFloat = Field(
+        description="background exponent of the CRF that finds classes: low, so that only strong activations count"
+    )
+    background_gamma: PositiveFloat = Field(
+        description="background exponent of the CRF that finds background: high, so that weak activations count"
+    )
+    activation: Fraction = Field(description="activations above this are ranked, in [0, 1]")
+    quantile: Fraction = Field(description="quantile of a class's ranked activations above which it is sure")
+    confidence: Fraction = Field(description="least background score and least CRF probability of a sure pixel")
+
+
+@dataclass(frozen=True)
+class LabelMethod:
+    """A method of pseudo labels; its function is in getam.labels.methods.LABEL_MAKERS.
+
+    Attributes:
+        name: as plots and tables show it.
+        text: said in --help.
+        needs_saliency: whether it reads the image's saliency map, which supervises its labels then.
+        reads_photograph: whether it reads the photograph.
+        in_processes: whether it takes a processor for seconds an image: its images are labelled in processes, which
+            share the cores, and not one after the other in threads.
+        on_device: whether it takes maps and saliency as tensors too, and labels them where they lie.
+        by_rules: whether Eq. 5 decides each pixel. The rules are a layer of the audit page, and the end-to-end
+            training knows which pixels were mined.
+    """
+
+    name: str
+    text: str
+    needs_saliency: bool = False
+    reads_photograph: bool = False
+    in_processes: bool = False
+    on_device: bool = False
+    by_rules: bool = False
+
+
+LABEL_METHODS = {
+    "activation": LabelMethod("completion", "Eq. 4-5", needs_saliency=True, on_device=True, by_rules=True),
+    "crf": LabelMethod(
+        "dense CRF", "dense CRF on the maps, without saliency", reads_photograph=True, in_processes=True
+    ),
+    "rrm": LabelMethod("RRM", "RRM's reliable labels, without saliency", reads_photograph=True, in_processes=True),
+}
+"""The paper's method, then the baselines that it is compared with."""
+
+
+def label_methods(*, need_saliency: bool) -> list[str]:
+    """The methods that read a saliency map, or those that do without."""
+    return [key for key, method in LABEL_METHODS.items() if method.needs_saliency == need_saliency]
+
+
+class LabelSettings(CompletionSettings):
+    """complete_labels: the paper's completion, or the label makers that it is compared with."""
+
+    method: Annotated[str, Choice(LABEL_METHODS)] = Field(description=with_baselines(LABEL_METHODS))
+    crf: CrfSettings
+    rrm: RrmSettings
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether the method reads saliency maps."""
+        return LABEL_METHODS[self.method].needs_saliency
+
+
+class PseudoLabelSettings(LabelSettings):
+    """complete_labels as a stage: the labels, and what a person who has looked at them rejects."""
+
+    verdicts: str = Field(
+        description="file of verdicts that the audit page exports, .json or .csv, of which `bad` rejects an image; "
+        "empty: none"
+    )
+    rejected: Literal["leave_out", "unknown"] = Field(
+        description="a rejected image: leave_out (it has no label, and what follows doesn't know it) or unknown (all "
+        "of its pixels are 255)"
+    )
+
+    @model_validator(mode="after")
+    def _verdicts_by_suffix(self) -> PseudoLabelSettings:
+        if self.verdicts and Path(self.verdicts).suffix.lower() not in (".json", ".csv"):
+            raise ValueError(f"verdicts: {self.verdicts} is neither .json nor .csv; name a file that the page exports")
+        return self

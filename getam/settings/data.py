@@ -1,0 +1,76 @@
+"""Settings of the data of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from getam.errors import enumerated
+from getam.settings.choices import Choice, explained
+from getam.settings.section import Section
+
+
+class CountSettings(Section):
+    """Numbers of images that the splits of a published data set have."""
+
+    train: Annotated[int, Field(ge=0)] = Field(description="images that train has to have; 0: any number")
+    val: Annotated[int, Field(ge=0)] = Field(description="images that val has to have; 0: any number")
+    test: Annotated[int, Field(ge=0)] = Field(description="images that test has to have if it is there; 0: any number")
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """A format of data sets; its functions are in getam.datasets.formats.FORMATS.
+
+    Attributes:
+        text: said in --help.
+        own_labels: why `labels` has to be annotations and `augmented` empty; empty where they are free.
+    """
+
+    text: str
+    own_labels: str = ""
+
+
+DATA_FORMATS = {
+    "voc": DataFormat("VOC layout, as VOCdevkit/VOC2012"),
+    "coco": DataFormat("annotations/instances_{train,val}2014.json", own_labels="COCO's labels are in its JSON"),
+}
+
+DEMO_FORMAT = "voc"
+"""The format of the demo data set."""
+
+
+class IndexSettings(Section):
+    """index_dataset: where the labelled images are."""
+
+    format: Annotated[str, Choice(DATA_FORMATS)] = Field(description=enumerated(explained(DATA_FORMATS), "or"))
+    root: Path = Field(description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's")
+    labels: Literal["annotations", "masks", "file"] = Field(
+        description="image labels from Annotations/<id>.xml or COCO's JSON (annotations), from the classes that masks "
+        "show (masks) or from image_labels.txt (file)"
+    )
+    augmented: str = Field(
+        description=f"of {enumerated([key for key, known in DATA_FORMATS.items() if not known.own_labels], 'and')}: "
+        "SBD's folder `dataset` or a folder such as SegmentationClassAug, whose images join train as far as they are "
+        "not in val or test; empty: none"
+    )
+    images: Annotated[int, Field(ge=0)] = Field(description="most images of a split, evenly spaced; 0: all")
+    counts: CountSettings
+
+    @model_validator(mode="after")
+    def _of_a_format_with_labels_of_its_own(self) -> IndexSettings:
+        why = DATA_FORMATS[self.format].own_labels
+        if why and (self.labels != "annotations" or self.augmented):
+            raise ValueError(f"labels, augmented: {why}; write annotations, and augmented ''")
+        return self
+
+
+class DataSettings(IndexSettings):
+    """The data of a run; `shards` and the saliency folders concern the workflow, not index_dataset."""
+
+    saliency_train: Path = Field(description="folder of image/mask pairs in DUTS layout to train saliency on")
+    saliency_val: Path = Field(description="folder of image/mask pairs in DUTS layout to score saliency on")
+    shards: Annotated[int, Field(ge=1, le=1000)] = Field(description="jobs that each per-image stage is cut into")

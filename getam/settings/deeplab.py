@@ -1,0 +1,117 @@
+"""Settings of the segmentation network of the multi-stage path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from getam.settings.choices import Choice, readers
+from getam.settings.networks import PretrainedSettings
+from getam.settings.section import Digits, PositiveFloat, PositiveInt
+from getam.settings.training import CropSettings, ScheduleSettings
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A network that pseudo labels train.
+
+    Attributes:
+        title: as plots, tables and pages show it.
+        options: settings that not every architecture reads, and this one does.
+        in_smp: whether segmentation-models-pytorch has it, by the same name; else deeplab.model makes it.
+        three_rates: whether it takes just three atrous_rates.
+        pools_batch: whether it normalizes features over the batch that are pooled to one pixel an image, so that it
+            learns from two images or more at a time.
+    """
+
+    title: str
+    options: tuple[str, ...] = ()
+    in_smp: bool = True
+    three_rates: bool = False
+    pools_batch: bool = False
+
+
+SEGMENTERS = {
+    "deeplabv2": Segmenter(
+        "DeepLab",
+        ("encoder_stages", "output_stride", "bottleneck_stride", "normalization", "atrous_rates"),
+        in_smp=False,
+    ),
+    "deeplabv3plus": Segmenter("DeepLabV3+", ("output_stride", "atrous_rates"), three_rates=True, pools_batch=True),
+    "upernet": Segmenter("UPerNet", pools_batch=True),
+    "segformer": Segmenter("SegFormer"),
+}
+"""The paper's network, then those that may take its place."""
+
+
+class DeepLabSettings(PretrainedSettings, ScheduleSettings):
+    """train_deeplab: DeepLabv2 on pseudo labels."""
+
+    architecture: Annotated[str, Choice(SEGMENTERS)] = Field(
+        description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: "
+        + ", ".join(name for name, known in SEGMENTERS.items() if known.in_smp)
+    )
+    encoder: str = Field(
+        description="encoder of segmentation-models-pytorch: for deeplabv2 a ResNet (resnet18, resnet101, ...), for "
+        "the others any that they take (mit_b2, tu-convnext_tiny, ...)"
+    )
+    encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
+        description=f"of {readers(SEGMENTERS, 'encoder_stages')}, stages of the encoder: 4, or fewer to leave the "
+        "widest out (tiny images on a CPU)"
+    )
+    output_stride: Annotated[Literal[8, 16], Digits] = Field(
+        description=f"of {readers(SEGMENTERS, 'output_stride')}, image pixels a feature: 8 or 16"
+    )
+    bottleneck_stride: Literal["1x1", "3x3"] = Field(
+        description=f"of {readers(SEGMENTERS, 'bottleneck_stride')}, convolution of a bottleneck that has the stride: "
+        "1x1 (Caffe's ResNets, the paper's) or 3x3 (torchvision's, and its pretrained weights)"
+    )
+    normalization: Literal["imagenet", "caffe"] = Field(
+        description=f"input of {readers(SEGMENTERS, 'normalization')}: ImageNet's mean and deviation, or caffe (BGR of "
+        "0..255 less a mean), as imported weights need it"
+    )
+    atrous_rates: tuple[PositiveInt, ...] = Field(
+        description="dilations of the ASPP's convolutions: any number of deeplabv2's summed ones, three of "
+        "deeplabv3plus's",
+        min_length=1,
+    )
+    scales: tuple[PositiveFloat, ...] = Field(
+        description="further input scales whose scores are fused by maximum; [] for none"
+    )
+    frozen_batch_norm: bool = Field(description="keep batch norm at its pretrained statistics; false from scratch")
+    full_resolution_loss: bool = Field(
+        description="loss at the crop's resolution (true) or at the scores' resolution, as DeepLabv2 does (false)"
+    )
+    crop: CropSettings
+
+    @model_validator(mode="after")
+    def _rates_are_the_architectures(self) -> DeepLabSettings:
+        if SEGMENTERS[self.architecture].three_rates and len(self.atrous_rates) != 3:
+            raise ValueError(
+                f"atrous_rates: {self.architecture} takes three, not {list(self.atrous_rates)}; write [6, 12, 18]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _normalization_is_read(self) -> DeepLabSettings:
+        if self.normalization == "caffe" and "normalization" not in SEGMENTERS[self.architecture].options:
+            raise ValueError(
+                f"normalization: caffe is {readers(SEGMENTERS, 'normalization')}'s; write imagenet for "
+                f"{self.architecture}"
+            )
+        return self
+
+
+class DeepLabTrainingSettings(DeepLabSettings):
+    """What a training of DeepLabv2 takes, beside an imported network."""
+
+    @model_validator(mode="after")
+    def _frozen_is_pretrained(self) -> DeepLabTrainingSettings:
+        if self.frozen_batch_norm and not self.pretrained:
+            raise ValueError(
+                "frozen_batch_norm: true keeps the statistics of pretrained weights, but pretrained is false; write "
+                "false, or name weights"
+            )
+        return self

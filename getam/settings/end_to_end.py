@@ -1,0 +1,116 @@
+"""Settings of the end-to-end network."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from getam.errors import enumerated
+from getam.settings.completion import LabelSettings
+from getam.settings.maps import MAP_METHODS, ActivationSettings, RefineSettings
+from getam.settings.networks import BackboneSettings
+from getam.settings.section import Digits, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from getam.settings.training import CropSettings, ScheduleSettings
+
+Scale = Annotated[Literal[4, 2, 1], Digits]
+
+
+def _tap(value: Any) -> Any:
+    if isinstance(value, int | str) and (str(value).isdigit() or re.fullmatch(r"stage\d", str(value))):
+        return value
+    raise ValueError("write the number of a block, or stage0, stage1, ... of a hybrid")
+
+
+Tap = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_tap), Digits]
+
+
+class DecoderSettings(Section):
+    """The DPT decoder of the end-to-end network."""
+
+    taps: tuple[Tap, Tap, Tap] = Field(
+        description="what the decoder reads beside the last block: three transformer blocks, ascending; of a hybrid "
+        "the first may be its ResNet's stages: stage0, stage1, 8"
+    )
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        description="channels of the three reassembled feature maps; the last one's are the backbone's width"
+    )
+    scales: tuple[Scale, Scale, Scale] = Field(
+        description="size of the three feature maps in token grids, 4, 2 or 1; the head works at twice the first"
+    )
+    width: Annotated[int, Field(ge=16)] = Field(description="channels of the fusion blocks")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> DecoderSettings:
+        # Stages run before blocks.
+        order = [int(tap[5:]) - 10 if isinstance(tap, str) else tap for tap in self.taps]
+        if not order[0] < order[1] < order[2]:
+            raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different ones in order")
+        return self
+
+
+class EnergySettings(Section):
+    """Dense energy loss (RRM): Gaussian kernel in color and position."""
+
+    weight: NonNegativeFloat = Field(description="weight of the loss; 0: none")
+    sigma_rgb: PositiveFloat = Field(description="color deviation, 0..255 levels")
+    sigma_xy: PositiveFloat = Field(description="position deviation, pixels of the full image")
+    scale: Annotated[float, Field(gt=0, le=1)] = Field(description="resolution at which the energy is computed")
+
+
+class EndToEndSettings(BackboneSettings, ScheduleSettings):
+    """train_end_to_end: double-backward training with the DPT decoder (section 4.3)."""
+
+    classifier_epochs: Annotated[int, Field(ge=0)] = Field(
+        description="first epochs that train the classifier alone (paper: half of all)"
+    )
+    crop: CropSettings
+    decoder: DecoderSettings
+    maps: ActivationSettings
+    refine: RefineSettings
+    completion: LabelSettings
+    energy: EnergySettings
+    decoder_learning_rate: PositiveFloat = Field(description="highest learning rate of the decoder")
+    map_epsilon: NonNegativeFloat = Field(
+        description="added to each map's maximum before completion divides by it (authors' code: 1e-5, which fades "
+        "maps of tiny values)"
+    )
+    segmentation_rate: PositiveFloat = Field(
+        description="factor of all learning rates from the epoch on in which segmentation begins"
+    )
+    saliency_target: Literal["background", "released"] = Field(
+        description="target of p_background: background (1 - S), or released (authors' code: 1 but where completion "
+        "mined a class outside the saliency)"
+    )
+    saliency_weight: NonNegativeFloat = Field(description="weight of BCE(p_background, 1 - S) (paper: 0.1)")
+
+    @model_validator(mode="after")
+    def _shared_readout(self) -> EndToEndSettings:
+        if self.readout != "project":
+            raise ValueError("readout: the decoder shares the features of the read-out project; write project")
+        return self
+
+    @model_validator(mode="after")
+    def _maps_of_a_step(self) -> EndToEndSettings:
+        if not MAP_METHODS[self.maps.method].in_training_step:
+            known = enumerated([key for key, method in MAP_METHODS.items() if method.in_training_step], "or")
+            raise ValueError(f"maps.method: a training step makes no {self.maps.method}; write {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _phases(self) -> EndToEndSettings:
+        if self.classifier_epochs >= self.epochs:
+            raise ValueError(
+                f"classifier_epochs: {self.classifier_epochs} leaves none of the {self.epochs} epochs for segmentation"
+            )
+        return self
+
+
+class CheckpointSettings(Section):
+    """import_checkpoint: one of the authors' checkpoints in the place of train_end_to_end."""
+
+    file: str = Field(description="the authors' .pth file; empty: train_end_to_end trains")
+    backbone: str = Field(
+        description="its backbone, timm's name or the authors': vitb, deit, deit_distilled, vitb_hybrid"
+    )

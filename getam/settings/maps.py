@@ -1,0 +1,77 @@
+"""Settings of class activation maps and of their refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from getam.settings.choices import Choice, readers, with_baselines
+from getam.settings.section import Block, ImageSize, PositiveFloat, PositiveInt, Precision, Section
+
+
+@dataclass(frozen=True)
+class MapMethod:
+    """A method of class activation maps; its functions are in getam.maps.baselines.MAP_MAKERS.
+
+    Attributes:
+        name: as plots and tables show it.
+        text: said in --help.
+        options: settings that not every method reads, and this one does.
+        needs_vit: whether it takes no CNN.
+        in_training_step: whether the end-to-end network can be trained with its maps.
+    """
+
+    name: str
+    text: str = ""
+    options: tuple[str, ...] = ()
+    needs_vit: bool = True
+    in_training_step: bool = False
+
+
+MAP_METHODS = {
+    "getam": MapMethod("GETAM", "Eq. 1-3", ("coupling", "start_block", "fusion"), in_training_step=True),
+    "attention_gradient": MapMethod(
+        "attention gradient", "its first factor alone", ("start_block", "fusion"), in_training_step=True
+    ),
+    "rollout": MapMethod("rollout", options=("start_block",)),
+    "grad_cam": MapMethod("Grad-CAM"),
+    "cam": MapMethod("CAM", "of the classifier's read-out", needs_vit=False, in_training_step=True),
+}
+"""The paper's method, then the baselines that it is compared with."""
+
+
+class ActivationSettings(Section):
+    """How class activation maps come from the classifier."""
+
+    method: Annotated[str, Choice(MAP_METHODS)] = Field(description=with_baselines(MAP_METHODS))
+    coupling: Literal["released", "paper"] = Field(
+        description=f"how {readers(MAP_METHODS, 'coupling')} averages heads: released (authors' code: after the "
+        "products) or paper (before)"
+    )
+    start_block: Block = Field(description=f"first transformer block of {readers(MAP_METHODS, 'start_block')}")
+    fusion: Literal["sum", "product", "matmul"] = Field(
+        description=f"how {readers(MAP_METHODS, 'fusion')} join blocks: sum (Eq. 3), product of the maps, matmul of "
+        "whole matrices"
+    )
+
+
+class MapSettings(ActivationSettings):
+    """dump_maps: class activation maps from the classifier."""
+
+    image_size: ImageSize = Field(description="longer side of the network's input, pixels")
+    scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of image_size", min_length=1)
+    flip: bool = Field(description="average with the maps of the mirrored image")
+    precision: Precision = Field(
+        description="of the network; bfloat16 (autocast) is faster on a GPU, maps are float32 either way"
+    )
+
+
+class RefineSettings(Section):
+    """refine_maps: PAMR (Araslanov & Roth 2020)."""
+
+    iterations: Annotated[int, Field(ge=0)] = Field(
+        description="iterations of the affinity; 0: bilinear upsampling only"
+    )
+    dilations: tuple[PositiveInt, ...] = Field(description="dilations of the 3x3 neighborhoods, pixels", min_length=1)

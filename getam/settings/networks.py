@@ -1,0 +1,57 @@
+"""Settings of networks that start with pretrained weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from getam.settings.section import PositiveInt, Section
+
+
+def _pretrained(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+class PretrainedSettings(Section):
+    """The weights that a network starts with."""
+
+    pretrained: Annotated[bool | Annotated[str, Field(min_length=1)], BeforeValidator(_pretrained)] = Field(
+        description="start with pretrained weights: true (ImageNet's, fetched by the network's name), a .safetensors "
+        "or .pth file, or false"
+    )
+    segmentation_pretrained: bool = Field(
+        description="allow weights that were trained on pixel labels; scores are then no longer those of image labels"
+    )
+
+
+class NetworkWeights(PretrainedSettings):
+    """fetch_weights: what a section says of its network's weights."""
+
+    network: str = Field(description="name of the backbone or encoder", min_length=1)
+    options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+
+
+class BackboneSettings(PretrainedSettings):
+    """A ViT backbone with the read-out that classifies."""
+
+    backbone: str = Field(
+        description="timm name of a ViT with a class token; of a CNN with the read-out pool", min_length=1
+    )
+    backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    stem_channels: tuple[PositiveInt, ...] = Field(
+        description="widths of a convolutional stem (stride 2 a layer) before the last, embedding layer; [] for "
+        "the backbone's own patch embedding"
+    )
+    readout: Literal["project", "ignore", "add", "token", "pool"] = Field(
+        description="project (authors': each patch token with the class token, convolutions, average), ignore or add "
+        "(the class token is left out, or added), token (plain head); pool (average) for a CNN"
+    )
+    embedding: Literal["timm", "released"] = Field(
+        description="timm, or the authors': position table of the backbone's own size, resized bilinearly without "
+        "antialiasing; in a hybrid, filters standardized by their deviation + 1e-5"
+    )
+    normalization: Literal["imagenet", "backbone"] = Field(
+        description="mean and deviation of the backbone's input: ImageNet's (authors' code) or those that timm names "
+        "for its pretrained weights"
+    )

@@ -1,0 +1,75 @@
+"""Reads configurations: YAML files, overlays merged into them, and messages about what is wrong in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from getam.errors import InputError
+
+BASE_CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
+"""The home of default values, in the checkout that this package is installed from."""
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a configuration or an overlay; checks its form, not its keys."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; name an existing configuration") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name an existing configuration") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold sections (`completion:` and so on), like config.yaml")
+    return values
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line an offending key: its dotted name, what is wrong, and for an unknown key the nearest known one."""
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _keys(model, location[:-1])
+            near = difflib.get_close_matches(location[-1], known, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+            lines.append(f"{key}: unknown key; {cure}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing; give it a value")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
+            lines.append(f"{key}: {message}{shown}" if key else f"{message}{shown}")
+    return "\n".join(lines) if len(lines) == 1 else "\n  " + "\n  ".join(lines)
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for name in location:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overlay`, mapping by mapping; free-form options are replaced whole."""
+    merged = dict(base)
+    for name, value in overlay.items():
+        below = merged.get(name)
+        nested = isinstance(value, Mapping) and isinstance(below, Mapping) and name not in FREE_FORM
+        merged[name] = merge(below, value) if nested else value  # type: ignore[arg-type]
+    return merged
+
+
+FREE_FORM = frozenset({"backbone_options", "backbones"})
+"""Settings that are mappings with keys of their own."""

@@ -1,0 +1,62 @@
+"""Settings that every training has in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from getam.settings.section import (
+    Fraction,
+    ImageSize,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    Section,
+    Seed,
+)
+
+
+class CropSettings(Section):
+    """Random scale, crop and flip of a training image."""
+
+    long_side: tuple[ImageSize, ImageSize] = Field(
+        description="range of the image's longer side after random scaling, pixels"
+    )
+    size: ImageSize = Field(description="height and width of the random crop, pixels")
+    color_jitter: Fraction = Field(description="strength of random brightness, contrast and saturation, 0 none")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> CropSettings:
+        if self.long_side[0] > self.long_side[1]:
+            raise ValueError(f"long_side: {list(self.long_side)} is not a range; write [smallest, largest]")
+        return self
+
+
+class ScheduleSettings(Section):
+    """What every training has in common."""
+
+    epochs: PositiveInt = Field(description="passes over the training images")
+    batch_size: PositiveInt = Field(description="images an optimizer step")
+    accumulation: PositiveInt = Field(
+        description="parts of equal size that a batch is computed in, one after the other, to save memory; their "
+        "gradients are averaged, and means over pixels and batch norm's statistics are each part's own"
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(description="adamw or sgd")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(description="momentum of sgd; first beta of adamw")
+    schedule: Literal["one_cycle", "poly", "step"] = Field(
+        description="learning rate: one_cycle (warm-up, then cosine to 0), poly ((1 - t)^0.9) or step (halved after "
+        "0.4 and 0.8 of the training)"
+    )
+    learning_rate: PositiveFloat = Field(description="highest learning rate")
+    weight_decay: NonNegativeFloat = Field(description="weight decay (decoupled in adamw)")
+    gradient_clipping: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: any")
+    precision: Precision = Field(description="of the networks in training; bfloat16 (autocast) is faster on a GPU")
+    seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
+    # Of the machine, not of the result: left out of model_dump, and so of a training's key, model.json and params.
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        default=1,
+        exclude=True,
+        description="GPUs of one machine that the training runs on, a process each; 0: the CPU; reruns nothing [1]",
+    )

@@ -1,0 +1,72 @@
+"""What every training takes of its machine: GPUs, and how often it is saved and shown. No part of its result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from getam.system import gpu
+from getam.system.arguments.network import NetworkArguments
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _from_environment(variable: str, default: str) -> Callable[[], Any]:
+    return lambda: os.environ.get(variable, default)
+
+
+class TrainingArguments(NetworkArguments):
+    """Flags of every training: how often it is saved and shown. Most can be set by a variable of the environment."""
+
+    model_config = ConfigDict(validate_default=True)
+
+    gpus: Annotated[int, Field(ge=0)] = Field(
+        default=1,
+        description="GPUs of this machine that are taken, if it has some, with a process on each; 0: none, as --device "
+        "cpu [1]",
+    )
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_CHECKPOINT_MINUTES", "5"),
+        description="the state is saved after so many minutes, beside every epoch's end; 0: after every step "
+        "[GETAM_CHECKPOINT_MINUTES, 5]",
+    )
+    scalars_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_SCALARS_EVERY", "10"),
+        description="steps between TensorBoard's scalars; 0: none [GETAM_SCALARS_EVERY, 10]",
+    )
+    pictures_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_PICTURES_EVERY", "200"),
+        description="steps between pictures, of a training that has some; 0: none [GETAM_PICTURES_EVERY, 200]",
+    )
+    validate_every: Annotated[int, Field(ge=0)] = Field(
+        default_factory=_from_environment("GETAM_VALIDATE_EVERY", "0"),
+        description="epochs between scores on val's masks, of a training that has some; 0: none "
+        "[GETAM_VALIDATE_EVERY, 0]",
+    )
+    code_hash: bool = Field(
+        default_factory=_from_environment("GETAM_CODE_HASH", "true"),
+        description="false: go on from a state that other sources of getam have saved [GETAM_CODE_HASH, true]",
+    )
+    keep_finished: bool = Field(
+        default_factory=_from_environment("GETAM_KEEP_FINISHED", "false"),
+        description="keep links to what was finished, for a caller that may die before it takes note of it "
+        "[GETAM_KEEP_FINISHED, false]",
+    )
+
+    def processes(self) -> int:
+        """How many the training is to be started as; 1 is this one, also where torchrun has started it."""
+        if self.gpus < 2 or self.device == "cpu" or "LOCAL_RANK" in os.environ or not gpu.devices():
+            return 1
+        return self.gpus
+
+    def prepare(self, *, seed: int = 0) -> torch.device:
+        """As NetworkArguments.prepare; under torchrun also joins the other processes."""
+        from getam.system import distributed
+
+        device = super().prepare(seed=seed)
+        distributed.start(device.type)
+        return device

@@ -1,0 +1,95 @@
+"""A training's output folder: one process trains in it, and what it has finished is kept until its caller has it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import getam.system.version
+from getam.system.arguments.training import TrainingArguments
+from getam.system.distributed import is_main
+from getam.system.files import atomic_file, atomic_folder, locked_folder, write_text
+
+STATE = ".state"
+"""Folder in the output folder that holds what a training needs to go on, until it is finished."""
+
+FINISHED = ".finished"
+"""Folder in the output folder with links to the files of the finished training, until its caller has taken note."""
+
+MADE_FROM = ".made_from"
+"""File in FINISHED with the key of the training."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def training_folder(out: Path, key: str, *, arguments: TrainingArguments, scored: object = None) -> Iterator[bool]:
+    """Keeps a training's output folder from other processes; gives whether the training is finished already.
+
+    A workflow that dies before it has noted that the training is finished removes the training's files when it is run
+    again. This puts them back. At the end it removes the training's state.
+
+    Args:
+        key: see `getam.training.loop.training_key`.
+        scored: what the training's files depend on beside the key: the images that the trained network is scored on.
+
+    Raises:
+        InputError: another process is training in that folder.
+    """
+    state, kept = out / STATE, out / FINISHED
+    # This key contains the sources' hash, so that a training by the sources before an edit does not count as finished.
+    key = hash_of(key, scored, getam.system.version.source_hash(type(arguments).__module__))
+    made_from = kept / MADE_FROM
+    finished = made_from.is_file() and made_from.read_text(encoding="utf-8") == key
+    if not is_main():
+        yield finished
+        return
+    with locked_folder(state):
+        if finished:
+            _put_back(kept, out)
+            logger.info("%s: was finished before, by the same settings and sources; without %s it trains", out, kept)
+        yield finished
+        if arguments.keep_finished and not finished:
+            _keep(out, kept, key)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def hash_of(*parts: Any) -> str:
+    """Hash of values that JSON can hold (others by their text) and of the package's version."""
+    text = json.dumps([getam.system.version.VERSION, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _put_back(kept: Path, out: Path) -> None:
+    for name in _file_names(kept):
+        with atomic_file(out / name) as temporary:
+            _link(kept / name, temporary)
+            # A workflow compares a file's time with those of its inputs, which it may have made anew.
+            os.utime(temporary)
+
+
+def _keep(out: Path, kept: Path, key: str) -> None:
+    with atomic_folder(kept) as folder:
+        for name in _file_names(out):
+            _link(out / name, folder / name)
+        write_text(folder / MADE_FROM, key)
+
+
+def _file_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+
+
+def _link(source: Path, path: Path) -> None:
+    path.unlink(missing_ok=True)
+    try:
+        path.hardlink_to(source)
+    except OSError:
+        # Some file systems have no links.
+        shutil.copyfile(source, path)

@@ -1,0 +1,372 @@
+"""COCO: a generated tree gives exactly the expected ids, labels and pixels; every kind of damage is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from test_voc import turn
+
+from getam.cli import STAGES, command
+from getam.datasets.coco import _decoded_runs, index_coco
+from getam.datasets.index import Index, read_index, read_label_source
+from getam.errors import InputError
+from getam.system.files import read_labels
+
+HEIGHT, WIDTH = 12, 20
+# Ascending category ids with gaps, as in COCO; listed in another order.
+CATEGORIES = {5: "airplane", 18: "dog", 90: "hair drier"}
+
+
+def box(x: float, y: float, w: float, h: float) -> list[list[float]]:
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+def runs(region: np.ndarray, *, packed: bool) -> dict[str, Any]:
+    """Runs as COCO has them for crowds (a list) or as pycocotools packs them (text)."""
+    if packed:
+        encoded = coco_mask.encode(np.asfortranarray(region.astype(np.uint8)))
+        return {"size": list(region.shape), "counts": encoded["counts"].decode()}
+    flat = region.T.ravel().astype(int)
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    return {"size": list(region.shape), "counts": np.diff([0, *changes, flat.size]).tolist()}
+
+
+CROWD = np.zeros((HEIGHT, WIDTH), bool)
+CROWD[2:9, 3:17] = True
+Segment = tuple[int, bool, Any]
+# Image number -> category, crowd, segmentation of each annotation.
+TRAIN: dict[int, list[Segment]] = {
+    1: [(5, False, box(2, 3, 6, 4))],
+    # The small dog lies in the large airplane and is listed first; the crowd of dogs lies under both.
+    2: [(18, False, box(6, 4, 3, 3)), (5, False, box(4, 3, 10, 6)), (18, True, runs(CROWD, packed=False))],
+    3: [(90, False, runs(CROWD, packed=True))],
+    4: [],
+    **{number: [(18, False, box(1, 1, number % 7 + 2, 3))] for number in range(10, 30)},
+}
+VAL: dict[int, list[Segment]] = {
+    101: [(5, True, runs(CROWD, packed=False))],
+    102: [],
+    103: [(90, False, box(0, 0, 20, 12))],
+}
+GRAY, CMYK = 1, 3
+
+
+def name_of(number: int, split: str) -> str:
+    return f"COCO_{split}2014_{number:012d}.jpg"
+
+
+def content(images: dict[int, list[Segment]], split: str) -> dict[str, Any]:
+    annotations = [
+        {"id": 1000 * number + n, "image_id": number, "category_id": category, "iscrowd": int(crowd), "segmentation": s}
+        for number, segments in images.items()
+        for n, (category, crowd, s) in enumerate(segments)
+    ]
+    return {
+        "images": [
+            {"id": number, "file_name": name_of(number, split), "height": HEIGHT, "width": WIDTH} for number in images
+        ],
+        "annotations": annotations,
+        "categories": [{"id": id, "name": CATEGORIES[id]} for id in (18, 5, 90)],
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree of COCO 2014's shape: 23 + 2 annotated photographs, one of them gray, one CMYK."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    for split, images in (("train", TRAIN), ("val", VAL)):
+        (root / f"{split}2014").mkdir()
+        for number in images:
+            shade = Image.fromarray(np.full((HEIGHT, WIDTH, 3), number, np.uint8))
+            mode = {GRAY: "L", CMYK: "CMYK"}.get(number, "RGB")
+            shade.convert(mode).save(root / f"{split}2014" / name_of(number, split))
+        write(root, split, content(images, split))
+    return root
+
+
+def path_of(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}2014.json"
+
+
+def write(root: Path, split: str, values: Any) -> None:
+    path_of(root, split).write_text(values if isinstance(values, str) else json.dumps(values))
+
+
+def edit(root: Path, change: Callable[[Any], Any], *, split: str = "train") -> None:
+    values = json.loads(path_of(root, split).read_text())
+    change(values)
+    write(root, split, values)
+
+
+def index(root: Path, **settings: Any) -> Index:
+    return index_coco(root, masks=root.parent / "masks", threads=2, **settings)
+
+
+def mask(root: Path, number: int, split: str = "train") -> np.ndarray:
+    return read_labels(root.parent / "masks" / f"{Path(name_of(number, split)).stem}.png")
+
+
+def test_ids_splits_and_labels(root: Path) -> None:
+    made = index(root)
+    assert made.classes == ("airplane", "dog", "hair drier")
+    numbers = [number for number in TRAIN if TRAIN[number]]
+    assert [row.id for row in made.split("train")] == [Path(name_of(n, "train")).stem for n in numbers]
+    assert [row.id for row in made.split("val")] == [Path(name_of(n, "val")).stem for n in (101, 103)]
+    labels = {int(row.id[-12:]): row.labels for row in made.rows}
+    assert labels[1] == ("airplane",)
+    assert labels[2] == ("airplane", "dog")
+    assert labels[3] == ("hair drier",)
+    # A crowd alone is a label too.
+    assert labels[101] == ("airplane",)
+    row = made.split("val")[0]
+    assert (row.height, row.width, row.mask) == (HEIGHT, WIDTH, root.parent / "masks" / f"{row.id}.png")
+    assert row.image == root / "val2014" / name_of(101, "val")
+
+
+def test_masks_pixel_by_pixel(root: Path) -> None:
+    index(root)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[3:7, 2:8] = 1
+    assert (mask(root, 1) == expected).all()
+    expected = np.where(CROWD, 2, 0)
+    expected[3:9, 4:14] = 1
+    expected[4:7, 6:9] = 2
+    assert (mask(root, 2) == expected).all()
+    assert (mask(root, 3) == np.where(CROWD, 3, 0)).all()
+    assert (mask(root, 101, "val") == np.where(CROWD, 1, 0)).all()
+    assert (mask(root, 103, "val") == 3).all()
+
+
+def test_of_instances_of_equal_area_the_later_annotation_is_seen(root: Path) -> None:
+    edit(root, lambda v: v["annotations"].append({**v["annotations"][0], "id": 7, "category_id": 18}))
+    index(root)
+    # 1000 came later than 7.
+    assert set(np.unique(mask(root, 1))) == {0, 1}
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_polygon_of_fewer_than_three_points_has_no_pixels(root: Path, count: int) -> None:
+    points = [2, 3, 6, 4][:count]
+    edit(root, lambda v: first(v, "segmentation", [points]))
+    made = index(root)
+    assert made.by_id[Path(name_of(1, "train")).stem].labels == ("airplane",)
+    assert not mask(root, 1).any()
+    # Beside one with pixels.
+    edit(root, lambda v: first(v, "segmentation", [points, *box(2, 3, 6, 4)]))
+    index(root)
+    assert mask(root, 1).sum() == 24
+
+
+@pytest.mark.parametrize(("number", "crowd"), [(0, False), (1, True)])
+def test_crowds_may_be_numbers_or_truth_values(root: Path, number: int, crowd: bool) -> None:
+    edit(root, lambda v: first(v, "iscrowd", number))
+    before = index(root)
+    edit(root, lambda v: first(v, "iscrowd", crowd))
+    assert index(root) == before
+
+
+def test_turned_photographs_of_the_annotations_size_are_reported(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turn(root / "train2014" / name_of(2, "train"), 3)
+    out = tmp_path / "run" / "index.csv"
+    words = ["index-dataset", "--root", str(root), "--format", "coco", "--out", str(out)]
+    assert command("getam", STAGES, words) == 0
+    assert json.loads((out.parent / "index.json").read_text())["turned"] == [
+        str(root / "train2014" / name_of(2, "train"))
+    ]
+    assert "1 photographs with a mask are turned by EXIF" in capsys.readouterr().err
+
+
+def test_images_in_both_splits_are_listed_in_order(root: Path) -> None:
+    def rename(values: Any) -> None:
+        for entry, number in zip(values["images"], (3, 2, 1), strict=True):
+            entry["file_name"] = name_of(number, "train")
+
+    # The second has no annotation in val.
+    edit(root, rename, split="val")
+    with pytest.raises(InputError) as caught:
+        index(root)
+    assert [line.split("'")[1] for line in str(caught.value).splitlines()[1:]] == [
+        Path(name_of(number, "train")).stem for number in (1, 3)
+    ]
+
+
+def test_packed_runs_are_those_of_pycocotools() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        region = generator.random((37, 53)) < generator.random() * 0.6
+        packed = runs(region, packed=True)
+        assert (_decoded_runs(packed, region.shape) == region).all()
+        assert (_decoded_runs(runs(region, packed=False), region.shape) == region).all()
+
+
+def test_some_images_are_evenly_spaced(root: Path) -> None:
+    rows = index(root, images=4).split("train")
+    assert [int(row.id[-12:]) for row in rows] == [1, 12, 18, 24]
+    assert len(list((root.parent / "masks").glob("*.png"))) == 6
+
+
+def test_the_command_writes_index_masks_and_report(root: Path, tmp_path: Path) -> None:
+    words = ["index-dataset", "--root", str(root), "--format", "coco", "--out", str(tmp_path / "run" / "index.csv")]
+    assert command("getam", STAGES, [*words, "--counts.train", "23", "--counts.val", "2"]) == 0
+    made = read_index(tmp_path / "run" / "index.csv")
+    assert len(made.rows) == 25
+    assert all(row.mask is not None and row.mask.is_file() for row in made.rows)
+    report = json.loads((tmp_path / "run" / "index.json").read_text())
+    assert report["splits"]["train"]["images"] == 23
+    assert report["splits"]["train"]["images_of_class"] == {"airplane": 2, "dog": 21, "hair drier": 1}
+    assert read_label_source(tmp_path / "run" / "index.csv") == "annotations"
+
+
+# Damage
+
+
+def cut(root: Path) -> None:
+    path = root / "train2014" / name_of(2, "train")
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def of_other_size(root: Path) -> None:
+    Image.fromarray(np.zeros((HEIGHT, WIDTH + 1, 3), np.uint8)).save(root / "train2014" / name_of(1, "train"))
+
+
+def first(values: Any, key: str, value: Any) -> None:
+    values["annotations"][0][key] = value
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "no annotations": (lambda root: path_of(root, "val").unlink(), ("instances_val2014.json: no such file",)),
+    "not JSON": (lambda root: write(root, "train", "{"), ("instances_train2014.json: not valid JSON",)),
+    "another layout": (lambda root: write(root, "train", []), ("not of COCO's layout",)),
+    "no categories": (lambda root: edit(root, lambda v: v.pop("categories")), ("not of COCO's layout", "categories")),
+    "id is text": (lambda root: edit(root, lambda v: first(v, "image_id", "1")), ("'1' is no whole number",)),
+    "path out of the root": (
+        lambda root: edit(root, lambda v: v["images"][0].update(file_name="../secret.jpg")),
+        ("file_name '../secret.jpg' is not the plain name",),
+    ),
+    "image id twice": (
+        lambda root: edit(root, lambda v: v["images"].append({**v["images"][0], "file_name": "other.jpg"})),
+        ("image id 1 stands there twice",),
+    ),
+    "file name twice": (
+        lambda root: edit(root, lambda v: v["images"].append({**v["images"][0], "id": 77})),
+        (f"stem of a file_name {Path(name_of(1, 'train')).stem!r} stands there twice",),
+    ),
+    "two images of one stem": (
+        lambda root: edit(
+            root,
+            lambda v: v["images"].append(
+                {**v["images"][0], "id": 77, "file_name": f"{Path(name_of(1, 'train')).stem}.png"}
+            ),
+        ),
+        (f"stem of a file_name {Path(name_of(1, 'train')).stem!r} stands there twice", "unpack"),
+    ),
+    "annotation id twice": (
+        lambda root: edit(root, lambda v: v["annotations"].append({**v["annotations"][1], "id": 1000})),
+        ("annotation id 1000 stands there twice", "unpack"),
+    ),
+    "crowd is 2": (lambda root: edit(root, lambda v: first(v, "iscrowd", 2)), ("iscrowd 2 is neither 0 nor 1",)),
+    "crowd is text": (lambda root: edit(root, lambda v: first(v, "iscrowd", "0")), ("iscrowd '0' is neither 0 nor 1",)),
+    "crowd is nothing": (lambda root: edit(root, lambda v: first(v, "iscrowd", None)), ("iscrowd None is neither",)),
+    "no annotation in val": (
+        lambda root: edit(root, lambda v: v["annotations"].clear(), split="val"),
+        ("instances_val2014.json: no image has an annotation", "unpack"),
+    ),
+    "category name is a number": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name=7)),
+        ("not of COCO's layout", "7 is no text", "unpack"),
+    ),
+    "category name is empty": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="")),
+        ("class name '' is empty or has blanks around it; rename the class",),
+    ),
+    "category name with blanks around": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="dog ")),
+        ("class name 'dog ' is empty or has blanks around it; rename the class",),
+    ),
+    "in train and val": (
+        lambda root: edit(root, lambda v: v["images"][0].update(file_name=name_of(1, "train")), split="val"),
+        ("is in train and in val",),
+    ),
+    "unknown image": (lambda root: edit(root, lambda v: first(v, "image_id", 999)), ("unknown image 999",)),
+    "unknown category": (lambda root: edit(root, lambda v: first(v, "category_id", 3)), ("unknown category 3",)),
+    "other categories in val": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="cow"), split="val"),
+        ("other categories than in the file of train",),
+    ),
+    "class name with ;": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="a;b")),
+        ("class name 'a;b'",),
+    ),
+    "odd polygon": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 6, 7]])),
+        ("annotation 1000 has a malformed segmentation", "x and y of every point"),
+    ),
+    "one number": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1]])),
+        ("annotation 1000 has a malformed segmentation", "x and y of every point"),
+    ),
+    "coordinate of thousands of digits": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 10**4000]])),
+        ("coordinate 100000000000000000...0000000000000000000 is far outside", "unpack"),
+    ),
+    "polygon far outside": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, 1e9]])),
+        ("coordinate 1000000000.0 is far outside",),
+    ),
+    "polygon of NaN": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", [[1, 2, 3, 4, 5, float("nan")]])),
+        ("coordinate nan",),
+    ),
+    "runs of another size": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [20, 12], "counts": [240]})),
+        ("runs are for [20, 12]",),
+    ),
+    "runs too long": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": [0, 10**12]})),
+        ("do not add up",),
+    ),
+    "runs cut short": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": "oo"})),
+        ("end within a number",),
+    ),
+    "truncated JPEG": (cut, (name_of(2, "train"), "cannot be decoded")),
+    "missing image": (lambda root: (root / "train2014" / name_of(1, "train")).unlink(), ("no such image",)),
+    "photograph that EXIF turns": (
+        lambda root: turn(root / "train2014" / name_of(2, "train"), 6),
+        (
+            "EXIF orientation 6 turns the photograph, but the size in the annotations is of its stored",
+            "without that tag",
+        ),
+    ),
+    "wrong size": (of_other_size, ("its size is (12, 21), in the annotations (12, 20)",)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damage_ends_the_command_with_one_message_and_nothing_written(
+    root: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, parts = DAMAGES[damage]
+    spoil(root)
+    out = tmp_path / "run" / "index.csv"
+    words = ["index-dataset", "--root", str(root), "--format", "coco", "--out", str(out)]
+    assert command("getam", STAGES, words) == 1
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts), error
+    assert "Traceback" not in error
+    assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+def test_a_count_that_is_not_the_published_one_is_refused(root: Path) -> None:
+    with pytest.raises(InputError, match=r"split train: 23 images where data.counts.train expects 82081"):
+        index(root, counts={"train": 82081, "val": 0})

@@ -1,0 +1,272 @@
+"""Segmentation of whole images: averaging over views, original sizes, CRF, what is written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import getam.scores.prediction
+import getam.system.version
+from getam.datasets.index import IndexRow
+from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
+from getam.scores.prediction import predict
+from getam.settings.crf import CrfSettings
+from getam.settings.prediction import PredictionSettings
+from getam.system.files import read_json, read_labels
+
+SETTINGS = PredictionSettings(
+    scales=(1.0,),
+    squares=(),
+    flip=False,
+    crf=CrfSettings(
+        iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=83, bilateral_rgb=5, bilateral_weight=4
+    ),
+)
+
+
+def write_rows(folder: Path, images: dict[str, np.ndarray]) -> list[IndexRow]:
+    folder.mkdir(exist_ok=True)
+    rows = []
+    for id, image in images.items():
+        Image.fromarray(image).save(folder / f"{id}.png")
+        rows.append(IndexRow(id, "val", folder / f"{id}.png", None, *image.shape[:2], ()))
+    return rows
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def run(
+    network: Callable[[Tensor], Tensor],
+    rows: list[IndexRow],
+    out: Path,
+    *,
+    multiple: int = 1,
+    **changes: Any,
+) -> dict[str, np.ndarray]:
+    predict(
+        network,
+        rows,
+        settings=SETTINGS.model_copy(update=changes),
+        multiple=multiple,
+        classes=("dog", "cat"),
+        model=model_folder(out.parent),
+        out=out,
+        device=torch.device("cpu"),
+        threads=2,
+        what="predict_test",
+    )
+    return {row.id: read_labels(out / f"{row.id}.png") for row in rows}
+
+
+def model_folder(folder: Path) -> Path:
+    """What stands for the files of a network."""
+    for name in (WEIGHTS, DESCRIPTION):
+        (folder / "model").mkdir(exist_ok=True)
+        (folder / "model" / name).touch()
+    return folder / "model"
+
+
+def constant(images: Tensor) -> Tensor:
+    logits = torch.tensor([0.0, 1.0, 3.0])[None, :, None, None]
+    return logits.expand(len(images), 3, images.shape[2] // 8 + 1, images.shape[3] // 8 + 1)
+
+
+class Lopsided(nn.Module):
+    """A convolution of random weights plus a score of class 1 that grows to the right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        ramp = torch.linspace(-1, 1, images.shape[3]).expand(len(images), 1, *images.shape[2:])
+        return self.convolution(images) + torch.cat([0 * ramp, ramp, 0 * ramp], dim=1)
+
+
+def test_constant_network_writes_labels_and_manifest(tmp_path: Path) -> None:
+    sizes = {"a": (24, 32), "b": (24, 32), "c": (37, 53)}
+    rows = write_rows(tmp_path / "images", {id: noise(*size) for id, size in sizes.items()})
+    labels = run(constant, rows, tmp_path / "out", flip=True, scales=(1.0, 0.5))
+    for id, size in sizes.items():
+        assert np.array_equal(labels[id], np.full(size, 2, np.uint8))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".getam",
+        "a.png",
+        "b.png",
+        "c.png",
+        "manifest.json",
+    ]
+    assert read_json(tmp_path / "out" / "manifest.json") == {
+        "ids": ["a", "b", "c"],
+        "classes": ["dog", "cat"],
+        "settings": SETTINGS.model_copy(update={"flip": True, "scales": (1.0, 0.5)}).model_dump(mode="json"),
+        "version": getam.system.version.VERSION,
+    }
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert image.mode == "P"
+        assert image.convert("RGB").getpixel((0, 0)) == (0, 128, 0)  # VOC's color of label 2
+
+
+def test_views_are_the_scales_and_their_mirror_images(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(images)
+        return constant(images)
+
+    rows = write_rows(tmp_path / "images", {"a": noise(32, 48), "b": noise(32, 48, seed=1)})
+    run(watching, rows, tmp_path / "out", flip=True, scales=(0.5, 1.0, 1.5))
+    shapes = [tuple(images.shape) for images in seen]
+    assert shapes == [(2, 3, 16, 24)] * 2 + [(2, 3, 32, 48)] * 2 + [(2, 3, 48, 72)] * 2
+    for straight, mirrored in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(straight.flip(-1), mirrored)
+    seen.clear()
+    run(watching, rows, tmp_path / "out", flip=False, scales=(1.0,))
+    assert [tuple(images.shape) for images in seen] == [(2, 3, 32, 48)]
+
+
+def test_squares_take_the_place_of_scales(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(images)
+        return constant(images)
+
+    images = {"a": noise(32, 48), "b": noise(20, 30, seed=1)}
+    rows = write_rows(tmp_path / "images", images)
+    labels = run(watching, rows, tmp_path / "out", multiple=16, scales=(0.5,), squares=(48, 20), flip=False)
+    assert [tuple(images.shape) for images in seen] == [(1, 3, 48, 48), (1, 3, 16, 16)] * 2
+    for id, image in images.items():
+        assert labels[id].shape == image.shape[:2]
+
+
+def test_flip_averages_probabilities_not_scores(tmp_path: Path) -> None:
+    def half(images: Tensor) -> Tensor:
+        right = torch.arange(images.shape[3]) >= images.shape[3] // 2
+        # p_1 is 0.269 on the left and 0.953 on the right: 0.611 on average.
+        ramp = torch.where(right, 3.0, -1.0).expand(len(images), 1, *images.shape[2:])
+        return torch.cat([0 * ramp, ramp], dim=1)
+
+    def opposed(images: Tensor) -> Tensor:
+        # The mean score of class 1 is -1, its mean probability is above a half.
+        right = torch.arange(images.shape[3]) >= images.shape[3] // 2
+        ramp = torch.where(right, 3.0, 0.1).expand(len(images), 1, *images.shape[2:])
+        return torch.cat([0 * ramp, torch.where(ramp > 1, -10.0, 8.0)], dim=1)
+
+    rows = write_rows(tmp_path / "images", {"a": noise(16, 20)})
+    straight = run(half, rows, tmp_path / "out", flip=False)["a"]
+    assert (straight == (np.arange(20) >= 10)).all()
+    averaged = run(half, rows, tmp_path / "out", flip=True)["a"]
+    assert (averaged == 1).all()
+    assert (run(opposed, rows, tmp_path / "out", flip=True)["a"] == 0).all()
+
+
+def test_flip_makes_the_prediction_of_the_mirrored_image_mirrored(tmp_path: Path) -> None:
+    image = noise(21, 34)
+    network = Lopsided().eval()
+    both = {"straight": image, "mirrored": image[:, ::-1].copy()}
+    rows = write_rows(tmp_path / "images", both)
+    labels = run(network, rows, tmp_path / "out", flip=True)
+    assert len(np.unique(labels["straight"])) > 1
+    assert np.array_equal(labels["straight"][:, ::-1], labels["mirrored"])
+    alone = run(network, rows, tmp_path / "out", flip=False)
+    assert not np.array_equal(alone["straight"][:, ::-1], alone["mirrored"])
+
+
+def test_odd_sizes_go_in_as_multiples_and_come_back(tmp_path: Path) -> None:
+    sizes = {"a": (37, 53), "b": (53, 37), "c": (5, 90), "d": (16, 16)}
+    shapes: list[tuple[int, ...]] = []
+
+    def left_right(images: Tensor) -> Tensor:
+        shapes.append(tuple(images.shape[2:]))
+        right = torch.arange(images.shape[3] // 16) >= images.shape[3] // 32
+        ramp = torch.where(right, 5.0, -5.0).expand(len(images), 1, images.shape[2] // 16, images.shape[3] // 16)
+        return torch.cat([0 * ramp, ramp], dim=1)
+
+    rows = write_rows(tmp_path / "images", {id: noise(*size) for id, size in sizes.items()})
+    labels = run(left_right, rows, tmp_path / "out", multiple=16, scales=(1.0, 2.0))
+    assert all(height % 16 == 0 and width % 16 == 0 for height, width in shapes)
+    for id, (height, width) in sizes.items():
+        assert labels[id].shape == (height, width)
+    assert (labels["a"][:, 0] == 0).all()
+    assert (labels["a"][:, -1] == 1).all()
+
+
+def test_crf_straightens_a_stray_pixel(tmp_path: Path) -> None:
+    def stray(images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 2, *images.shape[2:])
+        logits[:, 1] = 2.0
+        logits[:, 1, 8, 8] = -0.5
+        return logits
+
+    rows = write_rows(tmp_path / "images", {"a": np.full((16, 20, 3), 90, np.uint8)})
+    without = run(stray, rows, tmp_path / "out")["a"]
+    assert (without == 0).sum() == 1
+    assert without[8, 8] == 0
+    crf = SETTINGS.crf.model_copy(update={"iterations": 1})
+    assert (run(stray, rows, tmp_path / "out", crf=crf)["a"] == 1).all()
+
+
+def test_an_image_counts_as_done_once_its_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = write_rows(tmp_path / "images", {id: noise(16, 16) for id in "abc"})
+    (tmp_path / "results").mkdir()
+    write = getam.scores.prediction._write
+
+    def slow(path: Path, probabilities: Tensor) -> None:
+        time.sleep(0.1)
+        write(path, probabilities)
+
+    class Watching(logging.Handler):
+        """Notes each line with the number of files that are there when it is logged."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[tuple[str, int]] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            files = [path for path in (tmp_path / "results").rglob("*.png") if path.stem in "abc"]
+            self.lines.append((record.getMessage().partition(" images")[0], len(files)))
+
+    monkeypatch.setattr(getam.scores.prediction, "_write", slow)
+    logger, watching = logging.getLogger("getam.system.progress"), Watching()
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "handlers", [watching])
+    run(constant, rows, tmp_path / "results" / "out")
+    assert watching.lines == [("predict_test: 3/3", 3)]
+
+
+def test_failure_leaves_the_earlier_predictions(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "images", {"a": noise(16, 16)})
+    run(constant, rows, tmp_path / "out")
+
+    def failing(images: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(failing, rows, tmp_path / "out")
+    assert (read_labels(tmp_path / "out" / "a.png") == 2).all()
+
+
+def test_predict_keeps_no_graph(tmp_path: Path) -> None:
+    network = Lopsided()
+    requires: list[bool] = []
+
+    def watching(images: Tensor) -> Tensor:
+        logits = network(images)
+        requires.append(logits.requires_grad)
+        return logits
+
+    run(watching, write_rows(tmp_path / "images", {"a": noise(16, 16)}), tmp_path / "out")
+    assert requires == [False]

@@ -1,0 +1,116 @@
+"""The stage refine_maps: files, batches of several sizes and numbers of classes, refusals, going on after a stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import getam.stages.refine_maps
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.datasets.shards import new_shard, read_manifest
+from getam.errors import InputError
+from getam.maps.pamr import normalize, pamr
+from getam.settings.maps import RefineSettings
+from getam.stages.refine_maps import Arguments, run
+from getam.system.files import read_array, read_image, write_array
+
+CLASSES = ("a", "b", "c")
+REFINE = RefineSettings(iterations=3, dilations=(1, 2))
+LABELS = [("a",), ("a", "b"), (), ("a", "b", "c"), ("c",)]
+SIZES = [(24, 32), (24, 32), (24, 32), (32, 24), (24, 32)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """index.csv of five images of two sizes and a shard of raw maps of theirs."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, (labels, (height, width)) in enumerate(zip(LABELS, SIZES, strict=True)):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        rows.append(IndexRow(f"i{number}", "train", path, None, height, width, labels))
+    write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
+    with new_shard(
+        tmp_path / "maps", ids=[row.id for row in rows], suffix=".npy", classes=CLASSES, settings=None
+    ) as shard:
+        for row in rows:
+            grid = (row.height // 8, row.width // 8)
+            # As small as a fresh network's.
+            values = (1e-9 * rng.random((len(row.labels), *grid))).astype(np.float32)
+            shard.submit(row.id, write_array, values)
+    return tmp_path
+
+
+def refine(data: Path, name: str = "refined", threads: int = 1) -> dict[str, np.ndarray]:
+    run(
+        Arguments(
+            **REFINE.model_dump(),
+            index=data / "index.csv",
+            maps=data / "maps",
+            out=data / name,
+            threads=threads,
+            device="cpu",
+        )
+    )
+    return {id: read_array(data / name / f"{id}.npy") for id in read_manifest(data / name)["ids"]}
+
+
+def test_files_hold_pamr_of_each_image_divided_by_its_maximum(data: Path) -> None:
+    refined = refine(data)
+    assert list(refined) == [f"i{number}" for number in range(5)]
+    for number, (labels, size) in enumerate(zip(LABELS, SIZES, strict=True)):
+        values = refined[f"i{number}"]
+        assert values.dtype == np.float16
+        assert values.shape == (len(labels), *size)
+        image = torch.from_numpy(read_image(data / f"{number}.png").copy()).permute(2, 0, 1)[None].float()
+        maps = torch.from_numpy(read_array(data / "maps" / f"i{number}.npy"))[None]
+        expected = normalize(pamr(image, maps, iterations=3, dilations=(1, 2)))[0]
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-3)
+        assert all(values[k].max() == 1 for k in range(len(labels)))
+
+
+def test_threads_change_nothing(data: Path) -> None:
+    one, two = refine(data, "one", threads=1), refine(data, "two", threads=2)
+    assert all(np.array_equal(one[id], two[id]) for id in one)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.ones((1, 3, 4), np.float64), r"float64 \(1, 3, 4\) is not float32 \(K, n_h, n_w\), K = 1"),
+        (np.ones((2, 3, 4), np.float32), r"float32 \(2, 3, 4\) is not float32 \(K, n_h, n_w\), K = 1"),
+        (np.full((1, 3, 4), np.nan, np.float32), "holds NaN, infinite or negative values; dump the maps again"),
+        (np.full((1, 3, 4), -1, np.float32), "holds NaN, infinite or negative values; dump the maps again"),
+    ],
+)
+def test_broken_maps_are_refused(data: Path, values: np.ndarray, message: str) -> None:
+    write_array(data / "maps" / "i0.npy", values)
+    with pytest.raises(InputError, match=rf"i0\.npy: {message}"):
+        refine(data)
+    assert not [path for path in data.iterdir() if "refined" in path.name]
+
+
+def test_a_stopped_shard_is_gone_on_with(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = refine(data, "whole")
+    sizes: list[tuple[int, ...]] = []
+    stop_at = 1
+
+    def watched(images: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
+        if len(sizes) == stop_at:
+            raise RuntimeError("CUDA out of memory")
+        sizes.append(tuple(images.shape))
+        return pamr(images, *rest, **how)
+
+    monkeypatch.setattr(getam.stages.refine_maps, "pamr", watched)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        refine(data)
+    assert not (data / "refined").exists()
+    stop_at = 9
+    found = refine(data)
+    assert sizes == [(4, 3, 24, 32), (1, 3, 32, 24)]
+    assert all(np.array_equal(found[id], expected[id]) for id in expected)

@@ -1,0 +1,144 @@
+"""A folder to run the project's workflow in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[2]
+TINY = PROJECT / "tests" / "tiny.yaml"
+ONE_THREAD_A_JOB = ("--max-threads", "1", "--resources", "gpu=2", "--configfile", str(TINY))
+
+STAND_IN = """#!{python} -S
+import pathlib, sys
+stage, out = sys.argv[1], pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+if stage.startswith("train-"):
+    files = [out / name for name in ("model.safetensors", "model.json", "metrics.json")]
+elif stage in ("make-table", "compare-maps", "plot-fusions", "time-labels"):
+    files = [out.with_suffix(suffix) for suffix in (".json", ".md", ".html", ".svg", ".png")]
+elif out.suffix:
+    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md", "summary.html"]}}
+    files = [out, *(out.parent / name for name in beside.get(stage, []))]
+else:
+    files = [out / "content"]
+for file in files:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(" ".join(sys.argv))
+with (pathlib.Path(sys.argv[0]).parents[1] / "started.txt").open("a") as file:
+    file.write(stage + "\\n")
+"""
+
+
+class Planner:
+    """tests/support/planner.py as a process beside the tests, which ends with them."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[str] | None = None
+
+    def ask(self, workplace: Workplace, *words: str) -> tuple[int, str]:
+        """Exit code and output of a dry run."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROJECT / "tests" / "support" / "planner.py")],
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        asked = {
+            "folder": str(workplace.folder),
+            "python": workplace.python,
+            "packages": [str(workplace.folder if workplace.sources else PROJECT)],
+            "words": words,
+        }
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        code, output = json.loads(self.process.stdout.readline())
+        return code, output
+
+
+PLANNER = Planner()
+
+
+class Workplace:
+    """A folder with the project's workflow in it; stand-ins for the commands, and its own sources, where asked for."""
+
+    def __init__(self, folder: Path, *, stand_ins: bool, sources: bool = False) -> None:
+        self.folder = folder
+        self.sources = sources
+        self.stand_ins = stand_ins
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("workflow", "envs"):
+            shutil.copytree(PROJECT / name, folder / name)
+        shutil.copy(PROJECT / "config.yaml", folder)
+        if sources:
+            # To edit them.
+            for name in ("getam", "deeplab"):
+                shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        if stand_ins:
+            # The rules take the commands beside the Python that runs Snakemake.
+            commands = folder / "bin"
+            commands.mkdir()
+            (commands / "python").symlink_to(sys.executable)
+            for name in ("getam", "deeplab"):
+                (commands / name).write_text(STAND_IN.format(python=sys.executable))
+                (commands / name).chmod(stat.S_IRWXU)
+
+    @property
+    def python(self) -> str:
+        return str(self.folder / "bin" / "python") if self.stand_ins else sys.executable
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python, "-m", "snakemake"]
+
+    @property
+    def entry(self) -> list[str]:
+        """What `make run` starts."""
+        return [self.python, "workflow/run.py"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        packages = os.pathsep.join([str(self.folder if self.sources else PROJECT), *filter(None, sys.path)])
+        return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.command, "--cores", str(cores), *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def started(self) -> list[str]:
+        """The commands that the stand-ins were called as, in their order."""
+        return (self.folder / "started.txt").read_text().split()
+
+    def plan(self, *words: str, cores: int = 2) -> set[str]:
+        """The rules that `snakemake -n` lists, without the target."""
+        code, output = PLANNER.ask(self, "-n", "--cores", str(cores), *words)
+        assert code == 0, output
+        if "Nothing to be done" in output:
+            return set()
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", output, re.MULTILINE | re.DOTALL)
+        assert table, output
+        return {line.split()[0] for line in table[1].splitlines()} - {"all", "multi_stage", "end_to_end"}
+
+    def overlay(self, values: Mapping[str, Any]) -> Path:
+        path = self.folder / "overlay.yaml"
+        path.write_text(yaml.safe_dump(dict(values)))
+        return path

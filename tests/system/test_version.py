@@ -1,0 +1,229 @@
+"""The hash of a stage's sources: which modules count for which stage, beside what Python really imports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deeplab.cli
+import getam.cli
+from getam.system import version
+from getam.system.version import ROOT, import_closure, source_hash
+
+STAGES = {
+    name.replace("-", "_"): f"{package}.stages.{name.replace('-', '_')}"
+    for package, stages in (("getam", getam.cli.STAGES), ("deeplab", deeplab.cli.STAGES))
+    for name in stages
+    if name not in getam.cli.TOOLS | deeplab.cli.TOOLS
+}
+ALL = set(STAGES)
+DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
+TRAININGS = {"train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"}
+END_TO_END = {"import_checkpoint", "train_end_to_end", "predict_end_to_end"}
+LABELS = {"complete_labels", "time_labels", "train_end_to_end"}
+PREDICTIONS = {"predict_deeplab", "predict_end_to_end"}
+CLASSIFIER = {"train_classifier", "dump_maps"} | END_TO_END
+NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predict_deeplab"}
+ON_GPUS = (NETWORKS | {"refine_maps", "time_labels"}) - {"fetch_weights", "import_checkpoint"}
+FIGURES = {"compare_maps", "plot_fusions", "time_labels"}
+TABLES = FIGURES | {"make_table"}
+WITHOUT_IMAGES = TABLES | {
+    "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
+    "make_demo", "plot_scores", "score_labels", "summary",
+}  # fmt: skip
+WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
+
+STAGES_OF: dict[str, set[str]] = {
+    "getam.maps.baselines getam.maps.attention": {"dump_maps", "train_end_to_end"},
+    "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
+    "getam.labels.crf": LABELS | PREDICTIONS,
+    "getam.networks.classifier getam.networks.decoder getam.networks.released": CLASSIFIER,
+    "getam.datasets.coco getam.datasets.formats": {"index_dataset"},
+    "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
+    "getam.labels.methods getam.labels.rrm": LABELS,
+    # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
+    "getam.runs.artifacts getam.runs.summary": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
+    "getam.pages.text.documents getam.pages.text.tables": {"summary"} | TABLES,
+    "getam.pages.rendering": {"audit", "summary"} | TABLES,
+    "getam.pages.text.summary": {"summary"},
+    "getam.experiments.label_times": {"time_labels"},
+    "getam.pages.map_sheet": {"compare_maps"},
+    "getam.experiments.map_values": {"plot_fusions"},
+    "getam.system.names": {"audit", "compare_maps", "make_table", "plot_scores"},
+    "getam.datasets.demo.scenes getam.datasets.demo.drawing getam.datasets.demo.shapes": {"make_demo"},
+    "getam.system.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
+    "getam.training.double_backward": {"train_end_to_end"},
+    "getam.datasets.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
+    "getam.networks.end_to_end": END_TO_END,
+    "getam.scores.evaluation": {"evaluate_deeplab", "evaluate_end_to_end", "predict_deeplab", "predict_end_to_end"}
+    | {"score_labels", "train_classifier", "train_end_to_end"},
+    "getam.system.gpu": ON_GPUS,
+    "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
+    "getam.networks.backbones getam.networks.pretrained": NETWORKS,
+    "getam.datasets.images getam.system.seeds": ALL - WITHOUT_IMAGES,
+    "getam.pages.audit.gallery getam.runs.image_results getam.pages.audit.page": {"audit"},
+    "getam.pages.pictures": {"audit", "compare_maps", "train_end_to_end"},
+    "getam.pages.plots.style": (TABLES - {"compare_maps"}) | {"audit", "plot_scores"},
+    "getam.scores.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
+    "getam.system.progress": ALL
+    - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
+    - {"compare_maps", "make_table", "time_labels", "voc_submission"},
+    "getam.maps.pamr": {"refine_maps", "train_end_to_end"},
+    "getam.runs.curves getam.pages.plots.run getam.pages.plots.scores getam.runs.timings getam.pages.plots.training": {
+        "audit",
+        "plot_scores",
+    },
+    "getam.pages.contact_sheet getam.scores.images getam.pages.overview": {"audit"},
+    "getam.runs.recorded": {"audit", "plot_scores"},
+    "getam.runs.comparison getam.pages.text.comparison_page getam.pages.text.comparison_text": set(),
+    "getam.runs.folder": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
+    "getam.networks.saliency": {"predict_saliency", "train_saliency"},
+    "getam.scores.saliency": {"train_saliency"},
+    "getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.runs.verdicts": {"complete_labels"},
+    "getam.scores.voc_submission": {"voc_submission"},
+    "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
+    "getam.training.optimization getam.training.stop_signals getam.training.batches": TRAININGS,
+    "getam.networks.checkpoints getam.networks.supervision": ALL
+    - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
+    - TABLES,
+    "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
+    "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
+    "getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
+    "getam getam.errors getam.system.files getam.system.arguments.machine getam.settings": ALL,
+    "getam.stages": ALL - DEEPLAB,
+    "deeplab deeplab.stages": DEEPLAB,
+    "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
+    # Read by hand-run commands alone.
+    "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
+    # The commands, and those that no rule runs.
+    "getam.__main__ getam.cli getam.experiments.table_runs getam.experiments.tables getam.experiments.variants deeplab.__main__ deeplab.cli": set(),
+}
+"""The stages that an edit of each module reruns, but for a stage's own."""
+
+
+def modules() -> Iterator[str]:
+    for package in version.PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_every_module_counts_for_the_stages_that_import_it() -> None:
+    expected = {name: stages for names, stages in STAGES_OF.items() for name in names.split()}
+    expected |= {module: {stage} for stage, module in STAGES.items()}
+    closures = {stage: import_closure(module) for stage, module in STAGES.items()}
+    for module in modules():
+        found = {stage for stage, closure in closures.items() if module in closure}
+        wanted = set() if ".tools" in module else expected[module]
+        assert found == wanted, module
+    assert expected.keys() <= set(modules())
+
+
+IMPORTS = """
+import importlib, json, os, sys
+import torch, torchvision, timm, segmentation_models_pytorch, torchmetrics, matplotlib
+for stage in json.loads(sys.argv[1]):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        importlib.import_module(stage)
+        names = [name for name in sys.modules if name.split(".")[0] in ("getam", "deeplab")]
+        os.write(writing, json.dumps(names).encode())
+        os._exit(0)
+    os.close(writing)
+    print(json.dumps([stage, json.loads(os.fdopen(reading).read())]))
+    os.wait()
+"""
+
+INSIDE_OF_FUNCTIONS = {"getam.networks.checkpoints", "getam.labels.completion", "getam.labels.decisions"}
+"""What stages import only when they run."""
+
+
+def test_nothing_that_python_imports_is_left_out_and_little_else_is_in() -> None:
+    command = [sys.executable, "-c", IMPORTS, json.dumps([*STAGES.values()])]
+    output = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    imported = {stage: set(names) for stage, names in map(json.loads, output.splitlines())}
+    assert imported.keys() == set(STAGES.values())
+    for stage, names in imported.items():
+        assert names <= import_closure(stage), stage
+        assert import_closure(stage) - names <= INSIDE_OF_FUNCTIONS, stage
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+    files = {
+        "getam/__init__.py": "def __getattr__(name):\n    from getam.lazy import Lazy\n    return Lazy\n",
+        "getam/lazy.py": "class Lazy: ...\n",
+        "getam/pages/audit/page.py": "",
+        "getam/pages/templates/page.html": "<html>",
+        "getam/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from getam.types import T\n"
+        "else:\n    import getam.other\n",
+        "getam/types.py": "",
+        "getam/other.py": "def f():\n    try:\n        from getam import deep\n    except ImportError:\n        pass\n",
+        "getam/deep.py": "import os\nimport numpy.linalg\n",
+        "getam/reads.py": "from getam import Lazy\n",
+        "getam/shows.py": "from getam.pages.audit.page import show\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+    yield tmp_path
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+
+
+def test_the_templates_of_every_page_count() -> None:
+    renders = {module for module in modules() if "getam.pages.rendering" in version._imports(module)}
+    assert renders == version.FILES_OF.keys()
+    for module, name in version.FILES_OF.items():
+        assert (version._file(module).parent / name).exists()
+
+
+def test_an_edit_of_the_audit_page_makes_no_table_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "getam", tmp_path / "getam", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(version, "ROOT", tmp_path)
+
+    def hashes() -> dict[str, str]:
+        version._imports.cache_clear()
+        source_hash.cache_clear()
+        return {stage: source_hash(f"getam.stages.{stage}") for stage in sorted(TABLES | {"audit", "summary"})}
+
+    before = hashes()
+    (tmp_path / "getam" / "templates" / "audit" / "app.js").write_text("")
+    scripts = hashes()
+    (tmp_path / "getam" / "templates" / "document.html").write_text("")
+    document = hashes()
+    version._imports.cache_clear()
+    source_hash.cache_clear()
+    assert {stage for stage in before if before[stage] != scripts[stage]} == {"audit"}
+    assert {stage for stage in before if scripts[stage] != document[stage]} == TABLES | {"audit", "summary"}
+
+
+def test_imports_are_followed_as_they_run(package: Path) -> None:
+    assert import_closure("getam.one") == {"getam", "getam.one", "getam.other", "getam.deep"}
+    assert import_closure("getam.reads") == {"getam", "getam.reads", "getam.lazy"}
+
+
+def test_a_hash_is_of_content_names_and_what_a_module_shows(package: Path) -> None:
+    def hashes() -> dict[str, str]:
+        version._imports.cache_clear()
+        source_hash.cache_clear()
+        return {name: source_hash(f"getam.{name}") for name in ("one", "deep", "shows")}
+
+    before = hashes()
+    assert hashes() == before
+    (package / "getam" / "types.py").write_text("T = int\n")
+    assert hashes() == before
+    (package / "getam" / "deep.py").write_text("import os\n")
+    after = hashes()
+    assert {name for name in before if before[name] != after[name]} == {"one", "deep"}
+    (package / "getam" / "templates" / "page.html").write_text("<p>")
+    assert {name for name, value in hashes().items() if value != after[name]} == {"shows"}

@@ -1,0 +1,152 @@
+"""Every key of config.yaml x every rule: an edit of the key reruns exactly the rules that depend on it."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from conftest import PROJECT
+from pydantic.fields import FieldInfo
+from test_workflow import (
+    AFTER_COMPLETION,
+    AFTER_INDEX,
+    AFTER_MAPS,
+    AFTER_SALIENCY,
+    ALL,
+    DEEPLAB,
+    END_TO_END,
+    SCORES,
+    Workplace,
+)
+
+from getam.errors import InputError
+from getam.settings.choices import Choice
+from getam.settings.config import Config, validate_config
+from getam.settings.flags import leaves, nest
+from getam.settings.reading import merge, read_yaml
+from getam.settings.saliency import SaliencyMapSettings
+
+Key = tuple[str, ...]
+
+SECTIONS = {
+    "demo": ALL,
+    "data": {"index_dataset"} | AFTER_INDEX,
+    "classifier": {"train_classifier"} | AFTER_MAPS,
+    "maps": AFTER_MAPS,
+    "refine": AFTER_MAPS - {"dump_maps"},
+    "saliency": {"train_saliency"} | AFTER_SALIENCY,
+    "completion": AFTER_COMPLETION,
+    "deeplab": DEEPLAB | SCORES,
+    "deeplab_prediction": (DEEPLAB - {"train_deeplab"}) | SCORES,
+    "end_to_end": END_TO_END | SCORES,
+    "end_to_end_prediction": (END_TO_END - {"train_end_to_end"}) | SCORES,
+    "audit": {"audit"},
+}
+KEYS = (
+    {
+        "code_hash": set[str](),
+        "checkpoint.backbone": set[str](),
+        "data.shards": AFTER_MAPS | AFTER_SALIENCY,
+        "data.saliency_train": SECTIONS["saliency"],
+        "data.saliency_val": SECTIONS["saliency"],
+    }
+    | {f"{section}.gpus": set[str]() for section in ("classifier", "saliency", "deeplab", "end_to_end")}
+    | {f"saliency.{name}": AFTER_SALIENCY for name in SaliencyMapSettings.model_fields}
+    | {
+        f"{section}.pretrained": SECTIONS[section] | {"fetch_weights"}
+        for section in ("classifier", "saliency", "deeplab", "end_to_end")
+    }
+)
+"""What is not as the rest of its section."""
+
+ELSEWHERE = {
+    "run": "another run's folder",
+    "data.root": "another data set: test_the_demo_is_made_only_where_it_is_used",
+    "data.format": "another data set: test_masks_are_an_output_where_they_are_converted",
+    "data.augmented": "another data set: tests/test_scale.py",
+    "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
+    "saliency.folder": "test_saliency_maps_may_be_brought_along",
+    "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",
+    "end_to_end.readout": "it has one valid value",
+    "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
+}
+"""Keys that change which rules there are, or cannot be changed."""
+
+TOGETHER: dict[str, dict[str, Any]] = {
+    "deeplab.encoder_stages": {"deeplab": {"encoder_stages": 3}},
+    "end_to_end.classifier_epochs": {"end_to_end": {"classifier_epochs": 1}},
+    "end_to_end.decoder.scales": {"end_to_end": {"decoder": {"scales": [4, 2, 1]}}},
+    "tables.cnn": {"tables": {"cnn": {"backbone": "resnet34"}}},
+    "tables.backbones": {"tables": {"backbones": {"Small": {"backbone": "vit_small_patch16_224"}}}},
+    "tables.test_miou.multi_stage": {"tables": {"test_miou": {"multi_stage": 0.7}}},
+    "tables.test_miou.end_to_end": {"tables": {"test_miou": {"end_to_end": 0.7}}},
+    "deeplab.frozen_batch_norm": {"deeplab": {"frozen_batch_norm": True, "pretrained": True}},
+}
+"""Keys whose other values are valid beside others alone, or that need a value of their own."""
+
+BASE = read_yaml(PROJECT / "config.yaml")
+
+
+def others(value: Any, annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[Any]:
+    """Values of a key's kind, of which one may be valid."""
+    yield from (key for choice in metadata if isinstance(choice, Choice) for key in choice.table if key != value)
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from (choice for choice in parts if choice != value)
+    elif origin in (typing.Union, UnionType, typing.Annotated):
+        for part in parts:
+            yield from others(value, part)
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield from (value + 1, value + 2, value - 1, value * 2)
+    elif isinstance(value, float):
+        yield from (value * 0.75, value + 0.25, 0.5)
+    elif isinstance(value, str | Path):
+        yield from ("data/demo/DUTS-TR", "data/demo/DUTS-TE", "another")
+    elif isinstance(value, tuple):
+        yield from ([*value, *value[-1:]], [*value[1:]], [each + 1 for each in value], [1], [2], [64], ["another"])
+    elif isinstance(value, Mapping):
+        yield {**value, "another": 1}
+
+
+def edit(path: Key, field: FieldInfo) -> dict[str, Any]:
+    """An overlay that changes the key, and is valid."""
+    if (name := ".".join(path)) in TOGETHER:
+        return TOGETHER[name]
+    known = validate_config(BASE)
+    before: Any = known
+    for part in path:
+        before = getattr(before, part)
+    for value in others(before, field.annotation, field.metadata):
+        overlay = nest({path: value})
+        try:
+            if validate_config(merge(BASE, overlay)) != known:
+                return overlay
+        except InputError:
+            continue
+    pytest.fail(f"{name}: no other value of {before!r} is valid")
+
+
+def expected(path: Key) -> set[str]:
+    name = ".".join(path)
+    return KEYS.get(name, SECTIONS.get(path[0], set()))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_key_reruns_what_depends_on_it_and_nothing_else(finished: Workplace) -> None:
+    found, wanted = {}, {}
+    for path, field in leaves(Config):
+        name = ".".join(path)
+        if name in ELSEWHERE:
+            continue
+        overlay = edit(path, field)
+        found[name] = finished.plan("--configfile", str(finished.overlay(overlay)))
+        wanted[name] = expected(path) | ({"fetch_weights"} if overlay.get("deeplab", {}).get("pretrained") else set())
+    assert len(found) > 150
+    assert {name: rules for name, rules in found.items() if rules != wanted[name]} == {}
