@@ -92,3 +92,4 @@ lint: venv docs
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from getam.system.arguments.network import NetworkArguments
 from pydantic import Field
 
 from deeplab.model import load_deeplab
@@ -15,6 +14,7 @@ from getam.networks.supervision import SUPERVISION, of_model
 from getam.scores.prediction import predict
 from getam.settings.prediction import PredictionSettings
 from getam.settings.section import section_of
+from getam.system.arguments.network import NetworkArguments
 
 SECTION = "deeplab_prediction"
 

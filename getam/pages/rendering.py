@@ -10,7 +10,7 @@ import jinja2
 def render(template: str, **values: Any) -> str:
     """The page that a template of getam/pages/templates makes of `values`; a value that it misses is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("getam"),
+        loader=jinja2.PackageLoader("getam.pages"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

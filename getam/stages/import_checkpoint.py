@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from getam.datasets.voc import VOC_CLASSES, read_classes
@@ -15,9 +15,8 @@ from getam.networks.checkpoints import DESCRIPTION, UNUSED, misfits, save_model,
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.networks.pretrained import read_state
 from getam.networks.released import from_released, to_released
-from getam.settings.config import validate_config
 from getam.settings.end_to_end import EndToEndSettings
-from getam.settings.reading import BASE_CONFIG, merge, read_yaml
+from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import sha256_of
@@ -93,24 +92,27 @@ def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings
     if not arguments.taps and depth != DEPTH:
         raise InputError(f"--taps: {arguments.file} has {depth} blocks; name the three that its decoder reads")
     reduce = [ours[f"decoder.reduce.{level}.weight"] for level in range(3)]
-    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))
-    recipe["end_to_end"] |= {
+    recipe = merge(read_yaml(BASE_CONFIG), read_yaml(RECIPE))["end_to_end"]
+    recipe |= {
         "backbone": f"{name}.{tag}" if tag else name,
         "backbone_options": arguments.backbone_options,
         "pretrained": False,
     }
-    recipe["end_to_end"]["maps"] |= {"start_block": min(recipe["end_to_end"]["maps"]["start_block"], depth - 1)}
+    recipe["maps"] |= {"start_block": min(recipe["maps"]["start_block"], depth - 1)}
     taps = arguments.taps or TAPS.get(name, (2, 5, 8))
     if len(taps) != len(reduce):
         raise InputError(
             f"--taps: {list(taps)} names {len(taps)}, the decoder reads {len(reduce)} beside the last block"
         )
-    recipe["end_to_end"]["decoder"] |= {
+    recipe["decoder"] |= {
         "taps": list(taps),
         "channels": [STAGE_CHANNELS.get(tap, weight.shape[1]) for tap, weight in zip(taps, reduce, strict=True)],
         "width": len(reduce[0]),
     }
-    return validate_config(recipe, source=str(arguments.file)).end_to_end
+    try:
+        return EndToEndSettings.model_validate(recipe)
+    except ValidationError as error:
+        raise InputError(f"{arguments.file}: {describe(error, EndToEndSettings)}") from None
 
 
 def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:

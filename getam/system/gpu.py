@@ -16,15 +16,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-from pydantic import Field
+from typing import NamedTuple
 
 from getam.errors import InputError
-from getam.system.arguments.machine import MachineArguments
-
-if TYPE_CHECKING:
-    import torch
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """What CUDA shows a process; set by a scheduler for a job, or by a user for a shell."""
@@ -117,6 +111,11 @@ def take(count: int) -> list[str]:
     return list(_held)
 
 
+def held() -> bool:
+    """Whether this process has taken a device."""
+    return bool(_held)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -190,40 +189,6 @@ def _open(path: Path) -> int:
         ) from None
     finally:
         os.umask(mask)
-
-
-class NetworkArguments(MachineArguments):
-    """Flags of every stage that runs a network."""
-
-    gpus: Annotated[int, Field(ge=0, le=1)] = Field(
-        default=1, description="GPUs of this machine that are taken, if it has some; 0: none, as --device cpu [1]"
-    )
-
-    def prepare(self, *, seed: int = 0) -> torch.device:
-        """Takes GPUs, sets the number of threads, torch's seed and cuDNN's deterministic kernels; gives the device.
-
-        Waits where other jobs have taken all GPUs of the machine.
-
-        Raises:
-            InputError: `cuda` is asked for and there is none; the machine has fewer GPUs.
-        """
-        import torch
-
-        wanted = self.gpus if self.device != "cpu" else 0
-        # torchrun's processes share what was taken for all of them.
-        if "LOCAL_RANK" not in os.environ and not take(wanted) and os.environ.get(NAMED) == "":
-            wanted = 0
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or check the driver")
-        torch.set_num_threads(self.threads)
-        torch.manual_seed(seed)
-        cuda = wanted > 0 and torch.cuda.is_available()
-        if cuda and not _held and "LOCAL_RANK" not in os.environ:
-            logger.warning("nvidia-smi lists no GPU, but torch sees some: name them in %s for jobs to agree", NAMED)
-        if cuda:
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
-        return torch.device("cuda" if cuda else "cpu")
 
 
 class _Waits:

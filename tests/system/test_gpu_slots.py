@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT
-from getam.system.arguments.network import NetworkArguments
 
 from getam.errors import InputError
 from getam.system import gpu
+from getam.system.arguments.network import NetworkArguments
 
 ONE, TWO = "GPU-11111111-aaaa", "GPU-22222222-bbbb"
 LISTING = f"""GPU 0: NVIDIA H200 (UUID: {ONE})

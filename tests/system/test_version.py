@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 import deeplab.cli
@@ -154,76 +156,105 @@ def test_nothing_that_python_imports_is_left_out_and_little_else_is_in() -> None
         assert import_closure(stage) - names <= INSIDE_OF_FUNCTIONS, stage
 
 
+SYNTHETIC = {
+    "getam/__init__.py": "def __getattr__(name):\n    from getam.lazy import Lazy\n    return Lazy\n",
+    "getam/lazy.py": "class Lazy: ...\n",
+    "getam/system/__init__.py": "",
+    "getam/system/version.py": (ROOT / "getam" / "system" / "version.py").read_text(),
+    "getam/pages/__init__.py": "",
+    "getam/pages/overview.py": "",
+    "getam/pages/templates/page.html": "<html>",
+    "getam/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from getam.types import T\n"
+    "else:\n    import getam.other\n",
+    "getam/types.py": "",
+    "getam/other.py": "def f():\n    try:\n        from getam import deep\n    except ImportError:\n        pass\n",
+    "getam/deep.py": "import os\nimport numpy.linalg\n",
+    "getam/reads.py": "from getam import Lazy\n",
+    "getam/shows.py": "from getam.pages.overview import show\n",
+    "deeplab/__init__.py": "",
+}
+
+ASK = """
+import json, sys
+from getam.system.version import import_closure, source_hash
+modules = sys.argv[1:]
+print(json.dumps({name: [sorted(import_closure(name)), source_hash(name)] for name in modules}))
+"""
+
+
+class Package:
+    """Packages of few lines by the names of getam and deeplab, with the real version.py among them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, text in SYNTHETIC.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def ask(self, *modules: str) -> dict[str, tuple[set[str], str]]:
+        """The import closure and the hash of each module."""
+        environment = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", ASK, *modules]
+        result = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=True)
+        return {name: (set(closure), digest) for name, (closure, digest) in json.loads(result.stdout).items()}
+
+
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(version, "ROOT", tmp_path)
-    files = {
-        "getam/__init__.py": "def __getattr__(name):\n    from getam.lazy import Lazy\n    return Lazy\n",
-        "getam/lazy.py": "class Lazy: ...\n",
-        "getam/pages/audit/page.py": "",
-        "getam/pages/templates/page.html": "<html>",
-        "getam/one.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from getam.types import T\n"
-        "else:\n    import getam.other\n",
-        "getam/types.py": "",
-        "getam/other.py": "def f():\n    try:\n        from getam import deep\n    except ImportError:\n        pass\n",
-        "getam/deep.py": "import os\nimport numpy.linalg\n",
-        "getam/reads.py": "from getam import Lazy\n",
-        "getam/shows.py": "from getam.pages.audit.page import show\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    version._imports.cache_clear()
-    source_hash.cache_clear()
-    yield tmp_path
-    version._imports.cache_clear()
-    source_hash.cache_clear()
+def package(tmp_path: Path) -> Package:
+    return Package(tmp_path)
+
+
+def test_imports_are_followed_as_they_run(package: Package) -> None:
+    found = package.ask("getam.one", "getam.reads")
+    assert found["getam.one"][0] == {"getam", "getam.one", "getam.other", "getam.deep"}
+    assert found["getam.reads"][0] == {"getam", "getam.reads", "getam.lazy"}
+    # A graph that was kept on disk would lie in the folder of a user's run.
+    assert {path.name for path in package.folder.iterdir()} == {"getam", "deeplab"}
+
+
+def test_a_hash_is_of_content_names_and_what_a_module_shows(package: Package) -> None:
+    def hashes() -> dict[str, str]:
+        names = ("getam.one", "getam.deep", "getam.shows")
+        return {name: digest for name, (_, digest) in package.ask(*names).items()}
+
+    before = hashes()
+    assert hashes() == before
+    package.write("getam/types.py", "T = int\n")
+    assert hashes() == before
+    package.write("getam/deep.py", "import os\n")
+    after = hashes()
+    assert {name for name in before if before[name] != after[name]} == {"getam.one", "getam.deep"}
+    package.write("getam/pages/templates/page.html", "<p>")
+    assert {name for name, value in hashes().items() if value != after[name]} == {"getam.shows"}
 
 
 def test_the_templates_of_every_page_count() -> None:
-    renders = {module for module in modules() if "getam.pages.rendering" in version._imports(module)}
-    assert renders == version.FILES_OF.keys()
-    for module, name in version.FILES_OF.items():
-        assert (version._file(module).parent / name).exists()
+    graph = grimp.build_graph(*version.PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
+    assert graph.find_modules_that_directly_import("getam.pages.rendering") == version.FILES_OF.keys()
+    for name in version.FILES_OF.values():
+        assert (ROOT / "getam" / "pages" / name).exists()
 
 
 def test_an_edit_of_the_audit_page_makes_no_table_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(ROOT / "getam", tmp_path / "getam", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in version.PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(version, "ROOT", tmp_path)
 
     def hashes() -> dict[str, str]:
-        version._imports.cache_clear()
         source_hash.cache_clear()
         return {stage: source_hash(f"getam.stages.{stage}") for stage in sorted(TABLES | {"audit", "summary"})}
 
-    before = hashes()
-    (tmp_path / "getam" / "templates" / "audit" / "app.js").write_text("")
-    scripts = hashes()
-    (tmp_path / "getam" / "templates" / "document.html").write_text("")
-    document = hashes()
-    version._imports.cache_clear()
-    source_hash.cache_clear()
+    try:
+        before = hashes()
+        (tmp_path / "getam" / "pages" / "templates" / "audit" / "app.js").write_text("")
+        scripts = hashes()
+        (tmp_path / "getam" / "pages" / "templates" / "document.html").write_text("")
+        document = hashes()
+    finally:
+        source_hash.cache_clear()
     assert {stage for stage in before if before[stage] != scripts[stage]} == {"audit"}
     assert {stage for stage in before if scripts[stage] != document[stage]} == TABLES | {"audit", "summary"}
-
-
-def test_imports_are_followed_as_they_run(package: Path) -> None:
-    assert import_closure("getam.one") == {"getam", "getam.one", "getam.other", "getam.deep"}
-    assert import_closure("getam.reads") == {"getam", "getam.reads", "getam.lazy"}
-
-
-def test_a_hash_is_of_content_names_and_what_a_module_shows(package: Path) -> None:
-    def hashes() -> dict[str, str]:
-        version._imports.cache_clear()
-        source_hash.cache_clear()
-        return {name: source_hash(f"getam.{name}") for name in ("one", "deep", "shows")}
-
-    before = hashes()
-    assert hashes() == before
-    (package / "getam" / "types.py").write_text("T = int\n")
-    assert hashes() == before
-    (package / "getam" / "deep.py").write_text("import os\n")
-    after = hashes()
-    assert {name for name in before if before[name] != after[name]} == {"one", "deep"}
-    (package / "getam" / "templates" / "page.html").write_text("<p>")
-    assert {name for name, value in hashes().items() if value != after[name]} == {"shows"}

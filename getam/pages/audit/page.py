@@ -20,7 +20,7 @@ from getam.runs import summary as report
 from getam.runs.folder import Run
 from getam.system.files import voc_palette
 
-TEMPLATES = Path(__file__).with_name("templates")
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 SCRIPTS = (
     "preact.js",
