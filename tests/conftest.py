@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import runpy
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.references import SHARED, Procedural, Shapes
 from support.workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
-from torch import Tensor
 
 from getam.settings.config import Config, validate_config
 from getam.settings.end_to_end import EndToEndSettings
@@ -24,8 +23,6 @@ from getam.settings.reading import read_yaml
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start too. Tests of
 # what an interrupt does would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
@@ -50,11 +47,6 @@ def _root_logger() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What a state dict holds of one module."""
-    return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
-
-
 @pytest.fixture(scope="session")
 def reference(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
     """Loads an archive of reference arrays by its file name."""
@@ -64,10 +56,6 @@ def reference(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return {key: archive[key] for key in archive.files}
 
     return load
-
-
-Shapes = Callable[[str], dict[str, Sequence[int]]]
-Procedural = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
 
 
 @pytest.fixture(scope="session")

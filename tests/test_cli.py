@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import PROJECT
 from pydantic import BaseModel
+from support.workplace import PROJECT
 
 import deeplab.cli
 import getam.cli

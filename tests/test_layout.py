@@ -14,7 +14,7 @@ LONGEST = 450
 
 
 def test_packages_are_empty() -> None:
-    # A stage's hash counts the packages of what it imports: names that one gives on would make an edit rerun everything.
+    # A stage's hash counts the packages of what it imports: a package that imports would make an edit rerun everything.
     packages = [path for name in ("getam", "deeplab") for path in (PROJECT / name).rglob("__init__.py")]
     assert len(packages) > 15
     assert [path for path in packages if path.stat().st_size and path.parent.parent != PROJECT] == []

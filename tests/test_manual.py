@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from conftest import PROJECT
 from pydantic import ValidationError
-from support.workplace import Workplace
+from support.workplace import PROJECT, Workplace
 
 import deeplab.cli
 import getam

@@ -1,7 +1,7 @@
 """The paper's tables, the runs that its figures compare, and sweeps, as data: runs of which a few settings differ.
 
-A row is the run with an overlay; getam.experiments.variants finds what it shares with the others. Figures of the paper stand beside
-as fractions, each under the protocol that the caption names.
+A row is the run with an overlay; getam.experiments.variants finds what it shares with the others. Figures of the paper
+stand beside as fractions, each under the protocol that the caption names.
 """
 
 from __future__ import annotations

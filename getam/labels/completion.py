@@ -81,7 +81,8 @@ def decisions(
     """Which rule of Eq. 5 decided each pixel of `complete_labels` with the same arguments.
 
     Returns:
-        (H, W), uint8: values of getam.labels.decisions.Decision. `conflict` and `opening` tell where the opening changed a label.
+        (H, W), uint8: values of getam.labels.decisions.Decision. `conflict` and `opening` tell where the opening
+        changed a label.
 
     Raises:
         InputError: as complete_labels does.

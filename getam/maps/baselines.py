@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from getam.errors import InputError, chosen
 from getam.maps.attention import (
     AttentionMaps,
-    AttentionRecorder,
     ClassMaps,
-    at_least_float32,
     check_scores,
     class_gradients,
     gradient_weighted_maps,
     token_grid,
 )
+from getam.maps.recorder import AttentionRecorder, at_least_float32
 from getam.networks.backbones import find_backbone
 from getam.settings.maps import ActivationSettings
 

@@ -40,8 +40,8 @@ def describe_model(
 
     Args:
         kind: of the network, which `read_description` asks for.
-        learned_from: supervision of the labels that it is trained on, see getam.networks.supervision; that of its first weights
-            is added here.
+        learned_from: supervision of the labels that it is trained on, see getam.networks.supervision; that of its first
+            weights is added here.
         classes: names, without background; None for a network that knows none.
     """
     return {

@@ -32,7 +32,7 @@ class Artifact:
             (what people read).
         title: what it is called, beside others of its kind.
         section: what its settings or its scores stand under, in recorded settings and in summary.json.
-        part: the part of a run that it belongs to, whose files depend on the same settings (getam.experiments.variants).
+        part: the part of a run that it belongs to, whose files depend on the same settings (experiments/variants.py).
         record: files that record the settings that it was made by, as a pattern in the folder of the run.
         heading: the title of those recorded settings.
         subject: of a network, as a sentence names it: "Training of ...".

@@ -99,8 +99,8 @@ def train(
         settings: all settings of the stage; they are part of the training's key.
         data: what decides the weights beside the settings and the first weights, as values that JSON can hold: class
             names, labels, fingerprints of files.
-        description: what model.json says of the network, see getam.networks.checkpoints.describe_model; where its first weights
-            came from and its losses are added here.
+        description: what model.json says of the network, see describe_model; where its first weights came from and its
+            losses are added here.
         arguments: of the stage; the module that defines their class is the stage's, and gives the training its name.
 
     The other arguments are those of `Training`, which also says what is raised.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
-from test_voc import turn
+from support.images import turn
 
 from getam.cli import STAGES, command
 from getam.datasets.coco import _decoded_runs, index_coco

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_files import save_gray
+from support.images import save_gray, turn
 
 from getam.cli import STAGES, command
 from getam.datasets.index import Index, IndexRow, read_index
@@ -319,14 +319,6 @@ def test_a_root_whose_name_is_not_utf8_is_refused(
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def turn(path: Path, number: int) -> None:
-    """Has EXIF say so of a photograph."""
-    with Image.open(path) as image:
-        exif = image.getexif()
-        exif[0x0112] = number
-        image.save(path, exif=exif, quality=100)
 
 
 def write_xml(root: Path, text: str) -> None:

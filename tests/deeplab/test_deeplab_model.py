@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Procedural, Shapes
 from huggingface_hub.errors import HTTPError
 from PIL import Image
+from support.references import Procedural, Shapes
 
 import getam.networks.pretrained
 from deeplab import DeepLabV2

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PROJECT
-from support.workplace import Workplace
+from support.workplace import PROJECT, Workplace
 
 from getam.cli import parse_flags
 from getam.errors import InputError

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from conftest import PROJECT
-from test_edits import ELSEWHERE, expected
+from support.edited_keys import ELSEWHERE, expected
+from support.workplace import PROJECT
 
 from getam.errors import InputError
 from getam.experiments.variants import Variants, depends_on

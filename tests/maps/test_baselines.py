@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_maps import assert_same, fingerprint, images_of, small_vit
+from support.classifiers import CLASSES, METHODS, classifier
+from support.networks import assert_same, fingerprint, images_of, small_vit
 from torch import Tensor, nn
 
 from getam.errors import InputError
 from getam.maps.attention import AttentionMaps
 from getam.maps.baselines import AttentionRollout, ClassActivationMaps, GradCAM, create_maps
-from getam.networks.classifier import ViTClassifier
 from getam.settings.config import validate_config
 from getam.settings.maps import ActivationSettings
 from getam.settings.reading import read_yaml
-
-CLASSES = [[4, 1], [0]]
 
 
 @pytest.fixture(scope="module")
@@ -201,18 +199,6 @@ def test_cam_picks_the_named_classes_in_their_order() -> None:
 
 
 # One interface
-
-
-METHODS = ["getam", "attention_gradient", "rollout", "grad_cam", "cam"]
-
-
-def classifier(dtype: torch.dtype = torch.float32) -> ViTClassifier:
-    backbone = small_vit(num_classes=0, dynamic_img_size=True)
-    torch.manual_seed(3)
-    model = ViTClassifier(backbone, num_classes=5, readout="project").to(dtype)
-    for parameter in model.readout.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return model
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from test_baselines import CLASSES, METHODS, classifier
-from test_double_backward import build, make_batch, without_dropout
-from test_dump_maps import data, dump  # noqa: F401
-from test_maps import images_of, reference_model
+from support.classifiers import CLASSES, METHODS, classifier
+from support.dumped_maps import data, dump  # noqa: F401
+from support.networks import images_of, reference_model
+from support.training_steps import build, make_batch, without_dropout
 from torch import Tensor
 
 from getam.labels.completion import complete_labels

@@ -13,8 +13,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import Procedural, Shapes
 from PIL import Image
+from support.references import Procedural, Shapes
 from torch import Tensor
 
 from getam.cli import STAGES, TOOLS, command

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Procedural
+from support.references import Procedural
 
 from getam.cli import STAGES, TOOLS, command
 from getam.errors import InputError

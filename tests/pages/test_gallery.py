@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
 from support.audit_page import (
     HEIGHT,
@@ -23,6 +22,7 @@ from support.audit_page import (
     write_pseudo_labels,
     write_run,
 )
+from support.workplace import PROJECT
 
 from getam.datasets.index import IndexRow
 from getam.errors import InputError

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
 from PIL import Image
-from test_baselines import classifier
-from test_maps import images_of
+from support.classifiers import classifier
+from support.networks import images_of
+from support.workplace import PROJECT
 from test_time_labels import COMPLETION
 
 from deeplab.model import BUILDERS, build_deeplab

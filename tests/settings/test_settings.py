@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PROJECT
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from pydantic import BaseModel
+from support.workplace import PROJECT
 
 from getam.cli import parse_flags
 from getam.errors import InputError

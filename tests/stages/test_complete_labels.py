@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PROJECT
 from PIL import Image
 from support.dying_worker import INTERRUPTED, MOMENTS
+from support.workplace import PROJECT
 
 import getam.stages.complete_labels as stage
 import getam.system.version

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from support.dumped_maps import CLASSES, CLASSIFIER, MAPS, dump
 from torch import Tensor
 
 import getam.stages.dump_maps
@@ -29,96 +29,8 @@ from getam.networks.classifier import (
     load_classifier,
 )
 from getam.settings.classifier import ClassifierSettings
-from getam.settings.maps import MapSettings
-from getam.settings.training import CropSettings
-from getam.stages.dump_maps import Arguments, averaged_maps, run
+from getam.stages.dump_maps import averaged_maps
 from getam.system.files import read_array, read_image, read_json
-
-CLASSES = ("a", "b", "c")
-CLASSIFIER = ClassifierSettings(
-    backbone="vit_tiny_patch16_224",
-    backbone_options={"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2},
-    stem_channels=(),
-    readout="project",
-    pretrained=False,
-    segmentation_pretrained=False,
-    embedding="timm",
-    normalization="imagenet",
-    epochs=1,
-    batch_size=2,
-    accumulation=1,
-    optimizer="adamw",
-    schedule="one_cycle",
-    learning_rate=1e-3,
-    weight_decay=0.0,
-    momentum=0.9,
-    gradient_clipping=0.0,
-    precision="float32",
-    seed=0,
-    crop=CropSettings(long_side=(32, 32), size=32, color_jitter=0),
-)
-MAPS = MapSettings(
-    method="getam",
-    coupling="released",
-    start_block=0,
-    fusion="sum",
-    image_size=32,
-    scales=(1.0,),
-    flip=False,
-    precision="float32",
-)
-# Not in order of their number of labels, so that the stage's sorting shows.
-LABELS = [("c", "a"), ("b",), ("a", "b", "c"), ("c",), ("b", "c")]
-SIZES = [(32, 32), (32, 32), (30, 60), (60, 30), (32, 32)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """index.csv of five train images and one val image, and a classifier of random weights."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number, (labels, (height, width)) in enumerate(
-        zip([*LABELS, ("a",)], [*SIZES, (32, 32)], strict=True),
-    ):
-        path = folder / f"{number}.png"
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-        split = "train" if number < len(LABELS) else "val"
-        names = tuple(sorted(labels))
-        rows.append(IndexRow(f"i{number}", split, path, folder / "no_such_mask.png", height, width, names))
-    write_index(folder / "index.csv", Index(tuple(rows), CLASSES))
-    torch.manual_seed(1)
-    model = build_classifier(CLASSIFIER, num_classes=3, image_size=32)
-    for parameter in model.parameters():
-        # Fresh weights of 0.02 make maps near 0; these tell classes apart.
-        torch.nn.init.normal_(parameter, std=0.3)
-    save_model(folder / "classifier", model, describe_classifier(CLASSIFIER, CLASSES))
-    return folder
-
-
-def dump(
-    data: Path,
-    out: Path,
-    *,
-    shard: int = 0,
-    shards: int = 1,
-    split: str = "train",
-    device: str = "cpu",
-    **changes: Any,
-) -> None:
-    run(
-        Arguments(
-            **MAPS.model_copy(update=changes).model_dump(),
-            index=data / "index.csv",
-            classifier=data / "classifier",
-            split=split,
-            shard=shard,
-            shards=shards,
-            out=out,
-            threads=1,
-            device=device,
-        )
-    )
 
 
 def class_maps(

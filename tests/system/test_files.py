@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from support.images import save_gray
 
 import getam.system.files
 from getam.errors import InputError
@@ -438,17 +438,6 @@ def test_a_gray_mask_is_read_by_its_values(tmp_path: Path) -> None:
     write_gray(tmp_path / "a.png", values)
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), values)
     np.testing.assert_array_equal(read_gray(tmp_path / "a.png"), values)
-
-
-def save_gray(path: Path, bits: int) -> None:
-    """A gray PNG of one row of the values 0, 1 at less than 8 bits, which Pillow writes for palettes alone."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
-    row = zlib.compress(bytes([0, 1 << (8 - 2 * bits)]))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT
+from support.workplace import PROJECT
 
 from getam.errors import InputError
 from getam.system import gpu

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PROJECT
+from support.workplace import PROJECT
 
 from getam.errors import InputError, Stopped
 from getam.system.distributed import FAILURE_FILE, launch, report_failure

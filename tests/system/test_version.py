@@ -35,6 +35,14 @@ NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predi
 ON_GPUS = (NETWORKS | {"refine_maps", "time_labels"}) - {"fetch_weights", "import_checkpoint"}
 FIGURES = {"compare_maps", "plot_fusions", "time_labels"}
 TABLES = FIGURES | {"make_table"}
+TITLES = (TABLES | {"audit", "plot_scores", "summary"}) - {"time_labels"}
+SCORED = {
+    "evaluate_deeplab",
+    "evaluate_end_to_end",
+    "score_labels",
+    "train_classifier",
+    "train_end_to_end",
+} | PREDICTIONS
 WITHOUT_IMAGES = TABLES | {
     "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
     "make_demo", "plot_scores", "score_labels", "summary",
@@ -42,7 +50,7 @@ WITHOUT_IMAGES = TABLES | {
 WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
-    "getam.maps.baselines getam.maps.attention": {"dump_maps", "train_end_to_end"},
+    "getam.maps.attention getam.maps.baselines getam.maps.recorder": {"dump_maps", "train_end_to_end"},
     "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
     "getam.labels.crf": LABELS | PREDICTIONS,
     "getam.networks.classifier getam.networks.decoder getam.networks.released": CLASSIFIER,
@@ -50,7 +58,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm": LABELS,
     # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
-    "getam.runs.artifacts getam.runs.summary": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
+    "getam.runs.artifacts getam.runs.summary": TITLES,
     "getam.pages.text.documents getam.pages.text.tables": {"summary"} | TABLES,
     "getam.pages.rendering": {"audit", "summary"} | TABLES,
     "getam.pages.text.summary": {"summary"},
@@ -63,8 +71,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.training.double_backward": {"train_end_to_end"},
     "getam.datasets.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
-    "getam.scores.evaluation": {"evaluate_deeplab", "evaluate_end_to_end", "predict_deeplab", "predict_end_to_end"}
-    | {"score_labels", "train_classifier", "train_end_to_end"},
+    "getam.scores.evaluation": SCORED,
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
@@ -84,7 +91,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.pages.contact_sheet getam.scores.images getam.pages.overview": {"audit"},
     "getam.runs.recorded": {"audit", "plot_scores"},
     "getam.runs.comparison getam.pages.text.comparison_page getam.pages.text.comparison_text": set(),
-    "getam.runs.folder": ({"audit", "plot_scores", "summary"} | TABLES) - {"time_labels"},
+    "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
     "getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
@@ -98,21 +105,47 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
     "getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
-    "getam getam.errors getam.system.files getam.system.arguments.machine getam.settings": ALL,
-    "getam.stages": ALL - DEEPLAB,
-    "deeplab deeplab.stages": DEEPLAB,
+    "getam getam.errors getam.system.files getam.system.arguments.machine": ALL,
+    "getam.system.arguments.network": ON_GPUS,
+    # Sections: an edit of the audit page's settings makes that page anew, and no network.
+    "getam.settings.section": ALL,
+    "getam.settings.choices": ALL
+    - {"collect_saliency", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo"}
+    - {"predict_saliency", "score_labels", "train_classifier", "train_saliency", "voc_submission"},
+    "getam.settings.demo": {"make_demo"},
+    "getam.settings.data": {"index_dataset"},
+    "getam.settings.classifier": CLASSIFIER,
+    "getam.settings.maps": TITLES | {"dump_maps", "refine_maps"} | END_TO_END,
+    "getam.settings.saliency": {"predict_saliency", "train_saliency"},
+    "getam.settings.completion": {"audit", "complete_labels", "time_labels"} | END_TO_END,
+    "getam.settings.crf": {"audit", "complete_labels", "time_labels"} | END_TO_END | SCORED,
+    "getam.settings.prediction": SCORED,
+    "getam.settings.deeplab": TITLES | {"predict_deeplab", "train_deeplab"},
+    "getam.settings.end_to_end": END_TO_END,
+    "getam.settings.audit": {"audit"},
+    "getam.settings.networks": ALL - {"index_dataset", "make_demo", "time_labels", "voc_submission"},
+    "getam.settings.training": ALL
+    - {"collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end"}
+    - {"index_dataset", "make_demo", "score_labels", "time_labels"},
+    "getam.settings.reading": {"import_checkpoint"},
+    "deeplab": DEEPLAB,
     "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
-    # The commands, and those that no rule runs.
-    "getam.__main__ getam.cli getam.experiments.table_runs getam.experiments.tables getam.experiments.variants deeplab.__main__ deeplab.cli": set(),
+    # The commands, and what the workflow alone reads.
+    "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
+    "getam.experiments.table_runs getam.experiments.tables getam.experiments.variants": set(),
+    "getam.settings.config getam.settings.flags getam.settings.tables": set(),
 }
 """The stages that an edit of each module reruns, but for a stage's own."""
 
 
 def modules() -> Iterator[str]:
+    """All modules but the packages of wings, which are empty (tests/test_layout.py)."""
     for package in version.PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
+            if path.name == "__init__.py" and not path.stat().st_size:
+                continue
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 

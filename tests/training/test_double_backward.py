@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PROJECT
 from reference.literal_double_backward import literal_training_step
+from support.training_steps import SIZE, build, make_batch, without_dropout
+from support.workplace import PROJECT
 from torch import Tensor
 
 import getam.training.double_backward
-from getam.datasets.images import denormalize_rgb, normalize_rgb
+from getam.datasets.images import denormalize_rgb
 from getam.labels.completion import complete_labels
 from getam.labels.crf import crf_labels
 from getam.labels.rrm import rrm_labels
@@ -26,12 +27,9 @@ from getam.pages.pictures import CAPTION, SIDE, training_picture
 from getam.settings.config import validate_config
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.reading import merge, read_yaml
-from getam.system.distributed import ImageDropout
 from getam.system.files import UNKNOWN
 from getam.training.double_backward import training_step
 from getam.training.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
-
-SIZE = 32
 
 
 def changed(settings: EndToEndSettings, **sections: dict[str, Any] | float) -> EndToEndSettings:
@@ -42,29 +40,6 @@ def changed(settings: EndToEndSettings, **sections: dict[str, Any] | float) -> E
             for name, values in sections.items()
         }
     )
-
-
-def build(settings: EndToEndSettings) -> EndToEndNetwork:
-    torch.manual_seed(0)
-    network = EndToEndNetwork(settings, num_classes=3)
-    for parameter in network.classifier.parameters():
-        # Fresh weights of 0.02 make maps near 0.
-        torch.nn.init.normal_(parameter, std=0.3)
-    return network.train()
-
-
-def make_batch() -> dict[str, Tensor]:
-    """Two images; the second is padded below and has a salient square."""
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (2, 3, 4, 4), generator=generator).float()
-    saliency = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)
-    saliency[:, 8:20, 8:24] = 1
-    saliency[1, 24:] = UNKNOWN
-    return {
-        "image": normalize_rgb(F.interpolate(images, size=SIZE, mode="bicubic").clamp(0, 255).to(torch.uint8)),
-        "classes": torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]),
-        "saliency": saliency,
-    }
 
 
 def captured_targets(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
@@ -232,13 +207,6 @@ def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: p
     padding = batch["saliency"] == UNKNOWN
     assert gradient.abs().sum(1)[~padding].min() > 0
     assert (gradient.abs().sum(1)[padding] == 0).all()
-
-
-def without_dropout(network: EndToEndNetwork) -> EndToEndNetwork:
-    for module in network.modules():
-        if isinstance(module, ImageDropout):
-            module.p = 0
-    return network
 
 
 @pytest.mark.parametrize("start_block", [0, 2])

@@ -6,8 +6,8 @@ import re
 import tomllib
 
 import yaml
-from conftest import PROJECT
 from packaging.requirements import Requirement
+from support.workplace import PROJECT
 
 ENVS = PROJECT / "envs"
 

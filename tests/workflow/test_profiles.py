@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PROJECT
 from snakemake.profiles import ProfileConfigFileParser
-from test_workflow import ALL, Workplace
+from support.downstream import ALL
+from support.workplace import PROJECT, Workplace
 
 PROFILES = PROJECT / "workflow" / "profiles"
 REMOTE = ("slurm", "kubernetes")

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import PROJECT
-from support.workplace import Workplace
+from support.workplace import PROJECT, Workplace
 
 SHARDS = {"data": {"shards": 16}}
 SECONDS, GIGABYTES = 10, 1.0

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from support.slurm_cluster import CPU_NODE, GPU_NODE, Cluster, command, jobs, obstacle
-from test_workflow import TINY, Workplace, _pseudo_labels
+from support.workplace import TINY, Workplace
+from test_workflow import _pseudo_labels
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -21,8 +21,17 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import PROJECT
-from support.workplace import ONE_THREAD_A_JOB, TINY, Workplace
+from support.downstream import (
+    AFTER_COMPLETION,
+    AFTER_INDEX,
+    AFTER_MAPS,
+    AFTER_SALIENCY,
+    ALL,
+    DEEPLAB,
+    END_TO_END,
+    SCORES,
+)
+from support.workplace import ONE_THREAD_A_JOB, PROJECT, TINY, Workplace
 
 import deeplab.cli
 import getam.cli
@@ -56,15 +65,6 @@ def copy(finished: Workplace, tmp_path: Path) -> Workplace:
     workplace.folder, workplace.stand_ins, workplace.sources = tmp_path / "work", True, True
     return workplace
 
-
-SCORES = {"summary", "plot_scores", "audit"}
-DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
-END_TO_END = {"train_end_to_end", "predict_end_to_end", "evaluate_end_to_end"}
-AFTER_COMPLETION = {"complete_labels", "score_labels"} | DEEPLAB | SCORES
-AFTER_MAPS = {"dump_maps", "refine_maps"} | AFTER_COMPLETION
-AFTER_SALIENCY = {"predict_saliency"} | AFTER_COMPLETION | END_TO_END
-AFTER_INDEX = {"train_classifier"} | AFTER_MAPS | AFTER_SALIENCY
-ALL = {"make_demo", "index_dataset", "train_saliency"} | AFTER_INDEX
 
 EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "demo.seed": ({"demo": {"seed": 77}}, ALL),
@@ -108,7 +108,11 @@ def test_an_edit_reruns_what_depends_on_it(finished: Workplace, edit: str) -> No
 
 
 SOURCES: dict[str, set[str]] = {
-    "getam/settings.py": ALL,
+    "getam/settings/section.py": ALL,
+    # The page's settings train nothing anew.
+    "getam/settings/audit.py": {"audit"},
+    "getam/settings/deeplab.py": DEEPLAB | SCORES,
+    "getam/settings/config.py": set(),
     "getam/datasets/demo/scenes.py": ALL,
     "getam/datasets/coco.py": {"index_dataset"} | AFTER_INDEX,
     "getam/training/loop.py": {"train_classifier", "train_saliency"} | AFTER_MAPS | AFTER_SALIENCY,

@@ -1,4 +1,4 @@
-"""The weights of the authors' saliency network (fupiao1998/TrasformerSOD) under the names of getam.networks.saliency's."""
+"""The weights of the authors' saliency network (fupiao1998/TrasformerSOD) under the names of ours."""
 
 from __future__ import annotations
 

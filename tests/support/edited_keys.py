@@ -1,0 +1,71 @@
+"""Every key of config.yaml with the rules that its edit reruns."""
+
+from __future__ import annotations
+
+from support.downstream import (
+    AFTER_COMPLETION,
+    AFTER_INDEX,
+    AFTER_MAPS,
+    AFTER_SALIENCY,
+    ALL,
+    DEEPLAB,
+    END_TO_END,
+    SCORES,
+)
+
+from getam.settings.saliency import SaliencyMapSettings
+
+Key = tuple[str, ...]
+
+
+SECTIONS = {
+    "demo": ALL,
+    "data": {"index_dataset"} | AFTER_INDEX,
+    "classifier": {"train_classifier"} | AFTER_MAPS,
+    "maps": AFTER_MAPS,
+    "refine": AFTER_MAPS - {"dump_maps"},
+    "saliency": {"train_saliency"} | AFTER_SALIENCY,
+    "completion": AFTER_COMPLETION,
+    "deeplab": DEEPLAB | SCORES,
+    "deeplab_prediction": (DEEPLAB - {"train_deeplab"}) | SCORES,
+    "end_to_end": END_TO_END | SCORES,
+    "end_to_end_prediction": (END_TO_END - {"train_end_to_end"}) | SCORES,
+    "audit": {"audit"},
+}
+
+
+KEYS = (
+    {
+        "code_hash": set[str](),
+        "checkpoint.backbone": set[str](),
+        "data.shards": AFTER_MAPS | AFTER_SALIENCY,
+        "data.saliency_train": SECTIONS["saliency"],
+        "data.saliency_val": SECTIONS["saliency"],
+    }
+    | {f"{section}.gpus": set[str]() for section in ("classifier", "saliency", "deeplab", "end_to_end")}
+    | {f"saliency.{name}": AFTER_SALIENCY for name in SaliencyMapSettings.model_fields}
+    | {
+        f"{section}.pretrained": SECTIONS[section] | {"fetch_weights"}
+        for section in ("classifier", "saliency", "deeplab", "end_to_end")
+    }
+)
+"""What is not as the rest of its section."""
+
+
+ELSEWHERE = {
+    "run": "another run's folder",
+    "data.root": "another data set: test_the_demo_is_made_only_where_it_is_used",
+    "data.format": "another data set: test_masks_are_an_output_where_they_are_converted",
+    "data.augmented": "another data set: tests/test_scale.py",
+    "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
+    "saliency.folder": "test_saliency_maps_may_be_brought_along",
+    "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",
+    "end_to_end.readout": "it has one valid value",
+    "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
+}
+"""Keys that change which rules there are, or cannot be changed."""
+
+
+def expected(path: Key) -> set[str]:
+    name = ".".join(path)
+    return KEYS.get(name, SECTIONS.get(path[0], set()))

@@ -1,0 +1,23 @@
+"""Where the reference arrays and the real photographs are, and what is read from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from support.workplace import PROJECT
+from torch import Tensor
+
+SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
+
+
+def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What a state dict holds of one module."""
+    return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
+
+
+Shapes = Callable[[str], dict[str, Sequence[int]]]
+
+
+Procedural = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
