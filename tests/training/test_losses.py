@@ -94,17 +94,17 @@ def test_energy_of_two_pixels_by_hand() -> None:
 
 def test_padding_neither_pulls_nor_is_pulled() -> None:
     torch.manual_seed(0)
-    images = torch.rand(1, 3, 4, 6) * 255
-    probabilities = torch.randn(1, 3, 4, 6).softmax(dim=1).requires_grad_()
+    images = torch.rand(1, 3, 4, 6).double() * 255
+    probabilities = torch.randn(1, 3, 4, 6).double().softmax(dim=1).requires_grad_()
     labels = torch.full((1, 4, 6), 255)
-    region = torch.ones(1, 4, 6)
+    region = torch.ones(1, 4, 6).double()
     region[..., 4:] = 0
     padded = dense_energy_loss(images, probabilities, labels, region, scale=1, weight=1)
     padded.backward()
     assert probabilities.grad is not None
     assert probabilities.grad[..., 4:].eq(0).all()
     cropped = dense_energy_loss(images[..., :4], probabilities[..., :4], labels[..., :4], scale=1, weight=1).item()
-    assert padded.item() == pytest.approx(cropped, rel=1e-6)
+    assert padded.item() == pytest.approx(cropped, rel=1e-12)
 
 
 def test_filter_in_tiles_equals_the_full_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
