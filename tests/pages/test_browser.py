@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 from support.audit_page import HEIGHT, Audit, half_mask, index_row, write_pseudo_labels, write_run
-from support.browser import CHROMIUM, MISSING, SCROLL, SPENT, Opened, browser, many_images, memory
+from support.browser import CHROMIUM, MISSING, PATIENCE, SCROLL, SPENT, Opened, browser, many_images, memory
 
 from getam.datasets.index import IndexRow
 from getam.runs.image_results import LAYERS
@@ -26,7 +26,7 @@ from getam.system.files import write_array, write_labels
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason=MISSING),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(3 * PATIENCE),
 ]
 
 CLASSES = (
@@ -792,9 +792,12 @@ def test_ten_thousand_images_are_fast_and_small(chromium: Browser, tmp_path: Pat
     one = Opened(chromium, audit.out)
     one.wait(f"getamAudit.images.length === {VOC}")
     one.wait_painted()
-    assert one.page.evaluate("performance.getEntriesByName('first picture')[0].startTime") < 2000
+    # Time of the CPU here; `make bench` measures what a person waits.
+    assert one.cpu_seconds() < 2
     for name, option in (("class", "1"), ("sort", "background"), ("order", "best"), ("class", "")):
-        assert one.page.evaluate(SPENT, [name, option]) < 300, name
+        before = one.cpu_seconds()
+        one.page.evaluate(SPENT, [name, option])
+        assert one.cpu_seconds() - before < 0.3, name
     # Through all of them, a screen at a time.
     one.page.evaluate(SCROLL, 120)
     one.wait_painted()

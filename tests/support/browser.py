@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = "no Chromium: install it (apt-get install chromium) to test the audit page in a browser"
 SIZE = {"width": 1280, "height": 720}
+PATIENCE = 200
+"""Seconds after which the page hangs, however busy the machine is."""
 
 
 @contextmanager
@@ -92,6 +94,7 @@ class Opened:
     def __init__(self, browser: Browser, folder: Path, *, address: str = "", script: str = "") -> None:
         self.url = (folder / "index.html").as_uri()
         self.context = browser.new_context(viewport=SIZE, accept_downloads=True)
+        self.context.set_default_timeout(1000 * PATIENCE)
         if script:
             self.context.add_init_script(script)
         self.page: Page = self.context.new_page()
@@ -99,11 +102,18 @@ class Opened:
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", self._check)
+        self.session = self.context.new_cdp_session(self.page)
+        self.session.send("Performance.enable", {"timeDomain": "threadTicks"})
         self.page.goto(self.url + address)
 
     def _check(self, request: Request) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
             self.complaints.append(f"request: {request.url}")
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the page's main thread has used, which other processes of the machine cannot take away."""
+        metrics = self.session.send("Performance.getMetrics")["metrics"]
+        return next(entry["value"] for entry in metrics if entry["name"] == "TaskDuration")
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -120,7 +130,7 @@ class Opened:
     def wait(self, condition: str) -> None:
         """Until a JavaScript expression is true."""
         # Not wait_for_function, whose eval the page's policy forbids.
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while not self.page.evaluate(f"Boolean({condition})"):
             assert time.monotonic() < end, condition
             self.page.wait_for_timeout(10)
