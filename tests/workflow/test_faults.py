@@ -165,6 +165,7 @@ class Campaign:
                 return
             missed[job.name] += 1
             job = following
+        self._count()
         assert process.returncode == 0, self._output()
         assert seen & victims.keys(), f"{victims} never ran\n{self._output()}"
 
