@@ -1,18 +1,6 @@
 # Every score of the run in one place, its plots, and every stage's result beside its image.
 
 
-def files_of_run(wildcards: object) -> str:
-    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
-    return json.dumps(VARIANTS.files(run_of(wildcards)))
-
-
-def score_files_of_run(wildcards: object) -> list[str]:
-    """The files with the run's scores: those of the saliency network, where the run trains one."""
-    files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
-    files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
-    return [run_file(file)(wildcards) for file in files]
-
-
 rule summary:
     input:
         score_files_of_run,

@@ -131,6 +131,17 @@ def weights_of(section: str) -> Callable[[object], list[str]]:
     return lambda wildcards: [file(wildcards)] if section in settings_of(wildcards).pretrained_networks() else []
 
 
+def weights_file(wildcards: object) -> list[str]:
+    """The user's file of pretrained weights, where a section names one."""
+    pretrained = settings_of(wildcards).pretrained_networks()[wildcards.section].pretrained
+    return [pretrained] if isinstance(pretrained, str) else []
+
+
+def weights_flags(wildcards: object) -> list[str]:
+    """The flags of fetch_weights."""
+    return flags(settings_of(wildcards).pretrained_networks()[wildcards.section])
+
+
 def forget_finished() -> None:
     """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
     for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
@@ -154,6 +165,25 @@ def verdicts_file(wildcards: object) -> list[str]:
 def saliency_shards(wildcards: object) -> list[str]:
     """The saliency maps of all shards; nothing in a run without saliency."""
     return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
+
+
+def saliency_flags(wildcards: object, input: object) -> list[str]:
+    """What train_end_to_end is told of saliency maps."""
+    if not input.saliency:
+        return []
+    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
+
+
+def files_of_run(wildcards: object) -> str:
+    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
+    return json.dumps(VARIANTS.files(run_of(wildcards)))
+
+
+def score_files_of_run(wildcards: object) -> list[str]:
+    """The files with the run's scores: those of the saliency network, where the run trains one."""
+    files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
+    files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
+    return [run_file(file)(wildcards) for file in files]
 
 
 def end_to_end_model(file: str) -> Callable[[object], str]:
@@ -253,6 +283,13 @@ def data_lists(data: DataSettings) -> list[str]:
 def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
     """The folder that index_dataset writes masks to, where the data set has none that are PNGs."""
     return {"masks": directory(f"{results}/masks")} if FORMATS[data.format].converts_masks(data) else {}
+
+
+def saliency_inputs(wildcards: object) -> list[str]:
+    """The folders of image/mask pairs; a file that is added somewhere in one of the user's doesn't start a training."""
+    data = settings_of(wildcards).data
+    folders = (data.saliency_train, data.saliency_val)
+    return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
 
 
 def section(name: str, part: type[BaseModel] | None = None) -> Callable[[object], list[str]]:

@@ -75,17 +75,6 @@ use rule index_dataset as index_test with:
         f"index_test: {{wildcards.run}}, the split test of {SETTINGS.data.root}"
 
 
-def weights_file(wildcards: object) -> list[str]:
-    """The user's file of pretrained weights, where a section names one."""
-    pretrained = settings_of(wildcards).pretrained_networks()[wildcards.section].pretrained
-    return [pretrained] if isinstance(pretrained, str) else []
-
-
-def weights_flags(wildcards: object) -> list[str]:
-    """The flags of fetch_weights."""
-    return flags(settings_of(wildcards).pretrained_networks()[wildcards.section])
-
-
 # On the machine that starts the workflow: the nodes of a cluster may have no connection.
 localrules:
     fetch_weights,

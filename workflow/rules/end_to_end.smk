@@ -1,13 +1,6 @@
 # The network that makes its pseudo labels while it trains, or one that the authors trained.
 
 
-def saliency_flags(wildcards: object, input: object) -> list[str]:
-    """What train_end_to_end is told of saliency maps."""
-    if not input.saliency:
-        return []
-    return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
-
-
 rule train_end_to_end:
     input:
         index=run_file("index.csv"),

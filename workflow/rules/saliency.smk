@@ -1,13 +1,6 @@
 # Class-agnostic saliency: from a network trained on image/mask pairs, or maps brought along.
 
 
-def saliency_inputs(wildcards: object) -> list[str]:
-    """The folders of image/mask pairs; a file that is added somewhere in one of the user's doesn't start a training."""
-    data = settings_of(wildcards).data
-    folders = (data.saliency_train, data.saliency_val)
-    return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
-
-
 rule train_saliency:
     input:
         saliency_inputs,
