@@ -1,4 +1,4 @@
-"""What every training takes of its machine: GPUs, and how often it is saved and shown. No part of its result."""
+"""Machine flags of every training: GPUs, and how often it saves state, scalars and pictures. They change no result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _from_environment(variable: str, default: str) -> Callable[[], Any]:
 
 
 class TrainingArguments(NetworkArguments):
-    """Flags of every training: how often it is saved and shown. Most can be set by a variable of the environment."""
+    """Flags of every training that are not settings. Most have an environment variable that sets their default."""
 
     model_config = ConfigDict(validate_default=True)
 
@@ -58,13 +58,17 @@ class TrainingArguments(NetworkArguments):
     )
 
     def processes(self) -> int:
-        """How many the training is to be started as; 1 is this one, also where torchrun has started it."""
+        """Number of processes to launch for this training.
+
+        1 means that the training runs in this process: on the CPU, on a single GPU, or where torchrun has already
+        launched the processes.
+        """
         if self.gpus < 2 or self.device == "cpu" or "LOCAL_RANK" in os.environ or not gpu.devices():
             return 1
         return self.gpus
 
     def prepare(self, *, seed: int = 0) -> torch.device:
-        """As NetworkArguments.prepare; under torchrun also joins the other processes."""
+        """Does what NetworkArguments.prepare does; under torchrun it also joins the process group."""
         from getam.system import distributed
 
         device = super().prepare(seed=seed)
