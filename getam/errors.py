@@ -39,9 +39,9 @@ def listed(problems: Sequence[str]) -> str:
     """Joins problems into one message: their number and the first MAX_OFFENDERS of them."""
     if len(problems) == 1:
         return problems[0]
-    shown = "\n  ".join(problems[:MAX_OFFENDERS])
+    first = "\n  ".join(problems[:MAX_OFFENDERS])
     more = len(problems) - MAX_OFFENDERS
-    return f"{len(problems)} problems:\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")
+    return f"{len(problems)} problems:\n  {first}" + (f"\n  and {more} more" if more > 0 else "")
 
 
 def chosen(table: Mapping[str, Value], key: str, *, name: str) -> Value:

@@ -148,9 +148,9 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
         "stem of a file_name": Counter(Path(entry[1]).stem for entry in entries),
     }
     problems += [
-        f"{source}: {what} {value!r} stands there twice; {cure}"
-        for what, found in counts.items()
-        for value, count in found.items()
+        f"{source}: {entry} {value!r} stands there twice; {cure}"
+        for entry, occurrences in counts.items()
+        for value, count in occurrences.items()
         if count > 1
     ]
     photographs = {}

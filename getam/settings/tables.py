@@ -22,18 +22,19 @@ class ScoreSettings(Section):
 class TablesSettings(Section):
     """make_table and the stages of the paper's figures: the parts of the comparisons that depend on the data set."""
 
-    alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha, of table 6", min_length=1)
+    alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha in table 6", min_length=1)
     cnn: dict[str, Any] = Field(
-        description="changes of the section classifier that make it the CNN whose CAM is compared, of table 3 and "
-        "figure 2"
+        description="changes of the section classifier that make it the CNN whose CAM table 3 and figure 2 compare"
     )
     backbones: dict[str, dict[str, Any]] = Field(
-        description="{name: changes of the section end_to_end}, of table 2; an overlay's replace them whole",
+        description="{name: changes of the section end_to_end} in table 2; an overlay replaces the whole mapping",
         min_length=1,
     )
     test_miou: ScoreSettings
-    images: PositiveInt = Field(description="train images, evenly spaced, of figure 2; that figure 11 takes time of")
-    batch_sizes: tuple[PositiveInt, ...] = Field(description="images of a batch, of figure 11", min_length=1)
+    images: PositiveInt = Field(
+        description="number of train images, evenly spaced, that figure 2 shows and figure 11 times"
+    )
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="batch sizes that figure 11 compares", min_length=1)
 
 
 class SweepSettings(Section):

@@ -1,4 +1,4 @@
-"""The installed version of the package, and hashes of its sources: of all of them, or of those that a stage imports."""
+"""The installed version of the package, and hashes of all its sources or of those that a stage imports."""
 
 from __future__ import annotations
 

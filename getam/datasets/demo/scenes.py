@@ -96,7 +96,7 @@ def draw_toys(rng: Random, *, size: int) -> tuple[np.ndarray, list[tuple[int, np
         for contours, color in part:
             image = blend(image, cover(contours, size), color)
             guarded |= cover(contours, size) > 0
-        toys = [(other, seen & ~mask) for other, seen in toys] + [(label, mask)]
+        toys = [(other, visible & ~mask) for other, visible in toys] + [(label, mask)]
     return finish(rng, image), toys
 
 

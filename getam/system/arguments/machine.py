@@ -20,7 +20,7 @@ class MachineArguments(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks run; auto: a GPU where there is one"
     )
-    log: Path | None = Field(default=None, description="file that gets the log, beside standard error")
+    log: Path | None = Field(default=None, description="file for the log, in addition to standard error")
 
     def set_threads(self) -> None:
         """Limits torch to `threads` threads, for stages that compute with torch but run no network."""

@@ -22,7 +22,7 @@ class NetworkArguments(MachineArguments):
     """Flags of every stage that runs a network."""
 
     gpus: Annotated[int, Field(ge=0, le=1)] = Field(
-        default=1, description="GPUs of this machine that are taken, if it has some; 0: none, as --device cpu [1]"
+        default=1, description="GPUs of this machine to use, if it has any; 0: none, as --device cpu [1]"
     )
 
     def prepare(self, *, seed: int = 0) -> torch.device:

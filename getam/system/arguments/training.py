@@ -26,34 +26,35 @@ class TrainingArguments(NetworkArguments):
 
     gpus: Annotated[int, Field(ge=0)] = Field(
         default=1,
-        description="GPUs of this machine that are taken, if it has some, with a process on each; 0: none, as --device "
-        "cpu [1]",
+        description="GPUs of this machine to train on, if it has any, with one process each; 0: none, as --device cpu "
+        "[1]",
     )
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_CHECKPOINT_MINUTES", "5"),
-        description="the state is saved after so many minutes, beside every epoch's end; 0: after every step "
+        description="minutes between saves of the state, which is also saved after every epoch; 0: after every step "
         "[GETAM_CHECKPOINT_MINUTES, 5]",
     )
     scalars_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_SCALARS_EVERY", "10"),
-        description="steps between TensorBoard's scalars; 0: none [GETAM_SCALARS_EVERY, 10]",
+        description="steps between scalars for TensorBoard; 0: none [GETAM_SCALARS_EVERY, 10]",
     )
     pictures_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_PICTURES_EVERY", "200"),
-        description="steps between pictures, of a training that has some; 0: none [GETAM_PICTURES_EVERY, 200]",
+        description="steps between pictures for TensorBoard, if the training makes any; 0: none "
+        "[GETAM_PICTURES_EVERY, 200]",
     )
     validate_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_VALIDATE_EVERY", "0"),
-        description="epochs between scores on val's masks, of a training that has some; 0: none "
+        description="epochs between scores on val's masks, if the training computes any; 0: none "
         "[GETAM_VALIDATE_EVERY, 0]",
     )
     code_hash: bool = Field(
         default_factory=_from_environment("GETAM_CODE_HASH", "true"),
-        description="false: go on from a state that other sources of getam have saved [GETAM_CODE_HASH, true]",
+        description="false: resume from a state even if other sources of getam saved it [GETAM_CODE_HASH, true]",
     )
     keep_finished: bool = Field(
         default_factory=_from_environment("GETAM_KEEP_FINISHED", "false"),
-        description="keep links to what was finished, for a caller that may die before it takes note of it "
+        description="keep links to a finished training's files, for a caller that may die before it records the end "
         "[GETAM_KEEP_FINISHED, false]",
     )
 
