@@ -11,7 +11,7 @@ __all__ = ["DeepLabV2"]
 
 
 def __getattr__(name: str) -> Any:
-    # As in getam: what needs no network starts seconds faster, and does not depend on its sources.
+    # The import is lazy, as in getam: commands without a network start seconds faster and do not depend on its sources.
     if name == "DeepLabV2":
         from deeplab.model import DeepLabV2
 

@@ -7,7 +7,7 @@ import sys
 from getam.cli import command
 
 STAGES = {
-    "train-deeplab": "train DeepLabv2, or a segmenter in its place, on pseudo labels",
+    "train-deeplab": "train DeepLabv2, or another segmentation network, on pseudo labels",
     "predict-deeplab": "segment images with DeepLabv2",
     "evaluate-deeplab": "score DeepLabv2's predictions",
 }
@@ -15,7 +15,7 @@ STAGES = {
 TOOLS = {
     "import-deeplab": "make a DeepLabv2 of kazuto1011's checkpoint",
 }
-"""Commands that no rule of the workflow runs."""
+"""Commands to run by hand; no rule of the workflow runs them."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The weights of kazuto1011/deeplab-pytorch (DeepLabV2_ResNet101_MSC) under the names of deeplab.DeepLabV2."""
+"""Renames the weights of kazuto1011/deeplab-pytorch (DeepLabV2_ResNet101_MSC) for deeplab.DeepLabV2."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from getam.errors import InputError
 
-# Part of kazuto1011's bottleneck -> (convolution, batch norm) of torchvision's.
+# Part of a bottleneck in kazuto1011's network -> names of its convolution and batch norm in torchvision's.
 _BLOCK_PARTS = {
     "reduce": ("conv1", "bn1"),
     "conv3x3": ("conv2", "bn2"),
@@ -25,13 +25,13 @@ def from_kazuto1011_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Renames the weights of kazuto1011's DeepLabV2_ResNet101_MSC for `DeepLabV2(encoder="resnet101")`.
 
     Args:
-        state: that network's state dict, with keys such as `base.layer3.block1.conv3x3.bn.weight`.
+        state: state dict of kazuto1011's network, with keys such as `base.layer3.block1.conv3x3.bn.weight`.
 
     Returns:
-        the same tensors under names such as `encoder.layer2.0.bn2.weight`, to be loaded strictly.
+        The same tensors under names such as `encoder.layer2.0.bn2.weight`, for a strict load.
 
     Raises:
-        InputError: a key has another form.
+        InputError: a key is not of that network.
     """
     return {_module_name(key): tensor for key, tensor in state.items()}
 
@@ -44,7 +44,7 @@ def _module_name(key: str) -> str:
         stage, block, part, kind, tensor = match.groups()
         convolution, norm = _BLOCK_PARTS[part]
         module = convolution if kind == "conv" else norm
-        # kazuto1011 counts the stem as layer1, and blocks from 1.
+        # kazuto1011's network counts the stem as layer1, and counts blocks from 1.
         return f"encoder.layer{int(stage) - 1}.{int(block) - 1}.{module}.{tensor}"
     if match := _ASPP_KEY.fullmatch(key):
         branch, tensor = match.groups()

@@ -1,12 +1,12 @@
-"""DeepLab v2 with a dilated ResNet encoder, its multi-scale training loss, and its learning-rate groups.
+"""DeepLab v2 with a dilated ResNet encoder, and functions that build and load any segmentation network by its settings.
 
 Chen et al. 2018, "DeepLab: Semantic Image Segmentation with Deep Convolutional Nets, Atrous Convolution,
-and Fully Connected CRFs", https://arxiv.org/abs/1606.00915, as kazuto1011/deeplab-pytorch implements it:
-with `resnet101` the logits equal that program's (deeplab.import_kazuto1011_state renames its weights).
+and Fully Connected CRFs", https://arxiv.org/abs/1606.00915, as implemented by kazuto1011/deeplab-pytorch:
+with `resnet101` the logits equal those of that program (deeplab.import_kazuto1011_state renames its weights).
 
-Images come normalized by ImageNet's mean and standard deviation, as encoders trained by this project or by
-torchvision expect them. The reference's weights expect BGR in 0..255 with CAFFE_MEAN subtracted:
-`normalization="caffe"` converts.
+Images are normalized by ImageNet's mean and standard deviation, as encoders trained by this project or by
+torchvision expect. kazuto1011's weights expect BGR in 0..255 with CAFFE_MEAN subtracted; with
+`normalization="caffe"` the network converts its inputs accordingly.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from getam.networks.pretrained import encoder_weights, load_encoder
 from getam.settings.deeplab import SEGMENTERS, DeepLabSettings
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)
-"""Blue, green and red, levels of 0..255."""
+"""Mean of blue, green and red in 0..255 that Caffe's ResNets subtract."""
 
 ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
-# (stride, dilation) of the ResNet stages after the first, for each output stride.
 STAGE_GEOMETRY: dict[int, dict[str, tuple[int, int]]] = {
     8: {"layer2": (2, 1), "layer3": (1, 2), "layer4": (1, 4)},
     16: {"layer2": (2, 1), "layer3": (2, 1), "layer4": (1, 2)},
 }
+"""Output stride -> (stride, dilation) of the ResNet stages after the first."""
 
 
 class SummedASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLab v2: the sum of dilated 3x3 convolutions.
 
-    (B, C, h, w) features -> (B, num_classes, h, w) logits, without a projection between.
+    Features (B, C, h, w) -> logits (B, num_classes, h, w), without an intermediate projection.
     """
 
     def __init__(self, in_channels: int, num_classes: int, *, rates: Sequence[int]) -> None:
@@ -64,19 +64,25 @@ class SummedASPP(nn.Module):
 class DeepLabV2(MultiScaleNetwork):
     """DeepLab v2: dilated ResNet, summed ASPP, multi-scale inputs fused by maximum.
 
-    `encoder` is one of `ENCODERS`; `num_classes` counts the background. `output_stride` is the ratio of the
-    image's size to the logits'. `scales` are the further scales of the input beside 1; with `()` the
-    network is single-scale. `encoder_stages` below 4 leaves the widest and slowest stages out, for tiny
-    images on a CPU. `frozen_batch_norm` keeps batch norm's statistics and affine parameters as they
-    are, which fits pretrained weights only: from scratch, batch norm has to be trained. `pretrained`
-    (True: fetched; or a file) and `segmentation_pretrained`: see getam.networks.pretrained.encoder_weights.
+    Args:
+        encoder: one of ENCODERS.
+        num_classes: number of classes, background included.
+        encoder_stages: number of ResNet stages; fewer than 4 leave out the widest and slowest stages, for tiny images
+            on a CPU.
+        output_stride: ratio of the image's size to that of the logits.
+        atrous_rates: dilations of the summed convolutions.
+        scales: scales of the input in addition to 1; () for a single-scale network.
+        frozen_batch_norm: whether batch norm keeps its statistics and affine parameters, which is right only with
+            pretrained weights: from scratch, batch norm must be trained.
+        bottleneck_stride: the convolution of a bottleneck that has the stage's stride. `1x1` is that of the Caffe/MSRA
+            ResNets, from which the paper starts, and of kazuto1011's weights. `3x3` is torchvision's and should be
+            chosen for its ImageNet weights.
+        normalization: input of the encoder: `imagenet`, or `caffe` (BGR in 0..255 with CAFFE_MEAN subtracted).
+        pretrained: True to fetch weights, a file, or False, see getam.networks.pretrained.encoder_weights.
+        segmentation_pretrained: whether weights that were trained on pixel labels are allowed.
 
-    `bottleneck_stride`: which convolution of a bottleneck has the stride of its stage. 1x1 is that of the
-    Caffe/MSRA ResNets that the paper starts from and of the reference's weights; 3x3 is torchvision's, for
-    whose ImageNet weights it should be chosen.
-
-    Raises InputError for an encoder or an output stride that is not offered, and where pretrained weights
-    cannot be fetched.
+    Raises:
+        InputError: there is no such encoder or output stride, or the pretrained weights cannot be obtained.
     """
 
     architecture = "deeplabv2"
@@ -102,7 +108,7 @@ class DeepLabV2(MultiScaleNetwork):
             output_stride=output_stride,
             bottleneck_stride=bottleneck_stride,
             pretrained=pretrained,
-            segmentation=segmentation_pretrained,
+            allow_pixel_labels=segmentation_pretrained,
         )
         super().__init__(resnet, scales=scales, frozen_batch_norm=frozen_batch_norm)
         self.normalization = normalization
@@ -110,10 +116,10 @@ class DeepLabV2(MultiScaleNetwork):
         self.train()
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) of any size -> (B, num_classes, h, w), not upsampled to the image.
+        """Images (B, 3, H, W) of any size -> logits (B, num_classes, h, w), not upsampled to the image's size.
 
-        At output stride 8 the logits' height is ceil(q / 2) with q = floor(ceil(H / 2) / 2) + 1 from the max pooling in
-        ceil mode; 321 gives 41.
+        At output stride 8, h = ceil(q / 2), where q = floor(ceil(H / 2) / 2) + 1 is the height after the max pooling in
+        ceil mode; an H of 321 gives 41.
         """
         if self.normalization == "caffe":
             images = denormalize_rgb(images).flip(1) - images.new_tensor(CAFFE_MEAN)[:, None, None]
@@ -122,9 +128,9 @@ class DeepLabV2(MultiScaleNetwork):
     def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups: encoder at 1x the learning rate, ASPP weights at 10x, ASPP biases at 20x.
 
-        Each trainable parameter stands in exactly one group, a dict of `name`, `params`, `lr`,
-        `weight_decay`. ASPP biases and the affine parameters of a batch norm that is not frozen have no
-        weight decay. Groups without trainable parameters are left out.
+        Each trainable parameter is in exactly one group, a dict of `name`, `params`, `lr` and `weight_decay`.
+        ASPP biases and the affine parameters of trained batch norms have no weight decay. Groups without trainable
+        parameters are left out.
         """
         norm = [parameter for module in self._batch_norms() for parameter in module.parameters()]
         norm_ids = {id(parameter) for parameter in norm}
@@ -144,14 +150,14 @@ def _dilated_resnet(
     output_stride: int,
     bottleneck_stride: str,
     pretrained: bool | str,
-    segmentation: bool,
+    allow_pixel_labels: bool,
 ) -> ResNetEncoder:
-    """ResNet with `stages` of its four stages, dilated to the output stride, with a ceil-mode max pool."""
+    """Builds a ResNet of the first `stages` stages, dilated to the output stride, whose max pooling uses ceil mode."""
     if name not in ENCODERS:
         raise InputError(f"encoder {name!r} is no ResNet that DeepLabV2 can dilate: use one of {', '.join(ENCODERS)}")
     if output_stride not in STAGE_GEOMETRY:
         raise InputError(f"output_stride {output_stride} is not offered: use one of {sorted(STAGE_GEOMETRY)}")
-    weights = encoder_weights(name, pretrained, segmentation=segmentation)
+    weights = encoder_weights(name, pretrained, allow_pixel_labels=allow_pixel_labels)
     resnet = smp.encoders.get_encoder(name, in_channels=3, depth=stages + 1, weights=None)
     if weights is not None:
         load_encoder(resnet, weights)
@@ -164,7 +170,7 @@ def _dilated_resnet(
 
 
 def _set_geometry(stage: nn.Sequential, *, stride: int, dilation: int, bottleneck_stride: str) -> None:
-    """Dilates each 3x3 of a stage, in the first block too, and strides the first block's convolution."""
+    """Sets the dilation of all 3x3 convolutions of a stage, the first block included, and the first block's stride."""
     for module in stage.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
@@ -176,7 +182,14 @@ def _set_geometry(stage: nn.Sequential, *, stride: int, dilation: int, bottlenec
 
 
 def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleNetwork:
-    """Builds the network of the settings; the global seed decides fresh weights. `num_classes` counts background."""
+    """Builds the network of the settings; random weights depend on torch's global seed.
+
+    Args:
+        num_classes: number of classes, background included.
+
+    Raises:
+        InputError: the architecture does not exist, or the network cannot be built; see DeepLabV2 and SmpSegmenter.
+    """
     if settings.architecture in SEGMENTERS and SEGMENTERS[settings.architecture].in_smp:
         return SmpSegmenter(
             architecture=settings.architecture,
@@ -209,21 +222,21 @@ def _build_deeplabv2(settings: DeepLabSettings, num_classes: int) -> DeepLabV2:
 
 
 BUILDERS = {"deeplabv2": _build_deeplabv2}
-"""The architectures of settings.SEGMENTERS that segmentation-models-pytorch has not."""
+"""The functions that build those architectures of SEGMENTERS that segmentation-models-pytorch does not have."""
 
 
 def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str], *, learned_from: str) -> dict[str, Any]:
-    """What model.json says of a segmenter.
+    """The description of a segmentation network for model.json.
 
     Args:
-        classes: names, without background.
+        classes: class names, without background.
         learned_from: supervision of the labels that it is trained on.
     """
     return describe_model("deeplab", settings, learned_from=learned_from, classes=classes)
 
 
 def load_deeplab(folder: Path) -> tuple[MultiScaleNetwork, tuple[str, ...]]:
-    """Rebuilds a segmenter from its folder, in evaluation mode; gives it and its class names."""
+    """Loads a segmentation network from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="deeplab", settings=DeepLabSettings)
     model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_weights(folder, model)

@@ -1,4 +1,4 @@
-"""What every segmenter shares: several input scales fused by maximum, frozen batch norm, the loss over all scales."""
+"""The base class of all segmentation networks, with multi-scale inputs and frozen batch norm, and its loss."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from getam.training.losses import mean_where
 
 
 class MultiScaleNetwork(nn.Module):
-    """A segmentation network, its encoder pretrained, on several scales of its input.
-
-    `architecture` is its name in the settings.
+    """Base of segmentation networks that run on several scales of their input and fuse the logits by maximum.
 
     Args:
-        encoder: the part whose batch norm may be frozen.
-        scales: further scales of the input beside 1; () for none.
-        frozen_batch_norm: keep the encoder's batch norm as it is, statistics and affine parameters: right with
-            pretrained weights only.
+        encoder: the module whose batch norm may be frozen.
+        scales: scales of the input in addition to 1; () for none.
+        frozen_batch_norm: whether the encoder's batch norm keeps its statistics and affine parameters, which is right
+            only with pretrained weights.
     """
 
     architecture: str
+    """Name of the architecture in the settings, a key of SEGMENTERS."""
 
     def __init__(self, encoder: nn.Module, *, scales: Sequence[float], frozen_batch_norm: bool) -> None:
         super().__init__()
@@ -41,18 +40,20 @@ class MultiScaleNetwork(nn.Module):
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W), ImageNet-normalized -> (B, num_classes, h, w), of one scale."""
+        """Images (B, 3, H, W), ImageNet-normalized, at one scale -> logits (B, num_classes, h, w)."""
 
     @abstractmethod
     def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: dicts of `name`, `params`, `lr`, `weight_decay`, each trainable parameter in one."""
+        """Optimizer groups: dicts of `name`, `params`, `lr` and `weight_decay`; each trainable parameter is in one."""
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Logits at the network's own resolution, from images (B, 3, H, W), float, normalized, of any size.
+        """Computes logits, at the network's own resolution, of images (B, 3, H, W), float, normalized, of any size.
 
-        In eval mode: (B, num_classes, h, w), the element-wise maximum over the scales, smaller ones upsampled. In
-        training mode: the list of all outputs that the loss sums over: the logits at scale 1, at each of `scales` in
-        their own smaller size, and the maximum; without `scales` the list of one.
+        Returns:
+            In evaluation mode the element-wise maximum over the scales, (B, num_classes, h, w), the logits of other
+            scales resized to those of scale 1. In training mode the list of outputs that the loss sums over: the logits
+            at scale 1, the logits at each of `scales` at their own size, and the maximum; without `scales` only the
+            first.
         """
         logits = self.logits(images)
         pyramid = [
@@ -65,7 +66,7 @@ class MultiScaleNetwork(nn.Module):
         return [logits, *pyramid, fused] if pyramid else [logits]
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode; frozen batch norm stays in eval mode, so that its running statistics never move."""
+        """Sets the mode; frozen batch norm stays in evaluation mode, so that its running statistics never change."""
         super().train(mode)
         if self.frozen_batch_norm:
             for norm in self._batch_norms():
@@ -79,7 +80,11 @@ class MultiScaleNetwork(nn.Module):
 def optimizer_groups(
     groups: Sequence[tuple[str, Sequence[Any], float, float]], *, learning_rate: float
 ) -> list[dict[str, Any]]:
-    """(name, parameters, factor of the learning rate, weight decay) -> groups of what is trained, none empty."""
+    """Optimizer groups of trainable parameters; groups without any are left out.
+
+    Args:
+        groups: (name, parameters, factor of the learning rate, weight decay) of each group.
+    """
     return [
         {"name": name, "params": trainable, "lr": factor * learning_rate, "weight_decay": decay}
         for name, parameters, factor, decay in groups
@@ -90,16 +95,18 @@ def optimizer_groups(
 def multi_scale_loss(
     outputs: Sequence[Tensor], labels: Tensor, *, full_resolution: bool = False, synchronize: bool = False
 ) -> Tensor:
-    """Sum over the outputs of the mean cross entropy over labeled pixels.
+    """Sum over all outputs of the mean cross entropy over labeled pixels.
 
-    outputs: logits, each (B, C, h_i, w_i), as `DeepLabV2` returns them in training mode. labels: (B, H, W),
-    int64, 0..C-1 or 255 for pixels that count nowhere. Returns a scalar; an output whose labels are all 255
-    adds 0.
+    Args:
+        outputs: logits, each (B, C, h_i, w_i), as a MultiScaleNetwork returns them in training mode.
+        labels: (B, H, W), int64, 0..C-1, or 255 for ignored pixels.
+        full_resolution: whether to upsample the logits (bilinear, align_corners=False) to the size of the labels, for
+            images so small that a stride of 8 would leave only a few labels. By default the labels are sampled down to
+            the size of each output (nearest, at pixel centers, like PIL's NEAREST), as in kazuto1011's recipe.
+        synchronize: see getam.training.losses.mean_where.
 
-    By default the labels are sampled down to each output's size (nearest, at pixel centers, like PIL's
-    NEAREST), as the reference recipe does. `full_resolution` instead upsamples the logits (bilinear,
-    align_corners=False) to the labels' size: for images so small that a stride of 8 would leave a handful
-    of labels. `synchronize`: see getam.training.losses.mean_where.
+    Returns:
+        A scalar; an output whose labels are all 255 adds 0.
     """
     losses = []
     for logits in outputs:
@@ -117,8 +124,9 @@ def _resize(logits: Tensor, *, size: Sequence[int]) -> Tensor:
 
 
 def _sample_nearest(labels: Tensor, *, size: Sequence[int]) -> Tensor:
-    """(B, H, W) labels at the centers of `size` cells, (B, h, w)."""
-    # Source row floor((i + 1/2) H / h), in integers: no rounding where a center falls on a pixel's edge.
+    """Samples labels (B, H, W) at the centers of a grid of `size` cells: (B, h, w)."""
+    # Row i is read from row floor((i + 1/2) H / h), computed in integers, so that a center that falls on a pixel's edge
+    # is not subject to rounding.
     height, width = labels.shape[-2:]
     rows = (2 * torch.arange(size[0], device=labels.device) + 1) * height // (2 * size[0])
     columns = (2 * torch.arange(size[1], device=labels.device) + 1) * width // (2 * size[1])

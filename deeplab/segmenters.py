@@ -1,6 +1,6 @@
-"""Segmentation networks of segmentation-models-pytorch by name, in the place of DeepLabv2.
+"""Segmentation networks of segmentation-models-pytorch that can replace DeepLabv2.
 
-To add one that the library has: its facts in getam.settings.deeplab.SEGMENTERS.
+To add an architecture of the library, describe it in getam.settings.deeplab.SEGMENTERS.
 """
 
 from __future__ import annotations
@@ -23,23 +23,30 @@ from getam.networks.pretrained import TIMM, Weights, encoder_weights, load_encod
 from getam.settings.deeplab import SEGMENTERS
 
 OPTIONS = {"output_stride": "encoder_output_stride", "atrous_rates": "decoder_atrous_rates"}
-"""Settings that some architectures read, by the names that segmentation-models-pytorch has for them."""
+"""Architecture-specific settings -> their names in segmentation-models-pytorch."""
 
 MULTIPLE = 32
-"""Sides that every encoder takes; images are padded to it on the right and at the bottom."""
+"""Every encoder accepts images whose sides are a multiple of this; others are padded on the right and at the bottom."""
 
 
 class SmpSegmenter(MultiScaleNetwork):
-    """A network of segmentation-models-pytorch with any of its encoders: images to logits at the images' resolution.
+    """A network of segmentation-models-pytorch with any of its encoders; its logits have the images' resolution.
 
-    `architecture` is one of settings.SEGMENTERS that are `in_smp`; `num_classes` counts the background; `output_stride`
-    (8 or 16) and `atrous_rates` are of the architectures that have them among their options; for the rest see
-    deeplab.model.DeepLabV2. Images come normalized by ImageNet's mean and deviation, and are brought to those that the
-    encoder's pretrained weights know.
+    Images are normalized by ImageNet's mean and deviation; the network converts them to those of the encoder's
+    pretrained weights.
 
-    Raises InputError for an architecture or an encoder that is not offered, an encoder or rates that the architecture
-    does not take, weights that cannot be had or do not fit; and in training, for a batch of one image where the
-    architecture normalizes pooled features over the batch.
+    Args:
+        architecture: one of SEGMENTERS that is `in_smp`.
+        encoder: name of the encoder in segmentation-models-pytorch.
+        num_classes: number of classes, background included.
+        output_stride: 8 or 16; read by the architectures that have it among their options.
+        atrous_rates: three dilations; read by the architectures that have them among their options.
+        scales, frozen_batch_norm, pretrained, segmentation_pretrained: see deeplab.model.DeepLabV2.
+
+    Raises:
+        InputError: there is no such architecture or encoder, the architecture does not accept the encoder or the rates,
+            or the weights cannot be obtained or do not fit; in training, a batch is a single image although the
+            architecture normalizes pooled features over the batch.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class SmpSegmenter(MultiScaleNetwork):
         segmentation_pretrained: bool = False,
     ) -> None:
         network = _create(architecture, encoder, num_classes, output_stride, atrous_rates)
-        _load(network.encoder, encoder, pretrained, segmentation=segmentation_pretrained)
+        _load(network.encoder, encoder, pretrained, allow_pixel_labels=segmentation_pretrained)
         super().__init__(network.encoder, scales=scales, frozen_batch_norm=frozen_batch_norm)
         self.decoder: Any = network.decoder
         self.head: Any = network.segmentation_head
@@ -65,7 +72,7 @@ class SmpSegmenter(MultiScaleNetwork):
         self.train()
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) of any size -> (B, num_classes, H, W)."""
+        """Images (B, 3, H, W) of any size -> logits (B, num_classes, H, W)."""
         if SEGMENTERS[self.architecture].pools_batch and self.training and len(images) == 1:
             raise InputError(
                 "batch_size: this architecture's pooling needs two images or more in each part of a batch; raise "
@@ -77,7 +84,7 @@ class SmpSegmenter(MultiScaleNetwork):
         return logits[..., :height, :width]
 
     def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: encoder at 1x the learning rate, the rest at 10x; norms and biases without weight decay."""
+        """Optimizer groups: encoder at 1x the learning rate, others at 10x; norms and biases have no weight decay."""
         groups = []
         modules = {"encoder": (self.encoder, 1.0), "decoder": (self.decoder, 10.0), "head": (self.head, 10.0)}
         for name, (module, factor) in modules.items():
@@ -108,15 +115,15 @@ def _create(architecture: str, encoder: str, num_classes: int, output_stride: in
         raise InputError(f"encoder: {architecture} does not take {encoder} ({reason}); choose another") from None
 
 
-def _load(module: Any, encoder: str, pretrained: bool | str, *, segmentation: bool) -> None:
-    """Loads an encoder's pretrained weights, if any."""
+def _load(module: Any, encoder: str, pretrained: bool | str, *, allow_pixel_labels: bool) -> None:
+    """Loads pretrained weights into an encoder, unless `pretrained` is False."""
     if not encoder.startswith(TIMM):
-        weights = encoder_weights(encoder, pretrained, segmentation=segmentation)
+        weights = encoder_weights(encoder, pretrained, allow_pixel_labels=allow_pixel_labels)
     elif pretrained:
-        # By the whole network, for which timm brings files of every kind into its own form.
+        # The weights are loaded into timm's whole network first, because timm converts foreign checkpoints only there.
         random_state = torch.get_rng_state()
         name = encoder.removeprefix(TIMM)
-        whole = create_timm_model(name, pretrained=pretrained, key="encoder", segmentation=segmentation)
+        whole = create_timm_model(name, pretrained=pretrained, key="encoder", allow_pixel_labels=allow_pixel_labels)
         torch.set_rng_state(random_state)
         module, weights = module.model, Weights(whole.state_dict(), whole.initialization)
     else:
@@ -126,7 +133,7 @@ def _load(module: Any, encoder: str, pretrained: bool | str, *, segmentation: bo
 
 
 def _statistics(encoder: str) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of the images that an encoder's pretrained weights know."""
+    """Mean and deviation by which the inputs of an encoder's pretrained weights are normalized."""
     if encoder.startswith(TIMM):
         config = timm.get_pretrained_cfg(encoder.removeprefix(TIMM))
         return (config.mean, config.std) if config else (MEAN, STD)

@@ -1,4 +1,4 @@
-"""The exceptions that end a command with one message instead of a traceback."""
+"""Exceptions that end a command with one message instead of a traceback, and helpers that word such messages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class InputError(Exception):
 
 
 class Stopped(Exception):
-    """A training was told to end by a signal; what it could save is saved.
+    """A signal told a training to end; the training has saved its state where it could.
 
     Args:
-        signal: its number.
+        signal: number of the signal.
     """
 
     def __init__(self, signal: int) -> None:
@@ -28,27 +28,31 @@ class Stopped(Exception):
 
 
 class MachineError(InputError):
-    """The machine failed, not what it was given: an unfinished folder keeps the files that it has."""
+    """The machine failed (such as a full disk), not the input; unfinished folders keep their files for a resume."""
 
 
 MAX_OFFENDERS = 20
-"""Problems that a message lists before it only counts them."""
+"""Number of problems that a message lists; it only counts the remaining ones."""
 
 
 def listed(problems: Sequence[str]) -> str:
-    """One message of all problems: the first of them and how many there are."""
+    """Joins problems into one message: their number and the first MAX_OFFENDERS of them."""
     if len(problems) == 1:
         return problems[0]
-    shown = "\n  ".join(problems[:MAX_OFFENDERS])
+    first = "\n  ".join(problems[:MAX_OFFENDERS])
     more = len(problems) - MAX_OFFENDERS
-    return f"{len(problems)} problems:\n  {shown}" + (f"\n  and {more} more" if more > 0 else "")
+    return f"{len(problems)} problems:\n  {first}" + (f"\n  and {more} more" if more > 0 else "")
 
 
 def chosen(table: Mapping[str, Value], key: str, *, name: str) -> Value:
-    """The entry of a table of methods, or a message that lists the table's keys.
+    """Returns `table[key]`.
 
     Args:
+        table: a table of methods.
         name: the setting or argument that the key comes from, for the message.
+
+    Raises:
+        InputError: the table has no such key; the message lists its keys.
     """
     if key not in table:
         raise InputError(f"{name}: {key!r} is none of {', '.join(table)}")

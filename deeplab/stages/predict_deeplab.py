@@ -1,4 +1,4 @@
-"""Segments a split's images with DeepLabv2."""
+"""Segments a split's images with DeepLabv2, or another network trained in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains DeepLabv2 on the pseudo labels of the train split."""
+"""Trains DeepLabv2, or another segmentation network, on the pseudo labels of the train split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes a DeepLabv2 of a checkpoint of kazuto1011/deeplab-pytorch (DeepLabV2_ResNet101_MSC)."""
+"""Converts a checkpoint of kazuto1011/deeplab-pytorch (DeepLabV2_ResNet101_MSC) to a DeepLabv2 of this project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REFERENCE = {
     "normalization": "caffe",
     "pretrained": False,
 }
-"""The network of the checkpoint, whatever the recipe has become."""
+"""Settings of the checkpoint's network, which override those of the recipe."""
 BIAS = "aspp.branches.0.bias"
 
 logger = logging.getLogger(__name__)

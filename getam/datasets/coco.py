@@ -1,12 +1,12 @@
-"""COCO 2014: checking, indexing, and semantic masks from its instances.
+"""Checks and indexes COCO 2014, and converts its instance annotations to semantic masks.
 
 <root>/annotations/instances_{train,val}2014.json   images, categories and outlined instances
 <root>/{train,val}2014/<file name>                  photographs; the id of an image is its file name's stem
 
-Images without an annotation are left out, as in all published scores: 82,081 of 82,783 and 40,137 of 40,504 are left.
-An image's labels are the categories of all its annotations. In its mask the crowd regions come first, as pixels of
-their category, then the instances by descending area, so that a small one in front of a large one is seen; of equal
-ones the later annotation wins. What nothing covers is background: COCO has no void.
+Images without an annotation are left out, as in all published scores; 82,081 of 82,783 train images and 40,137 of
+40,504 val images remain. An image's labels are the categories of all its annotations. Its mask is painted with the
+crowd regions first, then with the instances by descending area, so that a small object in front of a large one stays
+visible; for equal areas, the larger annotation id is painted last. Uncovered pixels are background: COCO has no void.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Annotation:
-    """An outlined instance, or a region of a crowd."""
+    """The annotation of an object instance or of a crowd region."""
 
     id: int
     category: int
     crowd: bool
     segmentation: Any
-    """As in the file: polygons, or runs."""
+    """Polygons or run-length encoding, as in the file."""
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image as the file lists it."""
+    """An image of an instances file, with its annotations."""
 
     split: str
     path: Path
@@ -64,16 +64,16 @@ class Photograph:
 def index_coco(
     root: Path, *, masks: Path, threads: int, images: int = 0, counts: Mapping[str, int] | None = None
 ) -> Index:
-    """Checks COCO 2014, writes its masks and lists its images.
+    """Checks COCO 2014, writes its semantic masks and returns its index.
 
     Args:
         masks: folder for the masks <id>.png.
         threads: images decoded at the same time.
         images: most images of a split, evenly spaced over the sorted ids; 0: all.
-        counts: {split: annotated images that it has to have before `images` thins it out}; 0: any.
+        counts: expected number of annotated images by split, before `images` selects some of them; 0: any.
 
     Raises:
-        InputError: one message with the first offenders and the number of all problems; no mask is left behind.
+        InputError: one message with the first problems and their number; no mask is left behind.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to COCO's, with annotations, train2014 and val2014")
@@ -117,7 +117,7 @@ def index_coco(
 
 
 def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[list[Photograph], dict[int, str]]:
-    """The images and the categories of an instances file; what is wrong with an entry is added to `problems`."""
+    """Reads the images and the categories of an instances file; faults of single entries are added to `problems`."""
     cure = "unpack annotations_trainval2014.zip again"
     try:
         content = json.loads(source.read_bytes())
@@ -141,16 +141,16 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
     if len(categories) != len(listed_categories):
         raise InputError(f"{source}: two categories have one id; {cure}")
     check_class_names(tuple(categories[id] for id in sorted(categories)), source)
-    # The stem is the image's id: a.jpg and a.png would have one mask.
+    # The stem is the image's id: a.jpg and a.png would share one mask.
     counts: dict[str, Counter[Any]] = {
         "image id": Counter(entry[0] for entry in entries),
         "annotation id": Counter(annotation.id for _, annotation in outlined),
         "stem of a file_name": Counter(Path(entry[1]).stem for entry in entries),
     }
     problems += [
-        f"{source}: {what} {value!r} stands there twice; {cure}"
-        for what, found in counts.items()
-        for value, count in found.items()
+        f"{source}: {entry} {value!r} stands there twice; {cure}"
+        for entry, occurrences in counts.items()
+        for value, count in occurrences.items()
         if count > 1
     ]
     photographs = {}
@@ -197,7 +197,7 @@ def _check_image(
 ) -> IndexRow:
     size = (photograph.height, photograph.width)
     decoded = read_image(photograph.path).shape[:2]
-    # Before any mask of that size is made.
+    # The size is checked before a mask of that size is allocated.
     if decoded != size:
         check_drawn_upright(photograph.path, decoded, size, what="the size in the annotations")
         raise InputError(f"{photograph.path}: its size is {decoded}, in the annotations {size} (H, W); replace it")
@@ -215,7 +215,11 @@ def _check_image(
 
 
 def _semantic_mask(photograph: Photograph, values: Mapping[int, int]) -> np.ndarray:
-    """(H, W), uint8; see the rule at the top."""
+    """The semantic mask of an image's annotations: (H, W), uint8 label values; the module says which one wins.
+
+    Args:
+        values: category id -> label value.
+    """
     size = (photograph.height, photograph.width)
     regions = []
     for annotation in photograph.annotations:
@@ -235,7 +239,7 @@ def _semantic_mask(photograph: Photograph, values: Mapping[int, int]) -> np.ndar
 
 
 def _region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """The pixels of polygons or runs: (H, W), bool. Raises ValueError, TypeError or KeyError where malformed."""
+    """Decodes polygons or run lengths: (H, W), bool. Raises ValueError, TypeError or KeyError if they are malformed."""
     if isinstance(segmentation, Mapping):
         return _decoded_runs(segmentation, size)
     if not isinstance(segmentation, list) or not segmentation:
@@ -246,10 +250,11 @@ def _region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             raise ValueError("a polygon needs x and y of every point")
         for position, number in enumerate(polygon):
             side = height if position % 2 else width
-            # Far outside, an edge alone would take the decoder's time and memory.
+            # A single edge to a point far outside the image would cost the decoder much time and memory.
             if isinstance(number, bool) or not isinstance(number, int | float) or not -side <= number <= 2 * side:
                 raise ValueError(f"coordinate {reprlib.repr(number)} is far outside the image")
-    # Fewer than three points, which some sets hold, enclose nothing; pycocotools takes four numbers for a box.
+    # Polygons of fewer than three points occur in some data sets and enclose nothing; pycocotools would read one of
+    # four numbers as a box.
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
     if not polygons:
         return np.zeros(size, bool)
@@ -257,7 +262,10 @@ def _region(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def _decoded_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Runs of 0 and 1 in turn, down the columns. Not by pycocotools, which trusts their sum."""
+    """Decodes lengths of alternating runs of 0 and 1 in column-major order: (H, W), bool.
+
+    pycocotools is not used because it does not check that the lengths add up to the image's pixels.
+    """
     if list(runs["size"]) != list(size):
         raise ValueError(f"runs are for {reprlib.repr(runs['size'])}, the image is {list(size)} (H, W)")
     counts = runs["counts"]
@@ -269,8 +277,11 @@ def _decoded_runs(runs: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
 
 
 def _unpacked(text: str) -> Iterator[int]:
-    """COCO's compressed runs: 5 bits a character, the next bit for more to come; from the third on differences to the
-    run before the last."""
+    """Decodes COCO's compressed run lengths.
+
+    A character holds 5 bits of a number, and a sixth bit that says whether the next character continues it. From the
+    fourth run on, the number is the difference to the run two before.
+    """
     lengths: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""Saliency data sets in DUTS layout: a folder of images beside a folder of masks."""
+"""Reads saliency data sets in DUTS layout: a folder of images and a folder of masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from getam.system.files import image_size, read_gray, read_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SALIENT = 128
-"""Gray level of a mask from which a pixel is salient."""
+"""Lowest gray level of a salient pixel in a mask."""
 
 
 class SaliencyPair(NamedTuple):
@@ -26,11 +26,14 @@ class SaliencyPair(NamedTuple):
 
 
 def find_pairs(root: Path) -> list[SaliencyPair]:
-    """The pairs of a folder in DUTS's layout, sorted by id.
+    """The image/mask pairs of a folder in DUTS layout, sorted by id.
 
     `root` has one subfolder whose name ends with "Image" or "Images" (.jpg, .jpeg, .png) and one whose name
-    ends with "Mask" or "Masks" (a .png of the same stem, the id), in any case. Hidden files and masks without
-    an image are left out. Raises InputError if a folder or a mask is missing, or if two files have one id.
+    ends with "Mask" or "Masks" (a .png with the same stem, which is the id), in upper or lower case. Hidden files and
+    masks without an image are ignored.
+
+    Raises:
+        InputError: a folder or a mask is missing, or two files have the same id.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; point to a saliency data set such as DUTS-TR")
@@ -49,7 +52,11 @@ def find_pairs(root: Path) -> list[SaliencyPair]:
 
 
 def check_pairs(pairs: Sequence[SaliencyPair]) -> None:
-    """Refuses a mask of another size than its image, from the files' headers alone."""
+    """Compares the sizes of images and masks, reading only the files' headers.
+
+    Raises:
+        InputError: a mask has another size than its image.
+    """
     for pair in pairs:
         image, mask = image_size(pair.image), image_size(pair.mask)
         if image != mask:
@@ -57,15 +64,15 @@ def check_pairs(pairs: Sequence[SaliencyPair]) -> None:
 
 
 def read_pair(pair: SaliencyPair) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The image (H, W, 3), uint8 RGB, and {"mask": see read_mask}."""
+    """Reads a pair: the image (H, W, 3), uint8 RGB, and {"mask": (H, W), uint8 in {0, 1}}, see read_mask."""
     return read_image(pair.image), {"mask": read_mask(pair.mask)}
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask of salient pixels: (H, W), uint8 in {0, 1}.
+    """Reads a mask of salient pixels: (H, W), uint8 in {0, 1}.
 
     Raises:
-        InputError: the values are dark throughout but not 0, as in a mask of 0 and 1.
+        InputError: the maximum is above 0 but below SALIENT, as in a mask of 0 and 1 instead of 0 and 255.
     """
     mask = read_gray(path)
     if 0 < mask.max() < SALIENT:
@@ -87,7 +94,11 @@ def _subfolder(root: Path, ending: str) -> Path:
 
 
 def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """{stem: file} of a folder's files with these suffixes, sorted; InputError where two files have one stem."""
+    """The files of a folder with these suffixes, by stem, sorted.
+
+    Raises:
+        InputError: two files have the same stem.
+    """
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):

@@ -1,6 +1,6 @@
-"""The formats of data sets: how each is indexed, which files it consists of, and what is there of one.
+"""The functions of each data set format: indexing, its list and label files, and a report for `getam doctor`.
 
-To add a format: its facts in settings.DATA_FORMATS, its functions in FORMATS.
+To add a format, describe it in getam.settings.data.DATA_FORMATS and register its functions in FORMATS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from getam.errors import InputError
 from getam.settings.data import IndexSettings
 
 Finding = tuple[str, str]
-"""What was looked for, and what was found."""
+"""Name of a file or folder that was looked for, and a text that says what was found."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class DatasetFormat:
     """The functions of a format; `settings` is the section `data` of a configuration.
 
     Attributes:
-        index: (settings, splits, masks, threads) -> the index of those splits. Checks the data set, and writes masks
-            <id>.png into the folder `masks` where it converts some. Raises InputError.
-        input_files: settings -> the lists of images and labels, all of which have to be there; after an edit of one the
-            index is made again.
-        findings: settings -> what of the data set is there, for `getam doctor`.
-        converts_masks: settings -> whether `index` writes masks.
+        index: (settings, splits, masks, threads) -> the index of these splits. Checks the data set, and writes
+            converted masks, if any, as <id>.png into the folder `masks`. Raises InputError.
+        input_files: settings -> the files with lists of images and labels, all of which must exist; an edit of one
+            reruns index_dataset.
+        findings: settings -> which parts of the data set were found, for `getam doctor`.
+        converts_masks: settings -> whether `index` writes converted masks.
     """
 
     index: Callable[[IndexSettings, Collection[str], Path, int], Index]
@@ -108,11 +108,11 @@ FORMATS = {
         converts_masks=lambda settings: True,
     ),
 }
-"""The formats of settings.DATA_FORMATS."""
+"""The functions of the formats in getam.settings.data.DATA_FORMATS, by the same keys."""
 
 
 def counted(read: Callable[[Path], Sized], path: Path, unit: str) -> str:
-    """How many there are of what a file or folder holds, or why it cannot be read."""
+    """The number of entries that `read` finds at a path, with their unit, or the reason why it cannot be read."""
     try:
         return f"{len(read(path))} {unit}"
     except InputError as error:
@@ -120,10 +120,10 @@ def counted(read: Callable[[Path], Sized], path: Path, unit: str) -> str:
 
 
 def files_in(folder: Path, pattern: str) -> str:
-    """How many files of a folder have such a name, or that it is missing."""
+    """The number of a folder's files that match a pattern, in words, or "missing"."""
     return f"{sum(1 for _ in folder.glob(pattern))} files" if folder.is_dir() else "missing"
 
 
 def size_of(path: Path) -> str:
-    """The size of a file, or that it is missing."""
+    """The size of a file, in words, or "missing"."""
     return f"{path.stat().st_size / 2**20:.0f} MiB" if path.is_file() else "missing"

@@ -1,4 +1,4 @@
-"""Images as networks take them: joint random crops for training, batches of whole images for inference."""
+"""Prepares images for networks: joint augmentation for training, batches of whole images for inference."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from getam.system.seeds import mixed_seed
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""ImageNet statistics: what inputs are normalized by, for every backbone (as the authors do)."""
+"""Mean and deviation of ImageNet's RGB values in [0, 1]; all inputs are normalized by them, as in the authors' code."""
 
 BATCH_PIXELS = {"cpu": 2 * 512 * 512, "cuda": 16 * 512 * 512}
-"""Most input pixels of a batch by kind of device: a CPU gains nothing by more and would need the memory."""
+"""Most input pixels of an inference batch by device type; larger batches on a CPU cost memory and gain no speed."""
 
 READ_AHEAD = 2
-"""Batches that are read while the network works on one."""
+"""Number of batches that are read while the network processes one."""
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ Maps = Mapping[str, np.ndarray]
 
 
 def normalize_rgb(images: Tensor) -> Tensor:
-    """(..., 3, H, W) uint8 RGB -> float32, ImageNet-normalized."""
+    """(..., 3, H, W), uint8 RGB -> the same shape, float32, normalized by ImageNet's mean and deviation."""
     scaled = images.float() / 255
     return (scaled - _column(MEAN, scaled)) / _column(STD, scaled)
 
@@ -51,23 +51,23 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with antialiasing: (..., 3, H, W) uint8 -> size."""
+    """Resizes (..., 3, H, W), uint8, bilinearly with antialiasing to (..., 3, *size)."""
     if tuple(image.shape[-2:]) == size:
         return image
     return v2.functional.resize(image, list(size), antialias=True)
 
 
 def fit_long_side(size: tuple[int, int], long_side: int, *, multiple: int = 1) -> tuple[int, int]:
-    """(H, W) scaled so that its longer side is `long_side`, each side rounded to a multiple (at least one)."""
+    """Scales (H, W) so that the longer side is `long_side`, and rounds each side to a multiple of `multiple`, not 0."""
     factor = long_side / max(size)
     height, width = (max(multiple, round(side * factor / multiple) * multiple) for side in size)
     return height, width
 
 
 class RandomScaleCrop(v2.Transform):
-    """Scales an image and its maps at random, then crops at random, padding what is too small.
+    """Scales an image and its maps at random, pads them to the size of the crop, crops, mirrors and jitters colors.
 
-    Padding is the mean color in images and 255 (unknown) in maps.
+    Images are padded with the mean color, maps with 255 (unknown).
     """
 
     def __init__(self, settings: CropSettings) -> None:
@@ -86,15 +86,18 @@ class RandomScaleCrop(v2.Transform):
 
 
 class ResizeFlip(v2.Transform):
-    """Resizes an image and its maps to a square and mirrors them at random.
+    """Resizes an image and its maps to a square, mirrors them at random and jitters colors.
 
     Args:
-        border_crop: before that, a random crop takes at most so many pixels off the height and the width.
-        rotation: and one image in five is turned by a random angle of at most so many degrees; what comes in from
-            outside is black, and 0 in maps.
+        image_size: side of the square, pixels.
+        color_jitter: strength of random brightness, contrast and saturation; 0 for none.
+        border_crop: most pixels that a random crop removes from height and width before resizing.
+        rotation: largest angle, in degrees, of a random rotation of one image in five, before resizing; pixels from
+            outside the image are black, and 0 in maps.
     """
 
     ROTATED = 0.2
+    """Probability that an image is rotated."""
 
     def __init__(self, image_size: int, *, color_jitter: float, border_crop: int = 0, rotation: float = 0) -> None:
         super().__init__()
@@ -114,7 +117,7 @@ class ResizeFlip(v2.Transform):
 
 
 def _resized_sample(sample: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    # Plain nearest sampling would shift a map by up to half a pixel against its antialiased image.
+    # NEAREST instead of NEAREST_EXACT would shift a map by up to half a pixel against its antialiased image.
     nearest, bilinear = v2.InterpolationMode.NEAREST_EXACT, v2.InterpolationMode.BILINEAR
     return {
         name: v2.functional.resize(
@@ -134,16 +137,18 @@ def _jitter(strength: float) -> v2.Transform:
 
 
 class TrainingImages(Dataset[dict[str, Any]]):
-    """Augmented training images; item `epoch * len + i` is image i as it looks in that epoch.
+    """Augmented training images; item `epoch * len(dataset) + i` is image i with that epoch's augmentation.
 
-    An item depends on the seed, the epoch and the image alone: not on the number of loader workers, and not on what
-    was loaded before, so that a resumed training sees what an uninterrupted one sees.
+    An item depends only on the seed, the epoch and the image, and neither on the number of loader workers nor on the
+    items loaded before, so that a resumed training sees the same images as an uninterrupted one. It has the entries
+    `image` (3, h, w), float32, normalized; each map (h, w), uint8; the targets; and `number`, the position in `rows`.
 
     Args:
-        rows: what `load` takes.
+        rows: arguments of `load` and `targets`, one for each image.
         load: row -> (image (H, W, 3) uint8, {name: map (H, W) uint8}).
-        targets: row -> further tensors of an item.
         transform: joint transform of {"image": ..., name: ...}.
+        seed: seed of the augmentation.
+        targets: row -> further tensors of an item.
     """
 
     def __init__(
@@ -185,15 +190,15 @@ def planned_batches(
     pixels: float,
     like: Callable[[Row], int] = lambda row: 0,
 ) -> list[list[Row]]:
-    """Batches of rows whose network inputs have one size; nothing is read.
+    """Groups rows into batches whose network inputs have the same size, without reading any image.
 
-    The plan depends on the rows alone, so that a stage which goes on after a stop computes in the same batches.
+    The batches depend only on the rows, so that a resumed stage computes in the same batches as before.
 
     Args:
         size: row -> (H, W) of its network input.
         batch_size: most rows of a batch.
-        pixels: most input pixels of a batch; one image that has more is a batch of its own.
-        like: rows of one size are sorted by this, so that a batch holds like ones.
+        pixels: most input pixels of a batch; a larger image is a batch of its own.
+        like: sort key of the rows of one size, so that rows with similar keys share a batch.
     """
     groups: dict[tuple[int, int], list[Row]] = {}
     for row in rows:
@@ -209,10 +214,10 @@ def planned_batches(
 def read_ahead(
     batches: Sequence[Sequence[Row]], load: Callable[[Row], Item], *, threads: int
 ) -> Iterator[tuple[Sequence[Row], list[Item]]]:
-    """Loads the rows of batches by threads, two batches ahead of what is asked for.
+    """Loads the rows of batches in threads, READ_AHEAD batches ahead of the consumer.
 
     Yields:
-        rows of a batch; what `load` gave for each.
+        The rows of a batch, and the results of `load` for them.
     """
     with ThreadPoolExecutor(max(1, min(threads, 8))) as pool:
         ahead: deque[tuple[Sequence[Row], list[Future[Item]]]] = deque()
@@ -230,14 +235,15 @@ def whole_images(
     size: Callable[[Row], tuple[int, int]],
     threads: int,
 ) -> Iterator[tuple[Sequence[Row], Tensor]]:
-    """Batches of whole images as networks take them, read ahead.
+    """Reads batches of whole images as network inputs, ahead of the consumer.
 
     Args:
         read: row -> image (H, W, 3), uint8.
-        size: row -> (H, W) of its network input, the same within a batch.
+        size: row -> (h, w) of its network input, the same within a batch.
+        threads: number of reading threads, at most 8 of which are used.
 
     Yields:
-        rows of a batch; inputs (B, 3, h, w), float32, normalized.
+        The rows of a batch, and their inputs (B, 3, h, w), float32, normalized.
     """
 
     def load(row: Row) -> Tensor:
@@ -249,13 +255,14 @@ def whole_images(
 
 
 def multi_hot(indices: Sequence[int], num_classes: int) -> Tensor:
-    """Class indices counted from 0 -> (C,), float32."""
+    """Class indices, counted from 0 -> (C,), float32, 1 at each index and 0 elsewhere."""
     target = torch.zeros(num_classes)
     target[list(indices)] = 1
     return target
 
 
 def require_rows(rows: Sequence[Row], *, split: str, index: Path) -> Sequence[Row]:
+    """Returns `rows`, the images of a split; InputError if there are none."""
     if not rows:
         raise InputError(f"{index}: no image of the split {split!r}; add ids to its list")
     return rows

@@ -1,4 +1,4 @@
-"""index.csv: the images of a data set, their splits, masks, sizes and labels; classes.txt beside it."""
+"""Reads and writes index.csv, which lists a data set's images with split, mask, size and labels, and classes.txt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class IndexRow:
-    """One image; `labels` are class names in ascending class order."""
+    """One image of a data set; `labels` are class names in ascending class order."""
 
     id: str
     split: str
@@ -51,22 +51,29 @@ class Index:
         return {row.id: row for row in self.rows}
 
     def row(self, id: str, *, source: Path) -> IndexRow:
-        """The row of an id that `source` names."""
+        """The row of an id.
+
+        Args:
+            source: the file that the id comes from, for the message.
+
+        Raises:
+            InputError: the index has no such id.
+        """
         try:
             return self.by_id[id]
         except KeyError:
             raise InputError(f"{source}: id {id!r} is not in index.csv; run the stage before it again") from None
 
     def class_indices(self, row: IndexRow) -> list[int]:
-        """The row's classes counted from 0, ascending."""
+        """The indices of the row's labels in `classes`, counted from 0, ascending."""
         return sorted(self.classes.index(name) for name in row.labels)
 
 
 def read_photograph(row: IndexRow) -> np.ndarray:
-    """The row's image: (H, W, 3), uint8.
+    """Reads the row's image: (H, W, 3), uint8 RGB.
 
     Raises:
-        InputError: it cannot be read, or has another size than when the index was made.
+        InputError: the image cannot be read, or has another size than in the index.
     """
     image = read_image(row.image)
     if image.shape[:2] != (row.height, row.width):
@@ -83,12 +90,17 @@ def is_safe_id(id: str) -> bool:
 
 
 def evenly_spaced(ids: Sequence[Item], most: int) -> Sequence[Item]:
-    """At most `most` of the ids, evenly spaced; 0: all."""
+    """Selects at most `most` of the ids, evenly spaced; 0: all."""
     return [ids[i * len(ids) // most] for i in range(most)] if 0 < most < len(ids) else ids
 
 
 def count_problems(lists: Mapping[str, Sized], counts: Mapping[str, int]) -> Iterator[str]:
-    """What is wrong with the splits' numbers of images, where `counts` (0: any) has another."""
+    """Yields a message for each split whose number of images is not the expected one.
+
+    Args:
+        lists: the images of each split.
+        counts: expected number of images by split; 0: any.
+    """
     for split, expected in counts.items():
         if expected and split in lists and len(lists[split]) != expected:
             yield (
@@ -98,7 +110,11 @@ def count_problems(lists: Mapping[str, Sized], counts: Mapping[str, int]) -> Ite
 
 
 def shard_of(rows: Sequence[IndexRow], shard: int, shards: int) -> Sequence[IndexRow]:
-    """The `shard`-th of `shards` consecutive parts of nearly equal length, counted from 0."""
+    """The rows of one shard: part `shard`, counted from 0, of `shards` consecutive parts of nearly equal length.
+
+    Raises:
+        InputError: `shard` is not below `shards`.
+    """
     if shard >= shards:
         raise InputError(f"shard: {shard} is beyond the {shards} shards, which count from 0")
     return rows[shard * len(rows) // shards : (shard + 1) * len(rows) // shards]
@@ -116,9 +132,9 @@ def write_index(path: Path, index: Index) -> None:
 
 
 def read_label_source(index: Path) -> str | None:
-    """Where the image labels of an index come from (`annotations`, `masks` or `file`), as scores state it.
+    """The source of an index's image labels: `annotations`, `masks` or `file`; None if it is not recorded.
 
-    index.json beside the index says so; None without that file.
+    The source is read from index.json beside the index. Scores state it.
     """
     path = index.parent / REPORT
     report = read_json(path) if path.is_file() else {}
@@ -126,10 +142,10 @@ def read_label_source(index: Path) -> str | None:
 
 
 def read_index(path: Path) -> Index:
-    """Reads index.csv and classes.txt beside it.
+    """Reads index.csv and, beside it, classes.txt.
 
     Raises:
-        InputError: a file is missing, a column is missing, or a row is malformed.
+        InputError: a file or a column is missing, or a row is malformed.
     """
     cure = "run index-dataset again"
     try:

@@ -1,6 +1,6 @@
-"""SBD, the Semantic Boundaries Dataset (Hariharan et al. 2011): masks of further VOC images, as MATLAB files.
+"""Reads SBD, the Semantic Boundaries Dataset (Hariharan et al. 2011): class masks of VOC images as MATLAB files.
 
-<root>/cls/<id>.mat     one struct GTcls a file, its field Segmentation the mask (H, W), 0..20
+<root>/cls/<id>.mat     a struct GTcls, whose field Segmentation is the mask (H, W), 0..20
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from getam.errors import InputError
 FOLDER, SUFFIX = "cls", ".mat"
 
 MAX_BYTES = 64_000_000
-"""Largest .mat file, packed or unpacked; SBD's have a few hundred kilobytes unpacked."""
+"""Largest .mat file, compressed or decompressed; SBD's have a few hundred kilobytes decompressed."""
 
 HEADER = 128
-"""Bytes before the first element of a MATLAB 5 file; the last two tell the order of bytes."""
+"""Length of a MATLAB 5 file's header in bytes; its last two bytes give the byte order."""
 
 COMPRESSED = 15
-"""Type of an element that zlib has packed."""
+"""Data type of an element that is compressed by zlib."""
 
 NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Types of elements that hold numbers."""
+"""Data types of numeric elements -> numpy's types."""
 
 STRUCT, NUMERIC = 2, range(6, 16)
-"""Kinds of arrays."""
+"""Classes of arrays."""
 
 
 def is_sbd(folder: Path) -> bool:
+    """Whether a folder is SBD's folder `dataset`."""
     return (folder / FOLDER).is_dir()
 
 
 def sbd_masks(folder: Path) -> dict[str, Path]:
-    """{id: .mat file} of SBD's folder `dataset`, sorted."""
+    """The .mat files of SBD's folder `dataset` by id, sorted; InputError if there are none."""
     files = files_by_id(folder / FOLDER, frozenset({SUFFIX}))
     if not files:
         raise InputError(f"{folder / FOLDER}: no {SUFFIX} files; name the folder `dataset` of SBD's archive")
@@ -47,10 +48,10 @@ def sbd_masks(folder: Path) -> dict[str, Path]:
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
-    """The mask of a cls/<id>.mat: (H, W), uint8 label values.
+    """Reads the mask of a cls/<id>.mat: (H, W), uint8 label values.
 
     Raises:
-        InputError: the file is missing, is no MATLAB 5 file of SBD's layout, or unpacks to more than MAX_BYTES.
+        InputError: the file is missing, is no MATLAB 5 file in SBD's layout, or decompresses to more than MAX_BYTES.
     """
     cure = "replace the file or take its id off the list"
     try:
@@ -69,7 +70,7 @@ Order = Literal["<", ">"]
 
 
 class _Matrix(NamedTuple):
-    """A MATLAB array, its content not read yet."""
+    """The header of a MATLAB array, and an iterator over the elements of its content."""
 
     kind: int
     shape: tuple[int, ...]
@@ -78,9 +79,9 @@ class _Matrix(NamedTuple):
 
 
 def _segmentation(content: bytes) -> np.ndarray:
-    """GTcls.Segmentation of a MATLAB 5 file.
+    """Reads GTcls.Segmentation from the bytes of a MATLAB 5 file.
 
-    Read here and not by scipy: damaged bytes crash the whole process there.
+    scipy is not used because damaged bytes make it crash the whole process.
     """
     mark = content[HEADER - 2 : HEADER]
     if mark not in (b"IM", b"MI"):
@@ -99,13 +100,13 @@ def _segmentation(content: bytes) -> np.ndarray:
 
 
 def _elements(content: bytes, order: Order) -> Iterator[tuple[int, bytes]]:
-    """Type and bytes of each element."""
+    """Yields the data type and the bytes of each element."""
     position = 0
     while position < len(content):
         kind, length = struct.unpack_from(f"{order}II", content, position)
         start = position + 8
         if kind >> 16:
-            # A short one: length and type share a word, and the bytes follow at once.
+            # A small element: length and type share a word, and the bytes follow in the next word.
             kind, length, start = kind & 0xFFFF, kind >> 16, position + 4
         if start + length > len(content) or (start == position + 4 and length > 4):
             raise ValueError("it ends early")

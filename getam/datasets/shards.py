@@ -1,7 +1,7 @@
-"""Shard folders: what a per-image stage writes, with manifest.json saying what is in it and how it was made.
+"""Reads and writes shard folders: the outputs of per-image stages, each with a manifest.json.
 
-A shard folder that exists is complete: it is written under a temporary name and renamed. A stage that was stopped
-finds its files under that name and goes on after them.
+A shard folder that exists is complete, because it is written under a temporary name and then renamed. A stage that was
+stopped finds its finished files under the temporary name and continues after them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from getam.system.workers import ProcessPool, ThreadPool
 MANIFEST = "manifest.json"
 
 REJECTED = "rejected"
-"""In the manifest of pseudo labels: the shard's images that a person has rejected, left out of `ids` or all unknown."""
+"""Manifest key: ids of the images whose pseudo labels a person rejected, which are left out of `ids` or all 255."""
 
 QUEUED = 4
-"""Files that wait beside those that the workers write; a stage that is faster than its workers waits for them."""
+"""Number of files that may wait for a worker; a stage that is faster than its workers blocks at this number."""
 
 logger = logging.getLogger(__name__)
 
 
 class ShardWriter:
-    """A shard that is being written: files of images, by a pool beside the stage's own work."""
+    """Writes the files <id><suffix> of an unfinished shard by a pool of workers, in parallel with the stage."""
 
     def __init__(self, folder: Path, *, suffix: str, pool: ThreadPool | ProcessPool) -> None:
         self.folder = folder
@@ -49,7 +49,10 @@ class ShardWriter:
         return self.folder / f"{id}{self.suffix}"
 
     def unfinished(self, batches: Sequence[Sequence[IndexRow]]) -> list[Sequence[IndexRow]]:
-        """The batches of which a file is missing, whole: an image's last bits may depend on its batch."""
+        """The batches of which at least one file is missing.
+
+        They are returned whole, since the last bits of an image's result may depend on the batch.
+        """
         rest = [batch for batch in batches if not all(self._is_written(row.id) for row in batch)]
         if len(rest) < len(batches):
             left, total = (sum(map(len, part)) for part in (rest, batches))
@@ -57,28 +60,28 @@ class ShardWriter:
         return rest
 
     def unfinished_rows(self, rows: Sequence[IndexRow]) -> list[IndexRow]:
-        """The rows whose file is missing, of a stage that works on one image at a time."""
+        """The rows whose file is missing, for a stage that processes one image at a time."""
         return [row for batch in self.unfinished([[row] for row in rows]) for row in batch]
 
     def _is_written(self, id: str) -> bool:
-        # An empty file is what a failing machine leaves of one that was renamed before its bytes were on disk.
+        # A crash of the machine can leave an empty file: it was renamed before its bytes were on disk.
         return self.path(id).is_file() and self.path(id).stat().st_size > 0
 
     def submit(self, id: str, write: Callable[..., None], *arguments: Any) -> int:
-        """Has `write(path, *arguments)` called by the pool; gives the number of files that were done meanwhile.
+        """Submits `write(path, *arguments)` to the pool, and returns the number of files finished since the last call.
 
         Raises:
-            Exception: what an earlier call raised.
+            Exception: an earlier call raised it.
         """
         self._pending.add(self._pool.submit(write, self.path(id), *arguments))
         full = len(self._pending) >= self._pool.workers + QUEUED
         return self._collect(timeout=None if full else 0)
 
     def wait(self) -> Iterator[int]:
-        """Waits until everything is written, giving the number of files that were done meanwhile.
+        """Waits for all submitted files; yields the numbers of files that were finished.
 
         Raises:
-            Exception: what a call raised.
+            Exception: a call raised it.
         """
         while self._pending:
             yield self._collect(timeout=None)
@@ -92,15 +95,16 @@ class ShardWriter:
     def write_all(
         self, rows: Sequence[IndexRow], write: Callable[..., None], arguments: Callable[[IndexRow], tuple[Any, ...]]
     ) -> Iterator[int]:
-        """Has `write(path, *arguments(row))` called for every row, giving the number of files as they are done."""
+        """Submits `write(path, *arguments(row))` for every row and waits; yields the numbers of files finished."""
         for row in rows:
             yield self.submit(row.id, write, *arguments(row))
         yield from self.wait()
 
     def settle(self) -> None:
-        """Returns when nothing is being written any more.
+        """Returns when no file is being written any more.
 
-        What threads have to write is computed already and kept; processes would yet have to compute it.
+        Waiting calls of threads are still carried out, because their results are computed already; those of processes
+        are cancelled, because the processes would still have to compute them.
         """
         if isinstance(self._pool, ProcessPool):
             for future in self._pending:
@@ -120,28 +124,31 @@ def new_shard(
     threads: int = 1,
     in_processes: bool = False,
     inputs: Iterable[Path] = (),
-    facts: dict[str, Any] | None = None,
+    manifest_entries: dict[str, Any] | None = None,
 ) -> Iterator[ShardWriter]:
-    """Gives the writer of a temporary folder that becomes the shard `path`, manifest included.
+    """Yields the writer of a temporary folder, which becomes the shard `path` with its manifest.
 
     Args:
-        ids: images of the shard; <id><suffix> of each must be there at the end.
-        threads: workers that write the files.
-        in_processes: as many processes instead, for work that holds the interpreter; see ProcessPool.
-        inputs: the files that the shard is made from. A stopped shard is gone on with only if they, the settings and
-            the code are what they were.
-        facts: further entries of the manifest.
+        ids: images of the shard; the file <id><suffix> of each must exist at the end.
+        suffix: end of the file names, such as ".npy".
+        classes: class names, for the manifest.
+        settings: settings of the stage, for the manifest; None for none.
+        threads: number of workers that write the files.
+        in_processes: whether the workers are processes instead of threads, for work that holds the GIL.
+        inputs: the files that the shard is made from. A stopped shard is continued only if these files, the manifest
+            and the sources are unchanged; otherwise it starts anew.
+        manifest_entries: further entries of the manifest.
 
     Raises:
         InputError: a file is missing at the end; nothing is left behind.
-        MachineError: a process of the pool was killed.
+        MachineError: a worker process was killed; the finished files are kept.
     """
     manifest = {
         "ids": list(ids),
         "classes": list(classes),
         "settings": settings.model_dump(mode="json") if settings is not None else {},
         "version": getam.system.version.VERSION,
-    } | (facts or {})
+    } | (manifest_entries or {})
     key = hashlib.sha256(
         json.dumps([manifest, suffix, getam.system.version.source_hash(), fingerprint(inputs)]).encode()
     ).hexdigest()
@@ -165,7 +172,7 @@ def new_shard(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a shard or of a folder of predictions."""
+    """Reads the manifest of a shard or of a folder of predictions; InputError if there is none with a list of ids."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; run the stage that writes it first")
     manifest = read_json(folder / MANIFEST)
@@ -175,10 +182,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def rows_of(folder: Path, index: Index) -> list[IndexRow]:
-    """The index rows of the images in a shard, in its order.
+    """The index rows of a shard's images, in the order of its manifest.
 
     Raises:
-        InputError: an id is not in the index, or the shard was made for other classes.
+        InputError: the shard has no manifest, names an id that is not in the index, or was made for other classes.
     """
     manifest = read_manifest(folder)
     check_classes(manifest.get("classes", []), index, source=folder / MANIFEST)
@@ -186,7 +193,12 @@ def rows_of(folder: Path, index: Index) -> list[IndexRow]:
 
 
 def check_classes(classes: Sequence[str], index: Index, *, source: Path) -> None:
-    """Refuses what was made for other classes than the index's: label values would mean something else."""
+    """Refuses a file that was made for other classes than the index's, whose label values mean other classes.
+
+    Args:
+        classes: class names that the file was made for.
+        source: the file, for the message.
+    """
     if list(classes) != list(index.classes):
         raise InputError(f"{source}: was made for other classes than index.csv has; run its stage again")
 
@@ -196,17 +208,18 @@ def shard_name(number: int) -> str:
 
 
 def files_by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
-    """The files of folders by their ids; a folder that isn't there has none."""
+    """The files with a suffix in some folders, by id; folders that do not exist are skipped."""
     paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
     return {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
 
 
 def shard_folders(parent: Path, shards: int) -> list[Path]:
-    """The folders of all shards; others that lie there from an earlier number of shards are not read."""
+    """The folders of all shards; folders left from an earlier, larger number of shards are not among them."""
     return [parent / shard_name(number) for number in range(shards)]
 
 
 def files_in_shards(parent: Path, suffix: str) -> dict[str, Path]:
-    """The files of a folder's shards by their ids, whatever the number of shards."""
-    # The last first, so that those of an earlier, larger number give way to the shard that holds the image now.
+    """The files with a suffix in all shards of a folder, by id, for any number of shards."""
+    # The shards are read in descending order: where a shard is left from an earlier, larger number of shards, the
+    # shard with the lower number, which holds the image now, overrides it.
     return files_by_id(sorted(parent.glob("[0-9][0-9][0-9]"), reverse=True), suffix)

@@ -1,14 +1,14 @@
-"""Data sets in VOC layout: reading, checking and indexing before any training.
+"""Checks and indexes data sets in VOC layout.
 
-<root>/JPEGImages/<id>.jpg                  photographs
-<root>/SegmentationClass/<id>.png           masks, where there are some (palette PNG, 255 void)
-<root>/ImageSets/Segmentation/{train,val}.txt   ids, one a line; test.txt too, where there is one
-<root>/classes.txt                          class names, one a line, without background; without the file VOC's 20
+<root>/JPEGImages/<id>.jpg                  images
+<root>/SegmentationClass/<id>.png           masks, which may be missing (palette PNG, 255 void)
+<root>/ImageSets/Segmentation/{train,val}.txt   ids, one a line; test.txt is optional
+<root>/classes.txt                          class names, one a line, without background; optional, by default VOC's 20
 <root>/Annotations/<id>.xml                 image labels (labels: annotations)
 <root>/image_labels.txt                     image labels: id, then class names (labels: file)
 
-VOCdevkit/VOC2012 is such a folder. `augmented` adds images that have masks elsewhere to its train split, by which VOC's
-train becomes the usual train_aug: (train + all of SBD) - val.
+VOCdevkit/VOC2012 has this layout. `augmented` adds images with masks in another folder to the train split; with SBD,
+VOC's train becomes the usual train_aug: (train + all of SBD) - val.
 """
 
 from __future__ import annotations
@@ -69,13 +69,15 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MASK_SUFFIXES = (".png", ".PNG")
 
 
-class Masks(NamedTuple):
-    """Masks outside SegmentationClass: files by id, and how one is read."""
+class ExtraMasks(NamedTuple):
+    """Masks in another folder than SegmentationClass, whose images are added to train."""
 
     files: Mapping[str, Path]
+    """Mask files by id."""
     read: Callable[[Path], np.ndarray]
+    """Reads a file to label values (H, W), uint8."""
     converted: bool
-    """Whether the masks are no PNGs and have to be written as such."""
+    """Whether the files are in another format and must be converted to PNGs."""
 
 
 def index_voc(
@@ -89,36 +91,36 @@ def index_voc(
     counts: Mapping[str, int] | None = None,
     splits: Collection[str] = SPLITS,
 ) -> Index:
-    """Checks a data set in VOC layout and lists its images.
+    """Checks a data set in VOC layout and returns its index.
 
-    Every image and mask is decoded, so that nothing in the data can stop a training hours later. Masks serve
-    scores alone and may be missing; an image of train has a label, and with `annotations` each of train and val its
-    file. The split test is there if its list is; it needs neither.
+    Every image and mask is decoded, so that a damaged file cannot stop a training hours later. Masks are needed only
+    for scores and may be missing. Each train image must have a label; with `annotations`, each train and val image
+    must have its XML file. The test split is included if its list exists, and needs neither masks nor labels.
 
     Args:
-        labels: `annotations`, `file`, or `masks` (the classes that a mask shows).
+        labels: source of image labels: `annotations`, `file`, or `masks` (the classes that occur in an image's mask).
         threads: images decoded at the same time.
-        augmented: SBD's folder `dataset`, or a folder of masks <id>.png such as SegmentationClassAug: train gets all of
-            its ids that are not in val or test. Images that VOC has a mask of keep that.
-        masks: folder for the masks that are converted from SBD's; with SBD only.
+        augmented: SBD's folder `dataset`, or a folder of masks <id>.png such as SegmentationClassAug. All of its ids
+            that are not in val or test are added to train. A mask in SegmentationClass takes precedence.
+        masks: folder for converted masks; needed only with SBD.
         images: most images of a split, evenly spaced over its list; 0: all.
-        counts: {split: images that it has to have before `images` thins it out}; 0: any.
-        splits: those whose images are listed; the lists of all are compared.
+        counts: expected number of images by split, before `images` selects some of them; 0: any.
+        splits: the splits to index; the lists of all splits are checked for common ids.
 
     Raises:
-        InputError: one message with the first offenders and the number of all problems.
+        InputError: one message with the first problems and their number.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
     classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
-    there = [split for split in SPLITS if split != "test" or _has_test(root) or set(splits) == {split}]
-    lists = {split: read_ids(_list_of(root, split)) for split in there}
-    further = _further_masks(augmented) if augmented is not None else None
+    listed_splits = [split for split in SPLITS if split != "test" or _has_test(root) or set(splits) == {split}]
+    lists = {split: read_ids(_list_of(root, split)) for split in listed_splits}
+    extra = _extra_masks(augmented) if augmented is not None else None
     problems = _id_problems(root, lists)
-    if further is not None:
+    if extra is not None:
         others = {id for split, ids in lists.items() if split != "train" for id in ids}
-        lists["train"] = sorted({*lists["train"], *further.files} - others)
-        problems += [f"{further.files[id]}: {UNSAFE_ID}" for id in further.files if not is_safe_id(id)]
+        lists["train"] = sorted({*lists["train"], *extra.files} - others)
+        problems += [f"{extra.files[id]}: {UNSAFE_ID}" for id in extra.files if not is_safe_id(id)]
     lists = {split: ids for split, ids in lists.items() if split in splits}
     problems += list(count_problems(lists, counts or {}))
     if problems:
@@ -130,12 +132,12 @@ def index_voc(
         id, split = job
         try:
             return _check_row(
-                root, id, split, classes, labels=labels, table=table, further=further, written=written, masks=masks
+                root, id, split, classes, labels=labels, table=table, augmented=extra, written=written, masks=masks
             )
         except InputError as error:
             return str(error)
 
-    if further is not None and further.converted and "train" in lists:
+    if extra is not None and extra.converted and "train" in lists:
         assert masks is not None
         with atomic_folder(masks) as written:
             return Index(rows=_checked(lambda job: check(job, written), jobs, threads), classes=classes)
@@ -152,16 +154,16 @@ def _checked(
     return tuple(result for result in results if isinstance(result, IndexRow))
 
 
-def _further_masks(folder: Path) -> Masks:
+def _extra_masks(folder: Path) -> ExtraMasks:
     if is_sbd(folder):
-        return Masks(sbd_masks(folder), read_sbd_mask, converted=True)
+        return ExtraMasks(sbd_masks(folder), read_sbd_mask, converted=True)
     files = files_by_id(folder, frozenset({".png"})) if folder.is_dir() else {}
     if not files:
         raise InputError(
             f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
             "folder `dataset` or to SegmentationClassAug, or leave it empty"
         )
-    return Masks(files, read_labels, converted=False)
+    return ExtraMasks(files, read_labels, converted=False)
 
 
 def _check_row(
@@ -172,19 +174,28 @@ def _check_row(
     *,
     labels: str,
     table: Mapping[str, Sequence[str]] | None,
-    further: Masks | None,
+    augmented: ExtraMasks | None,
     written: Path | None,
     masks: Path | None,
 ) -> IndexRow:
+    """Checks one image with its mask and labels, and returns its row.
+
+    Args:
+        labels: source of image labels, see index_voc.
+        table: class names by id, from image_labels.txt; None unless `labels` is `file`.
+        augmented: the extra masks of train, if any.
+        written: temporary folder to which converted masks are written; None if none are converted.
+        masks: final path of that folder.
+    """
     path = _find_image(root / "JPEGImages", id)
     height, width = read_image(path).shape[:2]
     source = mask = _find_mask(root / "SegmentationClass", id)
     values = None
     if mask is not None:
         values = _checked_mask(mask, read_labels, path, (height, width), classes)
-    elif split == "train" and further is not None and id in further.files:
-        source = mask = further.files[id]
-        values = _checked_mask(mask, further.read, path, (height, width), classes)
+    elif split == "train" and augmented is not None and id in augmented.files:
+        source = mask = augmented.files[id]
+        values = _checked_mask(mask, augmented.read, path, (height, width), classes)
         if written is not None:
             assert masks is not None
             write_labels(written / f"{id}.png", values)
@@ -222,7 +233,7 @@ def _check_row(
 
 
 def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Names of the classes that a mask of label values shows."""
+    """Names of the classes that occur in a mask of label values; background and unknown are no classes."""
     return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
 
 
@@ -248,17 +259,17 @@ def _checked_mask(
 
 
 def _check_colors(path: Path, values: np.ndarray) -> None:
-    """Refuses a mask that shows one of VOC's classes in the color of another: its values are not VOC's."""
+    """Refuses a mask whose palette shows a class in the VOC color of another: its label values are not VOC's."""
     palette = read_palette(path)
     if palette is None:
         return
     names = ("background", *VOC_CLASSES)
     numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
     for value in np.unique(values[values < len(palette)]).tolist():
-        shown = numbers.get(tuple(palette[value].tolist()), value)
-        if value != UNKNOWN and shown != value:
+        colored = numbers.get(tuple(palette[value].tolist()), value)
+        if value != UNKNOWN and colored != value:
             raise InputError(
-                f"{path}: its palette gives value {value} the color of {names[shown]} ({shown}): the values were "
+                f"{path}: its palette gives value {value} the color of {names[colored]} ({colored}): the values were "
                 "renumbered; save it with VOC's palette"
             )
 
@@ -282,10 +293,10 @@ def _find_image(folder: Path, id: str) -> Path:
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
-    """The names in classes.txt, a line each, without background.
+    """Reads classes.txt: one class name a line, without background.
 
     Raises:
-        InputError: no names, one twice, too many, or one that cannot be a class name.
+        InputError: there are no names, too many, or duplicates, or one cannot be a class name.
     """
     names = tuple(line.strip() for line in _lines(path) if line.strip())
     check_class_names(names, path)
@@ -293,7 +304,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 
 
 def check_class_names(names: Sequence[str], path: Path) -> None:
-    """Refuses what cannot be the class names of a data set; `path` is the file that they come from."""
+    """Raises InputError if names cannot be the classes of a data set; `path` is the file that they come from."""
     if not names:
         raise InputError(f"{path}: no class names; write one a line, without background")
     repeated = [name for name, count in Counter(names).items() if count > 1]
@@ -311,7 +322,7 @@ def check_class_names(names: Sequence[str], path: Path) -> None:
 
 
 def read_ids(path: Path) -> list[str]:
-    """The ids of a list, one a line; InputError where there are none."""
+    """Reads a list of ids, one a line; InputError if there are none."""
     ids = [line.strip() for line in _lines(path) if line.strip()]
     if not ids:
         raise InputError(f"{path}: no ids; write one image id a line")
@@ -331,7 +342,7 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # Some editors begin a file with a mark of UTF-8.
+        # Some editors write a byte order mark at the start of a UTF-8 file.
         return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a data set in VOC layout needs it") from None
@@ -340,7 +351,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _read_annotation(path: Path) -> set[str]:
-    """Class names of `object/name` in a VOC XML file; the parts inside an object are not image labels."""
+    """The class names of `object/name` in a VOC XML file; names of an object's parts are not image labels."""
     try:
         tree = ElementTree.fromstring(path.read_bytes())
     except FileNotFoundError:
@@ -361,7 +372,11 @@ def _has_test(root: Path) -> bool:
 
 
 def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
-    """What is wrong with the ids of a list: no plain file names, or twice there."""
+    """Messages about the ids of a list that are not plain file names, or occur twice.
+
+    Args:
+        path: file of the list.
+    """
     unsafe = [
         f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
         "rename the image"

@@ -1,6 +1,6 @@
-"""What label makers have in common: checks of class maps, their normalization and the background's score.
+"""Functions that all label methods share: checks and normalization of class maps, and the background score.
 
-Numpy alone: the processes of a pool start seconds faster without torch.
+The module imports numpy but not torch, so that the processes of a pool start seconds faster.
 """
 
 from __future__ import annotations
@@ -22,22 +22,25 @@ BROKEN = "maps hold NaN, infinite or negative values; dump and refine them again
 
 
 def label_values(
-    shape: Sequence[int], classes: Sequence[int], size: Sequence[int], *, beside: str = "saliency"
+    shape: Sequence[int], classes: Sequence[int], size: Sequence[int], *, partner: str = "saliency"
 ) -> list[int]:
-    """The label value of each map, from its class.
+    """Checks that maps fit their classes and their image, and returns the label value of each map.
 
     Args:
-        shape: of the maps, (K, H, W).
+        shape: shape of the maps, (K, H, W).
         classes: K class indices counted from 0, ascending.
-        size: (H, W) of what the maps are used with.
-        beside: what that is.
+        size: (H, W) of the array that the maps are combined with.
+        partner: name of that array, for the message.
+
+    Returns:
+        K label values, class index + 1.
 
     Raises:
         InputError: the shapes disagree, or the classes are not ascending from 0 to 253.
     """
     if len(shape) != 3 or shape[0] != len(classes) or tuple(shape[1:]) != tuple(size):
         raise InputError(
-            f"maps {tuple(shape)}, {len(classes)} classes and {beside} {tuple(size)} disagree; "
+            f"maps {tuple(shape)}, {len(classes)} classes and {partner} {tuple(size)} disagree; "
             "give (K, H, W), K classes and (H, W)"
         )
     values = [int(index) + 1 for index in classes]
@@ -47,16 +50,21 @@ def label_values(
 
 
 def salient(saliency: Array, threshold: float) -> Array:
-    """Where a saliency map (H, W), uint8 in 0..255, is strictly above a threshold in [0, 1): (H, W), bool."""
+    """The salient pixels (H, W), bool: those whose saliency (H, W), uint8 in 0..255, is above 255 * `threshold`.
+
+    Args:
+        threshold: in [0, 1).
+    """
     return saliency > 255 * threshold
 
 
 def over_maximum(maps: Array, highest: Array, *, epsilon: float = 0.0) -> Array:
-    """Maps divided by their maxima + epsilon; a map without a positive value stays as it is.
+    """Divides maps by their maxima + epsilon; a map without a positive value stays unchanged.
 
     Args:
-        maps: (..., H, W), or any shape with which that of `highest` broadcasts.
-        highest: the maximum of each map.
+        maps: (..., H, W), or any other shape.
+        highest: the maximum of each map, of a shape that broadcasts to that of `maps`.
+        epsilon: added to each maximum.
     """
     divisor = highest + epsilon
     divisor[highest <= 0] = 1
@@ -64,7 +72,7 @@ def over_maximum(maps: Array, highest: Array, *, epsilon: float = 0.0) -> Array:
 
 
 def divide_by_maximum(maps: np.ndarray) -> np.ndarray:
-    """(K, H, W), >= 0 -> each map divided by its maximum, float32; a map of zeros stays.
+    """Divides each map of (K, H, W), >= 0, by its maximum, in float32; a map of zeros stays zero.
 
     Raises:
         InputError: a value is NaN, infinite or negative.
@@ -76,11 +84,11 @@ def divide_by_maximum(maps: np.ndarray) -> np.ndarray:
 
 
 def with_background(maps: np.ndarray, gamma: float) -> np.ndarray:
-    """[(1 - max_c M_c)^gamma, M_1 .. M_K] (Eq. 4): (K, H, W) in [0, 1] -> (1 + K, H, W)."""
+    """Prepends the background score of Eq. 4: maps (K, H, W) in [0, 1] -> [(1 - max_c M_c)^gamma, M_1 .. M_K]."""
     return np.concatenate([(1 - maps.max(0, keepdims=True, initial=0)) ** gamma, maps])
 
 
 def probabilities(maps: np.ndarray, gamma: float) -> np.ndarray:
-    """The scores of `with_background`, summing to 1 over background and classes."""
+    """The scores (1 + K, H, W) of `with_background`, divided by their sum over background and classes."""
     scores = with_background(maps, gamma)
     return scores / scores.sum(0)

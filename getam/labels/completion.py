@@ -30,31 +30,32 @@ def complete_labels(
     opening: Opening = 0,
     epsilon: float = 0.0,
 ) -> Array:
-    """Pseudo label of one image.
+    """Pseudo label of one image by activation-aware label completion.
 
-    With each map divided by its maximum + epsilon and M_bg = (1 - max_c M_c)^gamma (Eq. 4), a pixel's label is (Eq. 5)
+    Each map is divided by its maximum + epsilon, and M_bg = (1 - max_c M_c)^gamma (Eq. 4). A pixel's label is (Eq. 5)
 
-        S = 1:  argmax of M_bg and all M_c; unknown where the background wins;
-        S = 0:  0, but c where M_c is strictly above the alpha-quantile v[int(alpha |v|)] of class c's sorted
-                positive activations v; unknown where that holds for two classes or more.
+        S = 1:  the argmax of M_bg and all M_c; unknown if the background wins;
+        S = 0:  c if M_c is strictly above the alpha-quantile v[int(alpha |v|)] of class c's sorted positive
+                activations v; unknown if this holds for several classes; 0 if it holds for none.
 
     Args:
-        maps: (K, H, W), >= 0, of the image's classes; numpy or torch.
+        maps: (K, H, W), >= 0, of the image's classes; a numpy array or a tensor.
         classes: K class indices counted from 0, ascending (label value = index + 1).
-        saliency: (H, W), salient where > 0.
-        alpha: quantile in [0, 1]; at 1 nothing is mined.
+        saliency: (H, W), any type; a pixel is salient where the value is > 0. An array or a tensor, like `maps`.
+        alpha: quantile in [0, 1]; at 1 no pixel is mined.
         gamma: exponent of the background score, Eq. 4.
-        conflict: `lowest` gives pixels mined by several classes to the lowest index (authors' code).
+        conflict: label of a pixel mined by several classes: `unknown` (Eq. 5), or `lowest` for the class of the lowest
+            index (authors' code).
         opening: size of a final morphological opening, pixels: 0 for none, odd, or `released` (authors' code); see
             `open_classes`.
-        epsilon: 0, or the authors' 1e-5, which fades maps whose values are about as small.
+        epsilon: 0, or 1e-5 as in the authors' code, which attenuates maps whose maximum is not much larger.
 
     Returns:
-        (H, W), uint8: 0 background, label values, 255 unknown. Same kind and device as `maps`.
+        (H, W), uint8: 0 background, label values, 255 unknown; an array, or a tensor on the device of `maps`.
 
     Raises:
         InputError: shapes disagree, the maps hold NaN, infinity or a negative value, the classes are not ascending
-            from 0 to 253, alpha is no quantile, or the opening is even.
+            from 0 to 253, alpha is outside [0, 1], or the opening is even.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha: {alpha} is no quantile; give 0 to 1")
@@ -78,14 +79,14 @@ def decisions(
     conflict: Literal["unknown", "lowest"] = "unknown",
     opening: Opening = 0,
 ) -> np.ndarray:
-    """Which rule of Eq. 5 decided each pixel of `complete_labels` with the same arguments.
+    """The rule of Eq. 5 that decided each pixel's label in `complete_labels` with the same arguments.
 
     Returns:
-        (H, W), uint8: values of getam.labels.decisions.Decision. `conflict` and `opening` tell where the opening
-        changed a label.
+        (H, W), uint8: values of getam.labels.decisions.Decision. `conflict` and `opening` matter only for the pixels
+        whose label the opening changed.
 
     Raises:
-        InputError: as complete_labels does.
+        InputError: see complete_labels.
     """
 
     def completed(conflict: Literal["unknown", "lowest"], opening: Opening) -> np.ndarray:
@@ -118,22 +119,22 @@ def _complete(
     lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
     maps = over_maximum(maps, highest[:, None, None], epsilon=epsilon)
     sound = (lowest >= 0) & (highest < math.inf)
-    # All that is asked of the maps at once: a GPU is waited for here and nowhere else.
-    facts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()
-    if not all(facts[0]):
+    # Both results are fetched in one transfer, so that the GPU is synchronized only here.
+    are_sound, positive_counts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()
+    if not all(are_sound):
         raise InputError(BROKEN)
 
-    # The background is the first contestant: it wins where no class is above the score at which it ties with one.
+    # The background wins unless a class is above the score at which the two tie, so the maximum starts at this score.
     strongest = torch.full_like(saliency, background_tie(gamma, maps.dtype), dtype=maps.dtype)
     inside = torch.full_like(saliency, UNKNOWN, dtype=torch.uint8)
     outside = torch.zeros_like(inside)
     claimed = torch.zeros_like(saliency, dtype=torch.bool)
-    for activation, value, positive in zip(maps, values, facts[1], strict=True):
+    for activation, value, positive in zip(maps, values, positive_counts, strict=True):
         inside.masked_fill_(activation > strongest, value)
         strongest = torch.maximum(strongest, activation)
         rank = int(alpha * positive)
         if rank < positive:
-            # v[rank] of the positive activations is this one of all, since zeros come first.
+            # The zeros come first in the sorted map, so v[rank] of its positive activations has this rank in the map.
             mined = activation > _smallest(activation, activation.numel() - positive + rank)
             outside.masked_fill_(mined & ~claimed, value)
             if conflict == "unknown":
@@ -143,9 +144,9 @@ def _complete(
 
 
 def background_tie(gamma: float, dtype: torch.dtype) -> float:
-    """The largest s of a type at which the background still wins: (1 - s)^gamma >= s.
+    """The largest activation s of a dtype at which the background still wins: (1 - s)^gamma >= s.
 
-    (1 - s)^gamma - s falls strictly, so that s says for every pixel what its power would.
+    (1 - s)^gamma - s decreases strictly, so that comparing an activation with this s replaces a power for every pixel.
     """
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:
@@ -156,27 +157,27 @@ def background_tie(gamma: float, dtype: torch.dtype) -> float:
     if dtype == torch.float64:
         return low
     nearest = np.float32(low)
-    # As Python's number: beside one of numpy's, `low` would be rounded before it is compared.
+    # Both sides are Python floats, because numpy would round `low` to float32 before comparing it with `nearest`.
     return float(nearest) if float(nearest) <= low else float(np.nextafter(nearest, np.float32(0)))
 
 
 def _smallest(values: Tensor, rank: int) -> Tensor | float:
-    """The value at a rank, counted from 0, of the sorted values."""
+    """The value at `rank`, counted from 0, in ascending order."""
     if values.is_cpu:
-        # torch's own selection takes a second where values descend.
+        # On a CPU, torch's kthvalue takes a second if the values are in descending order.
         return float(np.partition(values.numpy(), rank, axis=None)[rank])
     return values.flatten().kthvalue(rank + 1).values
 
 
 def open_classes(labels: Tensor, size: Opening) -> Tensor:
-    """Removes the parts of each class that a size x size square doesn't fit into; they become background.
+    """Morphological opening of each class by a square of side `size`; the removed pixels become background.
 
-    `released` is the authors' opening, by a 10x10 square, of all classes and unknown together. Erosion and dilation
-    both look from 5 pixels before to 4 behind: the opened parts shift by a pixel down and to the right, and what they
-    leave becomes background.
+    `released` is the opening in the authors' code, by a 10x10 square, of all classes and unknown together. Its erosion
+    and its dilation both use the window from 5 pixels before to 4 pixels after a pixel: the opened regions are shifted
+    by a pixel down and to the right, and all other pixels become background.
 
     Args:
-        labels: (H, W), uint8; unknown stays, except with `released`.
+        labels: (H, W), uint8 label values; unknown pixels stay, except with `released`.
         size: odd, pixels; or `released`.
 
     Returns:
@@ -193,7 +194,10 @@ def open_classes(labels: Tensor, size: Opening) -> Tensor:
 
 
 def _opened(region: Tensor, size: int) -> Tensor:
-    """Opening of (H, W), bool, by a square that looks from size // 2 pixels before; beyond the image nothing counts."""
+    """Opening of a region (H, W), bool, by a square window from size // 2 pixels before to (size - 1) // 2 after.
+
+    Pixels outside the image affect neither the erosion nor the dilation.
+    """
     before, after = size // 2, (size - 1) // 2
 
     def widened(x: Tensor) -> Tensor:

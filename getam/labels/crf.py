@@ -1,6 +1,6 @@
 """Dense CRF (Krähenbühl & Koltun 2011) on class probabilities, by pydensecrf, and pseudo labels from it.
 
-Numpy alone: it runs in the processes of a pool, which start seconds faster without torch.
+The module imports numpy but not torch, so that the processes of a pool start seconds faster.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from getam.system.files import read_image, write_labels
 
 
 def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
-    """Refines probabilities by mean-field inference.
+    """Refines class probabilities by mean-field inference in a dense CRF on the image.
 
     Args:
         image: (H, W, 3), uint8 RGB.
@@ -34,7 +34,7 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSetting
     crf.addPairwiseBilateral(
         sxy=settings.bilateral_xy,
         srgb=settings.bilateral_rgb,
-        rgbim=np.array(image, order="C"),  # pydensecrf takes no read-only image
+        rgbim=np.array(image, order="C"),  # The image is copied because pydensecrf refuses read-only arrays.
         compat=settings.bilateral_weight,
     )
     return np.asarray(crf.inference(settings.iterations), np.float32).reshape(count, height, width)
@@ -45,13 +45,14 @@ def crf_labels(
 ) -> np.ndarray:
     """Pseudo label of one image without saliency: argmax of the dense CRF on background and class scores.
 
-    With each map divided by its maximum, the CRF's input is [(1 - max_c M_c)^gamma, M_1 .. M_K] (Eq. 4), divided by
-    its sum: the classes of the image's label alone compete.
+    Each map is divided by its maximum; the CRF's input is [(1 - max_c M_c)^gamma, M_1 .. M_K] (Eq. 4), divided by its
+    sum. Only the background and the classes of the image's labels compete.
 
     Args:
         image: (H, W, 3), uint8 RGB.
         maps: (K, H, W), >= 0.
         classes: K class indices counted from 0, ascending (label value = index + 1).
+        settings: settings of the CRF.
         gamma: exponent of the background score.
 
     Returns:
@@ -61,12 +62,12 @@ def crf_labels(
         InputError: shapes disagree, the maps hold NaN, infinity or a negative value, or the classes are not
             ascending from 0 to 253.
     """
-    values = label_values(maps.shape, classes, image.shape[:2], beside="image")
+    values = label_values(maps.shape, classes, image.shape[:2], partner="image")
     refined = dense_crf(image, probabilities(divide_by_maximum(maps), gamma), settings)
     return np.array([0, *values], np.uint8)[refined.argmax(0)]
 
 
 def write_crf_labels(path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings) -> None:
-    """Writes the label PNG (H, W) of probabilities (K, H, W) that the dense CRF has refined by the image."""
+    """Refines probabilities (K, H, W) by the dense CRF on an image, and writes the argmax as a label PNG (H, W)."""
     refined = dense_crf(read_image(image), probabilities, settings)
     write_labels(path, refined.argmax(0).astype(np.uint8))

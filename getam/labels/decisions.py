@@ -1,6 +1,6 @@
-"""Which part of label completion (Eq. 5) decided a pixel, as a layer of the audit page.
+"""Tells which rule of label completion (Eq. 5) decided each pixel, for a layer of the audit page.
 
-Numpy alone: the processes that make the page start seconds faster without torch.
+The module imports numpy but not torch, so that the processes that make the page start seconds faster.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from getam.system.files import UNKNOWN
 
 
 class Decision(IntEnum):
-    """What decided a pixel; S is its saliency."""
+    """The rule that decided a pixel's label; S is the pixel's saliency."""
 
     BACKGROUND = 0
-    """S = 0, and no class above its quantile: 0."""
+    """S = 0 and no class is above its quantile: the label is 0."""
     SALIENT_CLASS = 1
-    """S = 1, and a class above the background: the strongest."""
+    """S = 1 and a class is above the background: the label is the strongest class."""
     SALIENT_UNKNOWN = 2
-    """S = 1, and the background above all classes: 255."""
+    """S = 1 and the background is above all classes: the label is 255."""
     MINED = 3
-    """S = 0, and one class above its quantile: that class."""
+    """S = 0 and one class is above its quantile: the label is this class."""
     CONFLICT = 4
-    """S = 0, and two classes or more above theirs: 255, or the first class (`conflict: lowest`)."""
+    """S = 0 and several classes are above their quantiles: 255, or the first class with `conflict: lowest`."""
     OPENING = 5
-    """The opening changed what the rules had decided."""
+    """The morphological opening changed the label that the other rules gave."""
 
 
 def rules_of(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
-    """The rule of every pixel, from labels that were completed with `conflict: unknown` and no opening.
+    """The rule that decided each pixel, derived from labels completed with `conflict: unknown` and no opening.
 
     Args:
         labels: (H, W), uint8: 0 background, label values, 255 unknown.
@@ -42,7 +42,7 @@ def rules_of(labels: np.ndarray, salient: np.ndarray) -> np.ndarray:
     by_kind = np.array(
         [
             [Decision.BACKGROUND, Decision.MINED, Decision.CONFLICT],
-            # Label 0 is none that a salient pixel gets.
+            # A salient pixel never has the label 0, so the first entry is never read.
             [Decision.SALIENT_UNKNOWN, Decision.SALIENT_CLASS, Decision.SALIENT_UNKNOWN],
         ],
         np.uint8,

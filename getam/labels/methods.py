@@ -1,7 +1,7 @@
-"""Pseudo labels of an image by any of the methods: the paper's completion, or the label makers it is compared with.
+"""Makes pseudo labels by any of the label methods: the paper's completion, or one of the baselines.
 
-It imports torch for the completion alone: the processes of crf and rrm import this module, and start seconds faster
-without.
+torch is imported only when the completion runs: the worker processes of crf and rrm import this module too, and start
+seconds faster without torch.
 """
 
 from __future__ import annotations
@@ -29,21 +29,23 @@ def make_labels(
     """Pseudo label of one image by `settings.method`.
 
     Args:
-        maps: (K, H, W), >= 0, of the image's classes; numpy, or torch for a method `on_device` (LABEL_METHODS).
+        maps: (K, H, W), >= 0, of the image's classes; a numpy array, or a tensor if the method is `on_device` (see
+            getam.settings.completion.LabelMethod).
         classes: K class indices counted from 0, ascending (label value = index + 1).
-        image: the photograph (H, W, 3), uint8 RGB, for a method that `reads_photograph`.
-        saliency: the saliency map (H, W), uint8 in 0..255, for a method that `needs_saliency`; of the maps' kind.
+        image: the image (H, W, 3), uint8 RGB, for a method that `reads_photograph`.
+        saliency: the saliency map (H, W), uint8 in 0..255, for a method that `needs_saliency`; a tensor if `maps` is.
 
     Returns:
-        (H, W), uint8: 0 background, label values, 255 unknown. Of the maps' kind.
+        (H, W), uint8: 0 background, label values, 255 unknown; a tensor if `maps` is.
 
     Raises:
-        InputError: no such method, or what it reads is missing; see complete_labels, crf_labels and rrm_labels.
+        InputError: there is no such method, an array that it reads is missing, or the arrays do not fit; see
+            complete_labels, crf_labels and rrm_labels.
     """
     make = chosen(LABEL_MAKERS, settings.method, name="completion.method")
     method = LABEL_METHODS[settings.method]
-    given = {"photograph": (method.reads_photograph, image), "saliency map": (method.needs_saliency, saliency)}
-    for name, (needed, array) in given.items():
+    inputs = {"photograph": (method.reads_photograph, image), "saliency map": (method.needs_saliency, saliency)}
+    for name, (needed, array) in inputs.items():
         if needed and array is None:
             raise InputError(f"completion.method: {settings.method} reads the {name}, which was not given")
     labels: Array = make(maps, classes, image, saliency, settings)
@@ -70,4 +72,4 @@ LABEL_MAKERS: dict[str, Callable[[Any, Sequence[int], Any, Any, LabelSettings], 
     "crf": _dense_crf,
     "rrm": _reliable,
 }
-"""The methods of settings.LABEL_METHODS: maps, classes, photograph, saliency map and settings -> labels."""
+"""The functions of the methods in LABEL_METHODS: (maps, classes, image, saliency map, settings) -> labels."""

@@ -1,11 +1,11 @@
 """GETAM: gradient-weighted element-wise transformer attention maps (Eq. 1-3).
 
-With o = A V the output of a block's attention, the class token's row a of A and its gradient g = dy/da are
+Let o = A V be the output of a block's attention. The class token's row a of A and its gradient g = dy/da are
 
     a[h, j] = softmax_j(q[h, 0] . k[h, j] / sqrt(d)),        g[h, j] = < dy/do[h, 0], V[h, j] >,
 
-so neither the forward nor the backward pass needs an attention matrix: fused attention serves both, the row is one
-softmax over N numbers a head, and its gradient comes from the gradient of the attention output.
+so that neither the forward nor the backward pass needs an attention matrix: both use fused attention, the row is one
+softmax over N numbers for each head, and its gradient follows from the gradient of the attention output.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Coupling = Callable[[Tensor, Tensor], Tensor]
 
 
 def _released(attention: Tensor, gradient: Tensor) -> Tensor:
-    """mean_h(ReLU(g * a)) * mean_h(ReLU(g)), the authors' code."""
+    """mean_h(ReLU(g * a)) * mean_h(ReLU(g)), as in the authors' code."""
     return (gradient * attention).relu().mean(-3) * gradient.relu().mean(-3)
 
 
 def _paper(attention: Tensor, gradient: Tensor) -> Tensor:
-    """ReLU(g * a) * ReLU(g) with g and a averaged over heads first, Eq. 2."""
+    """ReLU(g * a) * ReLU(g), with g and a averaged over heads before (Eq. 2)."""
     attention, gradient = attention.mean(-3), gradient.mean(-3)
     return (gradient * attention).relu() * gradient.relu()
 
 
 def _attention_gradient(attention: Tensor, gradient: Tensor) -> Tensor:
-    """mean_h(ReLU(g * a)): attention x gradient, GETAM without its second factor."""
+    """mean_h(ReLU(g * a)): attention times gradient, which is GETAM without its second factor."""
     return (gradient * attention).relu().mean(-3)
 
 
 COUPLINGS: dict[str, Coupling] = {"released": _released, "paper": _paper, "attention_gradient": _attention_gradient}
-"""How a block's attention and its gradient make a map: both (..., heads, rows, columns) -> (..., rows, columns)."""
+"""Functions (attention, gradient) of a block -> map: both (..., heads, rows, columns) -> (..., rows, columns)."""
 
 FUSIONS = ("sum", "product", "matmul")
 
@@ -59,21 +59,27 @@ def gradient_weighted_maps(
     retain_graph: bool,
     fusion: str = "sum",
 ) -> list[Tensor]:
-    """GETAM maps from a recorded forward pass; the k-th class of all images shares one backward.
+    """GETAM maps from a recorded forward pass; one backward pass serves the k-th class of all images.
 
-    Nothing is accumulated on any weight: gradients are taken with respect to the attention outputs alone.
+    Gradients are taken only with respect to the attention outputs, so that no weight accumulates a gradient.
 
     Args:
-        scores: (B, C) logits of the forward pass.
+        scores: (B, C), logits of the forward pass.
+        calls: the recorded attention calls of the blocks.
         classes: K_b class indices for each image, counted from 0.
         coupling: a key of COUPLINGS.
-        retain_graph: keep the graph for a further backward pass (a training step).
-        fusion: `sum` over the recorded blocks (Eq. 3); `product` of the blocks' maps; `matmul`: the class token's row
-            of the product of the blocks' whole matrices, last block first, which builds them one at a time. A product
-            of raw values would underflow, so `product` and `matmul` divide each block's by its maximum.
+        num_prefix_tokens: number of tokens before the patches.
+        grid: (n_h, n_w) of the patches.
+        retain_graph: whether to keep the graph for another backward pass (in a training step).
+        fusion: `sum` of the blocks' maps (Eq. 3), `product` of the blocks' maps, or `matmul`, the class token's row of
+            the product of the blocks' whole matrices, the last block's first; the matrices are built one at a time.
+            `product` and `matmul` divide each block's map by its maximum, since products of raw values would underflow.
 
     Returns:
-        For each image (K_b, n_h, n_w), >= 0, detached; raw for `sum`, in [0, 1] otherwise.
+        For each image (K_b, n_h, n_w), >= 0, detached, float32 at least; raw values for `sum`, otherwise in [0, 1].
+
+    Raises:
+        InputError: there is no such coupling, or the scores do not depend on the recorded blocks.
     """
     couple = chosen(COUPLINGS, coupling, name="coupling")
     patches = slice(num_prefix_tokens, None)
@@ -102,13 +108,13 @@ def _block_maps(
     couple: Coupling,
     patches: slice,
 ) -> Iterator[Tensor]:
-    """Each block's map of a whole batch, (B, n): its class rows (B, heads, 1, n) coupled with their gradients."""
+    """Yields each block's map of a batch, (B, n), from its class token's rows (B, heads, 1, n) and their gradients."""
     for call, row, gradient in zip(calls, rows, gradients, strict=True):
         yield couple(row, call.class_row_gradient(gradient)[:, :, None, patches])[:, 0]
 
 
 def _matmul_map(calls: Sequence[AttentionCall], gradients: Sequence[Tensor], image: int, couple: Coupling) -> Tensor:
-    """The class token's row, (N,), of the product of an image's matrices, the last block's first."""
+    """The class token's row (N,) of the product of an image's coupled matrices, the last block's first."""
     pairs = zip(reversed(calls), reversed(gradients), strict=True)
     return _class_row_of_product(couple(call.matrix(image), call.matrix_gradient(g, image)) for call, g in pairs)
 
@@ -116,12 +122,20 @@ def _matmul_map(calls: Sequence[AttentionCall], gradients: Sequence[Tensor], ima
 def class_gradients(
     scores: Tensor, classes: Sequence[Sequence[int]], tensors: Sequence[Tensor], *, retain_graph: bool
 ) -> Iterator[tuple[int, list[int], tuple[Tensor, ...]]]:
-    """Gradients of the k-th class of every image with respect to `tensors`, in as few backward passes as that takes.
+    """Gradients of the scores of each image's k-th class with respect to `tensors`, for each k.
 
-    Images of a batch don't touch one another, so their scores are summed.
+    The images of a batch do not interact, so one backward pass of the sum of their scores gives all their gradients.
+
+    Args:
+        scores: (B, C).
+        classes: K_b class indices for each image.
+        retain_graph: whether to keep the graph after the last backward pass.
 
     Yields:
-        k; the images that have a k-th class; a gradient for each tensor, of its shape.
+        k; the numbers of the images that have a k-th class; the gradient of each tensor, of the tensor's shape.
+
+    Raises:
+        InputError: the scores have no graph.
     """
     most = max((len(indices) for indices in classes), default=0)
     for k in range(most):
@@ -131,17 +145,17 @@ def class_gradients(
                 "the model's scores depend on none of the blocks that maps are taken of; lower start_block"
             )
         with torch.enable_grad():
-            chosen = scores[images, [classes[b][k] for b in images]].sum()
-        # A tensor that no score depends on, in a block above the head's, has a gradient of 0.
+            total = scores[images, [classes[b][k] for b in images]].sum()
+        # A block above the one that the head reads does not influence the scores; its gradient is materialized as 0.
         yield (
             k,
             images,
-            torch.autograd.grad(chosen, tensors, retain_graph=retain_graph or k + 1 < most, materialize_grads=True),
+            torch.autograd.grad(total, tensors, retain_graph=retain_graph or k + 1 < most, materialize_grads=True),
         )
 
 
 def _class_row_of_product(matrices: Iterator[Tensor]) -> Tensor:
-    """Row 0 of the product of matrices (N, N), each divided by its maximum: (N,)."""
+    """Row 0, (N,), of the product of matrices (N, N), each divided by its maximum."""
     row: Tensor | None = None
     for matrix in matrices:
         row = _by_maximum(matrix[0] if row is None else row @ over_maximum(matrix, matrix.amax((-2, -1), keepdim=True)))
@@ -150,18 +164,18 @@ def _class_row_of_product(matrices: Iterator[Tensor]) -> Tensor:
 
 
 def _by_maximum(values: Tensor) -> Tensor:
-    """(..., n), >= 0 -> the same divided by its maximum, 0 where that is 0."""
+    """Divides (..., n), >= 0, by the maximum over the last axis; rows of zeros stay zero."""
     return over_maximum(values, values.amax(-1, keepdim=True))
 
 
 class ClassMaps(ABC):
-    """Maps of the named classes by one method, as a context manager that leaves the model as it was.
+    """Base of the map methods: a context manager that computes class maps and leaves the model unchanged.
 
-    Inside the context the model is in evaluation mode and its weights require no gradient; at exit requires_grad and
-    modes are restored, and no `.grad` is left anywhere.
+    Inside the context the model is in evaluation mode and its weights require no gradient. At exit requires_grad and
+    modes are restored, and no `.grad` is left on any tensor.
 
     Args:
-        model: gives scores (B, C) for images (B, 3, H, W).
+        model: maps images (B, 3, H, W) to scores (B, C).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -189,18 +203,19 @@ class ClassMaps(ABC):
         self._training, self._requires_grad, self._entered = [], [], False
 
     def __call__(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
-        """Scores and maps of the named classes.
+        """Computes the scores of images and the maps of the given classes.
 
         Args:
             images: (B, 3, H, W), normalized as the model expects.
-            classes: for each image its K_b classes, counted from 0 as in the scores.
+            classes: for each image its K_b class indices, counted from 0 as in the scores.
 
         Returns:
-            scores (B, C), detached; for each image its maps (K_b, n_h, n_w) in the order of `classes`, >= 0, float32
+            Scores (B, C), detached; for each image its maps (K_b, n_h, n_w) in the order of `classes`, >= 0, float32
             at least.
 
         Raises:
-            InputError: used outside its context; lists and images differ in number; a class index beyond the scores.
+            InputError: the object is called outside its context, the numbers of lists and images differ, or a class
+                index is beyond the scores.
         """
         name = type(self).__name__
         if not self._entered:
@@ -208,33 +223,33 @@ class ClassMaps(ABC):
         if len(classes) != len(images):
             raise InputError(f"classes: {len(classes)} lists for {len(images)} images; give one list an image")
         with torch.inference_mode(False):
-            # A tensor of inference mode can have no graph.
+            # Inference tensors cannot have a graph, so they are cloned.
             return self._compute(images.clone() if images.is_inference() else images, classes)
 
     @abstractmethod
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
-        """What __call__ gives, for arguments that agree in number."""
+        """Implements __call__, for as many lists of classes as images."""
 
 
 class AttentionMaps(ClassMaps):
-    """GETAM maps of a timm ViT, or of any model that contains exactly one.
+    """GETAM maps of a timm ViT, or of any model that contains exactly one (Eq. 1-3).
 
         with AttentionMaps(model, coupling="released", start_block=0) as maps:
             y, m = maps(images, classes)
 
-    Inside the context the model's weights require no gradient and its graph begins at `start_block`; at exit the
-    model is as it was: hooks removed, requires_grad, mode and fused-attention flags restored, no `.grad` anywhere.
+    Inside the context the model's weights require no gradient and its graph begins at `start_block`. At exit hooks are
+    removed, requires_grad, modes and fused-attention flags are restored, and no `.grad` is left on any tensor.
 
     Args:
-        model: gives scores (B, C) for images (B, 3, H, W); it is run in evaluation mode.
+        model: maps images (B, 3, H, W) to scores (B, C); it is run in evaluation mode.
         coupling: `released` (authors' code) or `paper` (Eq. 2); `attention_gradient` is the baseline without the
             second gradient factor.
-        start_block: first block whose map is summed (Eq. 3).
+        start_block: first block whose map is summed (Eq. 3), counted from 0.
         fusion: `sum` (Eq. 3), `product` or `matmul`, see `gradient_weighted_maps`.
 
     Raises:
-        InputError: no ViT with a class token in the model, or more than one; no such block, coupling or fusion; in a
-            call, blocks whose attention is no softmax self-attention over one class token and the patches.
+        InputError: the model contains no ViT with a class token, or several; there is no such block, coupling or
+            fusion; in a call, the attention of a block is no softmax self-attention over prefix tokens and all patches.
     """
 
     def __init__(self, model: nn.Module, coupling: str = "released", start_block: int = 0, fusion: str = "sum") -> None:
@@ -273,7 +288,11 @@ class AttentionMaps(ClassMaps):
 
 
 def check_scores(scores: object, classes: Sequence[Sequence[int]]) -> None:
-    """Refuses what is no (B, C) scores for B lists of classes, and classes that they have not."""
+    """Checks that a model's output is scores (B, C) for B lists of classes, each from 0 to C - 1.
+
+    Raises:
+        InputError: the output is something else, or a class index is out of range.
+    """
     if not (isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(classes)):
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise InputError(f"the model gives {shape} for {len(classes)} images where scores (B, C) are needed")
@@ -285,11 +304,11 @@ def check_scores(scores: object, classes: Sequence[Sequence[int]]) -> None:
 
 
 def token_grid(backbone: Any, images: Tensor, calls: Sequence[AttentionCall]) -> tuple[int, int]:
-    """(n_h, n_w) of the patches, once it is clear that the recorded attention is over all of them.
+    """The patch grid (n_h, n_w) of a forward pass, after a check that its attention was over all patches.
 
     Raises:
-        InputError: nothing was recorded, or the tokens are not the prefix tokens and the patches (patches dropped,
-            windows, merged tokens).
+        InputError: no call was recorded, or the tokens are not the prefix tokens and all patches of each image (because
+            of dropped patches, windows or merged tokens).
     """
     if not calls:
         raise InputError("the model's forward pass didn't run the ViT's blocks; nothing was recorded")
@@ -309,6 +328,6 @@ def token_grid(backbone: Any, images: Tensor, calls: Sequence[AttentionCall]) ->
 
 
 def reads_prefix_alone(model: Any) -> bool:
-    """Whether a model is known to make its scores of the last block's prefix tokens: a timm ViT with that head."""
+    """Whether a model's scores depend only on the last block's prefix tokens, as in a timm ViT with token pooling."""
     pooled = getattr(model, "attn_pool", None) is not None
     return hasattr(model, "blocks") and getattr(model, "global_pool", None) == "token" and not pooled

@@ -1,4 +1,4 @@
-"""The methods that GETAM is compared with, all called as AttentionMaps is, and the table of all map methods."""
+"""Baseline map methods, with the interface of AttentionMaps, and the table of all map methods."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from getam.settings.maps import ActivationSettings
 
 
 class ClassActivationMaps(ClassMaps):
-    """CAM (Zhou et al. 2016): the classifier's last layer applied to each place before the average, ReLU.
+    """CAM (Zhou et al. 2016): the ReLU of the classifier's last layer applied at each position before the average.
 
-    Of a ViT by its read-out (`ignore`, `add`, `project`, `token`), of a CNN by `pool`.
+    It works for every read-out of a ViT (`ignore`, `add`, `project`, `token`) and for a CNN's (`pool`).
 
     Args:
         model: a classifier of `getam.networks.classifier`.
 
     Raises:
-        InputError: the model is none.
+        InputError: the model is no such classifier.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -49,16 +49,14 @@ class ClassActivationMaps(ClassMaps):
 
 
 class GradCAM(ClassMaps):
-    """Grad-CAM (Selvaraju et al. 2017) at the input of a ViT's last attention.
-
-    With f_j what that takes of patch j, ReLU(<mean_i dy/df_i, f_j>).
+    """Grad-CAM (Selvaraju et al. 2017): ReLU(<mean_i dy/df_i, f_j>) at patch j, f the input of a ViT's last attention.
 
     Args:
         model: a timm ViT with a class token, or a model that contains exactly one.
 
     Raises:
-        InputError: no ViT with a class token, or one whose last block has no attention module; in a call, tokens that
-            are not the prefix tokens and the patches of every image.
+        InputError: the model contains no ViT with a class token, or one whose last block has no attention module; in a
+            call, the tokens are not the prefix tokens and all patches of each image.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,8 +68,8 @@ class GradCAM(ClassMaps):
             raise InputError(f"grad_cam: {type(self._last).__name__} has no one attention, at whose input it is taken")
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
-        seen: list[Tensor] = []
-        handle = self._last.attn.register_forward_pre_hook(lambda attention, inputs: seen.append(inputs[0]))
+        recorded: list[Tensor] = []
+        handle = self._last.attn.register_forward_pre_hook(lambda attention, inputs: recorded.append(inputs[0]))
         try:
             with (
                 torch.enable_grad(),
@@ -83,13 +81,13 @@ class GradCAM(ClassMaps):
         check_scores(scores, classes)
         prefix = self.backbone.num_prefix_tokens
         grid = self.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
-        if len(seen) != 1 or seen[0].shape[:2] != (len(images), prefix + grid[0] * grid[1]):
-            shapes = [tuple(tokens.shape) for tokens in seen]
+        if len(recorded) != 1 or recorded[0].shape[:2] != (len(images), prefix + grid[0] * grid[1]):
+            shapes = [tuple(tokens.shape) for tokens in recorded]
             raise InputError(
                 f"grad_cam: the last attention took {shapes} for {len(images)} images of {prefix} prefix tokens and "
                 f"{grid[0]}x{grid[1]} patches; choose another backbone"
             )
-        (features,) = seen
+        (features,) = recorded
         patches = features.detach()[:, prefix:].to(at_least_float32(features))
         maps = [patches.new_zeros((len(indices), *grid)) for indices in classes]
         for k, having, (gradient,) in class_gradients(scores, classes, [features], retain_graph=False):
@@ -104,8 +102,8 @@ class GradCAM(ClassMaps):
 class AttentionRollout(ClassMaps):
     """Attention rollout (Abnar & Zuidema 2020): the class token's row of the product of (A_i + I) / 2 over blocks.
 
-    The last block comes first; A_i is the mean over heads. The same map for every class: rollout knows no class.
-    Builds whole attention matrices, of one image and one block at a time.
+    A_i is block i's attention averaged over heads; the last block is the first factor. The map is the same for all
+    classes. Whole attention matrices are built, for one image and one block at a time.
 
     Args:
         model: a timm ViT with a class token, or a model that contains exactly one.
@@ -138,30 +136,30 @@ class AttentionRollout(ClassMaps):
 
 
 class StepPass(NamedTuple):
-    """What the forward pass of a training step gives."""
+    """The results of a training step's forward pass."""
 
     scores: Tensor
-    """(B, C)"""
+    """Class scores (B, C)."""
     logits: Tensor
-    """(B, 1 + C, H, W)"""
+    """Segmentation logits (B, 1 + C, H, W)."""
     maps: list[Tensor]
-    """For each image (K_b, n_h, n_w), of its classes, without a graph."""
+    """For each image the maps (K_b, n_h, n_w) of its classes, detached."""
 
 
 class MapMaker(NamedTuple):
     """The functions of a map method."""
 
     create: Callable[[nn.Module, ActivationSettings], ClassMaps]
-    """Makes the method for a classifier."""
+    """(classifier, settings) -> the method's context manager."""
     of_step: Callable[[nn.Module, Tensor, Sequence[Sequence[int]], ActivationSettings], StepPass] | None = None
-    """See pass_with_maps; None where a training step cannot make its maps."""
+    """Implements pass_with_maps; None if the method's maps cannot be made in a training step."""
 
 
 def create_maps(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
-    """The method of the settings for a classifier of `getam.networks.classifier`.
+    """Creates the map method of the settings for a classifier of `getam.networks.classifier`.
 
     Raises:
-        InputError: there is no such method, or it doesn't suit the model.
+        InputError: there is no such method, or it does not support the model.
     """
     return chosen(MAP_MAKERS, settings.method, name="maps.method").create(model, settings)
 
@@ -169,15 +167,15 @@ def create_maps(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
 def pass_with_maps(
     model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
 ) -> StepPass:
-    """One forward pass of the end-to-end network whose graph stays whole, and the maps of it.
+    """Runs one forward pass of the end-to-end network and makes its maps, keeping the graph for the loss.
 
     Args:
         model: the network, or DistributedDataParallel around it.
         images: (B, 3, H, W), normalized.
-        classes: class indices of each image.
+        classes: class indices of each image, counted from 0.
 
     Raises:
-        InputError: there is no such method, or a training step cannot make its maps.
+        InputError: there is no such method, or its maps cannot be made in a training step.
     """
     of_step = chosen(MAP_MAKERS, settings.method, name="maps.method").of_step
     if of_step is None:
@@ -187,14 +185,14 @@ def pass_with_maps(
 
 @contextmanager
 def _outputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """What a module's forward passes inside the context give."""
+    """Yields a list that collects the outputs of a module's forward passes inside the context."""
     outputs: list[Any] = []
     with module.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
         yield outputs
 
 
 def _grid(network: Any, images: Tensor) -> tuple[int, int]:
-    """(n_h, n_w) of the patches."""
+    """The patch grid (n_h, n_w) of the end-to-end network's backbone for these images."""
     grid: tuple[int, int] = network.classifier.backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     return grid
 
@@ -212,7 +210,7 @@ def _cam_of_step(
 
 
 def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
-    """GETAM, with the key of COUPLINGS that the settings mean."""
+    """The functions of GETAM with the coupling that `coupling_of` chooses, a key of COUPLINGS."""
 
     def create(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
         return AttentionMaps(model, coupling_of(settings), settings.start_block, settings.fusion)
@@ -226,7 +224,8 @@ def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
         with recorder, _outputs_of(network) as outputs:
             scores, logits = model(images)
         maps = gradient_weighted_maps(
-            # The network's own scores: those that DistributedDataParallel returns have a graph through the decoder too.
+            # These are the network's own scores. The graph of those that DistributedDataParallel returns would lead
+            # through the decoder too.
             outputs[0][0],
             recorder.calls,
             classes,
@@ -248,4 +247,4 @@ MAP_MAKERS = {
     "grad_cam": MapMaker(lambda model, settings: GradCAM(model)),
     "cam": MapMaker(lambda model, settings: ClassActivationMaps(model), _cam_of_step),
 }
-"""The methods of settings.MAP_METHODS."""
+"""The functions of the methods in getam.settings.maps.MAP_METHODS, by the same keys."""

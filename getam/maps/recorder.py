@@ -1,9 +1,9 @@
-"""The attention calls of a ViT's forward pass, as fused attention takes and gives them."""
+"""Records the inputs and outputs of fused attention in a ViT's forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -20,15 +20,16 @@ from getam.errors import InputError
 
 Forward = Callable[[Tensor], Tensor]
 
-
 _fused_attention = F.scaled_dot_product_attention
+"""torch's function, bound here so that calls from this module and the comparison in _Interceptor mean the same one."""
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one fused attention call of a block took and gave; tensors without a graph but for `output`.
+    """Inputs and output of one call of fused attention; only `output` has a graph.
 
-    Its methods compute in float32 at least, whatever autocast says: bfloat16 blurs large scores by several percent.
+    The methods compute in float32 at least, also under autocast, since bfloat16 changes large scores by several
+    percent.
     """
 
     query: Tensor
@@ -38,18 +39,18 @@ class AttentionCall:
     value: Tensor
     """(B, heads, N, d)"""
     scale: float
-    """What query times key is multiplied by, 1 / sqrt(d) as a rule."""
+    """Factor of the product of query and key, usually 1 / sqrt(d)."""
     bias: Tensor | None
-    """Added to the scores (relative positions), or False where a token is masked; broadcasts to (B, heads, N, N)."""
+    """Added to the scores if floating (relative positions); if bool, False masks. Broadcasts to (B, heads, N, N)."""
     output: Tensor
-    """A V before the projection, in the graph: (B, heads, N, d), or its first rows where no others were computed."""
+    """A V before the projection, with a graph: (B, heads, N, d), or only the first rows if no others were computed."""
 
     def class_row(self) -> Tensor:
-        """The class token's row of A over all tokens: (B, heads, N), each row sums to 1."""
+        """The class token's row of A over all tokens: (B, heads, N), summing to 1 over N."""
         return self._attention(self.query[:, :, :1], None if self.bias is None else self.bias[..., :1, :])[:, :, 0]
 
     def matrix(self, image: int) -> Tensor:
-        """The whole of A for one image: (heads, N, N). This is what the class row saves: memory of N^2."""
+        """The whole matrix A of one image, (heads, N, N), whose N^2 memory class_row avoids."""
         bias = self.bias
         if bias is not None and bias.ndim == 4 and len(bias) > 1:
             bias = bias[image : image + 1]
@@ -66,13 +67,13 @@ class AttentionCall:
             return scores.softmax(-1)
 
     def class_row_gradient(self, output_gradient: Tensor) -> Tensor:
-        """dy/da of the class token's row from dy/do (B, heads, N, d): (B, heads, N)."""
+        """The gradient dy/da of the class token's row, (B, heads, N), from dy/do (B, heads, N, d)."""
         with full_precision(self.value):
             value = self.value.to(at_least_float32(self.value))
             return (value @ output_gradient[:, :, 0, :, None].to(value.dtype))[..., 0]
 
     def matrix_gradient(self, output_gradient: Tensor, image: int) -> Tensor:
-        """dy/dA of one image from dy/do (B, heads, N, d): (heads, N, N)."""
+        """The gradient dy/dA of one image, (heads, N, N), from dy/do (B, heads, N, d)."""
         with full_precision(self.value):
             value = self.value[image].to(at_least_float32(self.value))
             return output_gradient[image].to(value.dtype) @ value.transpose(-2, -1)
@@ -80,17 +81,22 @@ class AttentionCall:
 
 @contextmanager
 def full_precision(like: Tensor) -> Iterator[None]:
-    # Autocast would take the products back to bfloat16.
+    """Disables gradients, and autocast, which would compute products in bfloat16, on the device of `like`."""
     with torch.no_grad(), torch.autocast(like.device.type, enabled=False):
         yield
 
 
 def at_least_float32(tensor: Tensor) -> torch.dtype:
+    """float64 for a float64 tensor, otherwise float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-class _Recorder(TorchFunctionMode):
-    """Sees each fused attention call that a block makes, whatever norms or rotations come before it."""
+class _Interceptor(TorchFunctionMode):
+    """Replaces each call of fused attention by `attend`, regardless of the code around it (norms, rotations).
+
+    Args:
+        attend: keyword arguments of scaled_dot_product_attention -> its output.
+    """
 
     def __init__(self, attend: Callable[[dict[str, Any]], Tensor]) -> None:
         super().__init__()
@@ -107,24 +113,25 @@ class _Recorder(TorchFunctionMode):
 
 
 class AttentionRecorder:
-    """Context manager that keeps the attention calls of a ViT's one forward pass inside it.
+    """Context manager that records the attention calls of one forward pass of a ViT.
+
+    After a forward pass inside the context, `calls` holds one AttentionCall for each block from `start_block` on, or
+    two for a block with two parallel attentions.
 
     Args:
-        backbone: a timm ViT: has `blocks`, `num_prefix_tokens` and a class token as its first token.
-        start_block: first block to record.
-        detach_below: cut the graph below `start_block`, so that a backward pass ends there. For maps alone; a
-            training step needs the whole graph.
-        class_rows_alone: of the recorded calls, gradients are taken at the class token's row alone. Then, with the cut,
-            the first recorded block's projection and MLP need a graph for that token alone.
-        prefix_alone: the scores depend on the last block's prefix tokens alone, and gradients are taken at class rows:
-            the last block's patches then need neither queries nor projection nor MLP.
-
-    `calls` holds an AttentionCall a block from start_block on (two where a block attends twice in parallel), after a
-    forward pass inside the context.
+        backbone: a timm ViT, with `blocks`, `num_prefix_tokens` and a class token as its first token.
+        start_block: first block to record, counted from 0.
+        detach_below: whether to cut the graph below `start_block`, so that a backward pass ends there. A training step
+            needs the whole graph.
+        class_rows_alone: whether gradients are needed only at the class token's row of each recorded call. Together
+            with the cut, the first recorded block's projection and MLP then need a graph for this token only.
+        prefix_alone: whether the scores depend only on the last block's prefix tokens, and gradients are needed only
+            at class rows. The last block then computes queries, projection and MLP for prefix tokens only.
 
     Raises:
-        InputError: no such block; in the forward pass, a block that runs twice, that makes no call of fused attention,
-            or more than it has attention modules (differential attention: no one matrix is its attention).
+        InputError: there is no such block; in the forward pass, a block runs twice, makes no call of fused attention,
+            or makes more calls than it has attention modules (as differential attention does, which is not given by
+            one matrix).
     """
 
     def __init__(
@@ -150,8 +157,8 @@ class AttentionRecorder:
         self._before_block = 0
         self._handles: list[RemovableHandle] = []
         self._flags: list[tuple[nn.Module, str, bool]] = []
-        self._forwards: list[tuple[nn.Module, Any]] = []
-        self._mode = _Recorder(self._attend)
+        self._narrowings = ExitStack()
+        self._mode = _Interceptor(self._attend)
 
     def __enter__(self) -> AttentionRecorder:
         self.calls, self._ran = [], set()
@@ -159,27 +166,22 @@ class AttentionRecorder:
             if number < self.start_block:
                 continue
             self._handles.append(block.register_forward_pre_hook(self._enter_block(number)))
-            # Only fused attention is seen; timm's explicit form would build the matrix anyway.
+            # The interceptor sees only fused attention; timm's explicit form would build the whole matrix anyway.
             attentions = [module for module in block.modules() if hasattr(module, "fused_attn")]
             for module in attentions:
                 self._set(module, "fused_attn", True)
             self._handles.append(block.register_forward_hook(self._leave_block(number, max(1, len(attentions)))))
         if getattr(self.backbone, "grad_checkpointing", False):
-            # A checkpointed block runs without a graph and would leave nothing to differentiate.
+            # A checkpointed block runs without a graph, so that its output could not be differentiated.
             self._set(self.backbone, "grad_checkpointing", False)
         if self.detach_below and self.class_rows_alone:
-            self._narrow(self.backbone.blocks[self.start_block], _differentiated_at_first)
+            block = self.backbone.blocks[self.start_block]
+            self._narrowings.enter_context(_narrowed_forwards(block, _differentiated_at_first))
         if self.prefix_alone:
-            self._narrow(self.backbone.blocks[-1], partial(_computed_at_first, self.backbone.num_prefix_tokens))
+            narrow = partial(_computed_at_first, self.backbone.num_prefix_tokens)
+            self._narrowings.enter_context(_narrowed_forwards(self.backbone.blocks[-1], narrow))
         self._mode.__enter__()
         return self
-
-    def _narrow(self, block: Any, narrowed: Callable[[Forward], Forward]) -> None:
-        for module in (getattr(getattr(block, "attn", None), "proj", None), getattr(block, "mlp", None)):
-            # Of these it is known that they treat each token apart.
-            if isinstance(module, nn.Linear | Mlp | GluMlp | SwiGLU):
-                self._forwards.append((module, vars(module).get("forward")))
-                module.forward = narrowed(module.forward)  # type: ignore[method-assign]
 
     def _set(self, module: nn.Module, name: str, value: bool) -> None:
         self._flags.append((module, name, bool(getattr(module, name))))
@@ -193,12 +195,8 @@ class AttentionRecorder:
             handle.remove()
         for module, name, value in self._flags:
             setattr(module, name, value)
-        for module, forward in reversed(self._forwards):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-        self._handles, self._flags, self._forwards, self._block = [], [], [], None
+        self._narrowings.close()
+        self._handles, self._flags, self._block = [], [], None
 
     def _enter_block(self, number: int) -> Callable[..., Any]:
         def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -228,24 +226,24 @@ class AttentionRecorder:
 
         return hook
 
-    def _attend(self, taken: dict[str, Any]) -> Tensor:
+    def _attend(self, arguments: dict[str, Any]) -> Tensor:
         if self._block is None:
-            return _fused_attention(**taken)
-        query, key, value, bias = (taken.get(name) for name in ("query", "key", "value", "attn_mask"))
+            return _fused_attention(**arguments)
+        query, key, value, bias = (arguments.get(name) for name in ("query", "key", "value", "attn_mask"))
         assert isinstance(query, Tensor)
         assert isinstance(key, Tensor)
         assert isinstance(value, Tensor)
-        beyond = 0
+        omitted_rows = 0
         if self.prefix_alone and self._block == len(self.backbone.blocks) - 1:
             rows = self.backbone.num_prefix_tokens
-            beyond = query.shape[2] - rows
-            taken = taken | {"query": query[:, :, :rows]}
+            omitted_rows = query.shape[2] - rows
+            arguments = arguments | {"query": query[:, :, :rows]}
             if isinstance(bias, Tensor) and bias.shape[-2] > 1:
-                taken["attn_mask"] = bias[..., :rows, :]
-        output = _fused_attention(**taken)
-        if taken.get("is_causal"):
+                arguments["attn_mask"] = bias[..., :rows, :]
+        output = _fused_attention(**arguments)
+        if arguments.get("is_causal"):
             bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-        scale = taken.get("scale")
+        scale = arguments.get("scale")
         self.calls.append(
             AttentionCall(
                 query=query.detach(),
@@ -256,11 +254,36 @@ class AttentionRecorder:
                 output=output,
             )
         )
-        return F.pad(output, (0, 0, 0, beyond)) if beyond else output
+        return F.pad(output, (0, 0, 0, omitted_rows)) if omitted_rows else output
+
+
+@contextmanager
+def _narrowed_forwards(block: Any, narrow: Callable[[Forward], Forward]) -> Iterator[None]:
+    """Inside the context, a block's projection and MLP run `narrow(forward)` instead of their `forward`.
+
+    The maps need the results, or the gradients, of these layers at only a few tokens. In a ViT-B block, projection and
+    MLP are about three quarters of the weights that act on every token: narrowing them saves most of the last block's
+    forward pass, and most of the graph and the backward pass of the first recorded block. A forward hook cannot do
+    this, because it runs after the layer has computed all tokens.
+    """
+    replaced: list[tuple[nn.Module, Any]] = []
+    try:
+        for module in (getattr(getattr(block, "attn", None), "proj", None), getattr(block, "mlp", None)):
+            # These layers are known to process each token separately.
+            if isinstance(module, nn.Linear | Mlp | GluMlp | SwiGLU):
+                replaced.append((module, vars(module).get("forward")))
+                module.forward = narrow(module.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for module, forward in reversed(replaced):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
 
 
 def _differentiated_at_first(forward: Forward) -> Forward:
-    """`forward` of tokens (B, N, d) whose result has a graph at the first token alone."""
+    """Wraps a per-token `forward`, (B, N, d) -> (B, N, d), so that only the first token's result has a graph."""
 
     def narrowed(tokens: Tensor) -> Tensor:
         with torch.no_grad():
@@ -271,5 +294,5 @@ def _differentiated_at_first(forward: Forward) -> Forward:
 
 
 def _computed_at_first(count: int, forward: Forward) -> Forward:
-    """`forward` of the first tokens; 0 for the others of (B, N, d)."""
+    """Wraps a per-token `forward`, (B, N, d) -> (B, N, d), to compute the first `count` tokens; the others are 0."""
     return lambda tokens: F.pad(forward(tokens[:, :count]), (0, 0, 0, tokens.shape[1] - count))

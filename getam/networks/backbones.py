@@ -1,4 +1,4 @@
-"""Networks from timm by name, with one message where timm cannot build what the settings ask for."""
+"""Builds timm models by name, and finds the ViT in a model; each failure is reported by one message."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from getam.errors import InputError
 from getam.networks.pretrained import Weights, timm_weights
 
 PROBE = 0.7311
-"""No fresh weight, norm or bias has this value."""
+"""A value that no initialized weight, norm or bias has."""
 
 
 def create_timm_model(
-    name: str, *, pretrained: bool | str, key: str, segmentation: bool = False, **options: Any
+    name: str, *, pretrained: bool | str, key: str, allow_pixel_labels: bool = False, **options: Any
 ) -> Any:
     """Builds a timm model without a head.
 
     Args:
-        pretrained, segmentation: see getam.networks.pretrained.timm_weights.
+        name: timm's name, with or without the tag of the weights.
+        pretrained, allow_pixel_labels: see getam.networks.pretrained.timm_weights.
         key: the setting that names the model, for messages.
         options: keyword arguments of timm.create_model.
 
     Returns:
-        the model; where its weights came from stands in its attribute `initialization`.
+        The model. With pretrained weights, its attribute `initialization` is their origin.
 
     Raises:
-        InputError: the model doesn't take the options, or its weights cannot be had or are not its own.
+        InputError: the model does not accept the options, or the weights cannot be obtained or do not fit the model.
     """
-    weights = timm_weights(name, pretrained, segmentation=segmentation)
+    weights = timm_weights(name, pretrained, allow_pixel_labels=allow_pixel_labels)
     if weights is None:
         return _create(name, key, **options)
     random_state = torch.get_rng_state()
-    # First without: what is wrong with the options is not the weights' fault.
+    # The model is first built without weights, so that an error in the options is not blamed on the weights.
     _create(name, key, **options)
     _check_complete(weights, name, **options)
     torch.set_rng_state(random_state)
@@ -56,7 +57,7 @@ def _create(name: str, key: str, **options: Any) -> Any:
 
 
 def _create_with(weights: Weights, name: str, **options: Any) -> Any:
-    """The model with the weights, which timm renames and resizes where its models need it."""
+    """Builds the model with the weights; timm renames and resizes them where the model needs it."""
     try:
         return timm.create_model(
             name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": dict(weights.state)}, **options
@@ -70,9 +71,9 @@ def _create_with(weights: Weights, name: str, **options: Any) -> Any:
 
 
 def _check_complete(weights: Weights, name: str, **options: Any) -> None:
-    """Refuses a file that lacks some of the model's weights, of which timm keeps silent.
+    """Raises InputError if a file lacks some of the model's weights, which timm does not report.
 
-    With every tensor of the file filled with one number, what has another in the model has not been loaded.
+    All tensors of the file are filled with one number; a tensor of the model with other values was not loaded.
     """
     probe = {
         key: torch.full_like(value, PROBE) if value.is_floating_point() else value
@@ -82,7 +83,7 @@ def _check_complete(weights: Weights, name: str, **options: Any) -> None:
     left = [
         key
         for key, value in state.items()
-        # Near it: a table that timm resizes is interpolated.
+        # The values are compared with a tolerance, because timm interpolates tables that it resizes.
         if value.is_floating_point() and not torch.allclose(value.float(), torch.tensor(PROBE), rtol=0, atol=0.01)
     ]
     if left:
@@ -93,10 +94,10 @@ def _check_complete(weights: Weights, name: str, **options: Any) -> None:
 
 
 class Normalization(nn.Module):
-    """ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
+    """Converts ImageNet-normalized images (B, 3, H, W) to another mean and deviation; it has no weights.
 
     Args:
-        mean, std: three numbers each, of RGB in [0, 1].
+        mean, std: mean and deviation of the result, three numbers each, for RGB in [0, 1].
     """
 
     scale: Tensor
@@ -110,15 +111,15 @@ class Normalization(nn.Module):
         self.register_buffer("shift", shift / to, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same shape out as in."""
+        """Images (B, 3, H, W) -> the same shape."""
         return images * self.scale + self.shift
 
 
 def find_backbone(model: nn.Module) -> nn.Module:
-    """The one module of a model that is a timm ViT with a class token.
+    """Finds the timm ViT with a class token in a model.
 
     Raises:
-        InputError: there is none, there are several, or it is another kind of network with a class token.
+        InputError: the model contains none, several, or one that is not built like timm's, or the model is compiled.
     """
     found: list[Any] = [
         m for m in model.modules() if hasattr(m, "blocks") and isinstance(getattr(m, "cls_token", None), Tensor)

@@ -1,4 +1,4 @@
-"""Models and training states on disk: safetensors with JSON beside or inside them, never a pickle."""
+"""Saves and loads models and training states, as safetensors with JSON beside or inside them, never as pickles."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from getam.system.files import atomic_file, read_json, write_json
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
-SHOWN = 3
-"""How many of the tensors that do not fit a message names."""
+MAX_NAMED = 3
+"""Number of misfitting tensors that a message names; it only counts the remaining ones."""
 UNUSED = "unused.safetensors"
-"""File beside an imported model with the tensors of its source that no forward pass reads."""
+"""File beside an imported model with those tensors of the imported file that no forward pass reads."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,14 @@ logger = logging.getLogger(__name__)
 def describe_model(
     kind: str, settings: PretrainedSettings, *, learned_from: str, classes: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """What model.json says of every network: what it is built from, and its supervision.
+    """The description that model.json holds for every network: its kind, settings, classes and supervision.
 
     Args:
-        kind: of the network, which `read_description` asks for.
-        learned_from: supervision of the labels that it is trained on, see getam.networks.supervision; that of its first
-            weights is added here.
-        classes: names, without background; None for a network that knows none.
+        kind: kind of the network, which `read_description` checks.
+        settings: settings that the network is built from.
+        learned_from: supervision of its training data, see getam.networks.supervision; the supervision of its
+            pretrained weights is added.
+        classes: class names, without background; None for a network without classes.
     """
     return {
         "kind": kind,
@@ -53,7 +54,7 @@ def describe_model(
 
 
 def save_model(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Writes model.safetensors and model.json; the description holds all that is needed to build the model again."""
+    """Writes model.safetensors and model.json; the description must suffice to build the model again."""
     write_tensors(folder / WEIGHTS, model.state_dict())
     write_json(folder / DESCRIPTION, {**description, "version": getam.system.version.VERSION})
 
@@ -64,12 +65,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
             content = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
             save_file(content, temporary, metadata=metadata)
         except SafetensorError as error:
-            # safetensors raises an error of its own for a full disk and the like.
+            # safetensors reports failures of the disk by its own exception; atomic_file handles OSError.
             raise OSError(str(error)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
 
     Raises:
         InputError: the file is missing or damaged.
@@ -88,10 +89,14 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) -> tuple[SomeSection, tuple[str, ...]]:
-    """Reads model.json: the settings that the model is built from, without fetching anything, and its class names.
+    """Reads model.json.
+
+    Returns:
+        The settings to build the model from, with `pretrained` False, so that building it fetches no weights; the
+        class names.
 
     Raises:
-        InputError: it describes no model of this kind, or one of another version's settings.
+        InputError: the file describes another kind of model, or has settings of another version.
     """
     path = folder / DESCRIPTION
     description = read_json(path)
@@ -106,10 +111,10 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
-    """Loads model.safetensors strictly into a model that was built from model.json beside it.
+    """Loads model.safetensors strictly into a model that was built from the model.json beside it.
 
     Raises:
-        InputError: the file is missing or damaged, or its keys or shapes are not the model's; the first are named.
+        InputError: the file is missing or damaged, or a key or shape is not the model's.
     """
     path = folder / WEIGHTS
     state = read_tensors(path)
@@ -122,33 +127,39 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
 
 def load_exactly(model: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Loads weights that came from a file of another program, strictly.
+    """Loads renamed weights from another program's file strictly into a model.
+
+    Args:
+        source: the file, for the message.
 
     Raises:
-        InputError: a name or a shape is not the model's; the first are named.
+        InputError: a name or a shape is not the model's.
     """
     if misfit := misfits(model.state_dict(), state):
         raise InputError(f"{source}: does not fit: {misfit}; give the file of that network, unchanged")
     model.load_state_dict(dict(state))
 
 
-def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """In words, the first tensors whose names or shapes differ and how many more there are; empty where none does."""
-    wrong = [f"{name} is missing" for name in wanted if name not in given]
-    wrong += [f"{name} is unknown" for name in given if name not in wanted]
+def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Lists the tensors of `state` whose names or shapes differ from those of `wanted`, in words.
+
+    Only the first are named, the others are counted. The text is empty if all tensors fit.
+    """
+    wrong = [f"{name} is missing" for name in wanted if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in wanted]
     wrong += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(tensor.shape)}"
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
-        if name in given and given[name].shape != tensor.shape
+        if name in state and state[name].shape != tensor.shape
     ]
-    more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-    return "; ".join(wrong[:SHOWN]) + more
+    more = f" and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
+    return "; ".join(wrong[:MAX_NAMED]) + more
 
 
 def save_state(
     path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", progress: Mapping[str, Any]
 ) -> None:
-    """Writes all that a training needs to go on exactly: weights, optimizer, random state, and `progress` as JSON."""
+    """Writes the state from which a training resumes exactly: weights, optimizer, random state, `progress` as JSON."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in values.items() if isinstance(value, Tensor)}
@@ -164,12 +175,15 @@ def save_state(
 def load_state(
     path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", any_code: bool = False
 ) -> dict[str, Any] | None:
-    """Restores what `save_state` wrote and gives its `progress`; None where there is nothing of this key and code.
+    """Restores the state that `save_state` wrote.
 
     Args:
-        key: identifies settings, first weights and data.
-        code: hash of the sources that train.
-        any_code: whether to go on, with a warning, from a state that other sources have saved.
+        key: identifies settings, initial weights and data.
+        code: hash of the training's sources.
+        any_code: whether a state that other sources saved is restored, with a warning.
+
+    Returns:
+        The `progress` of the state; None if there is no intact state with this key and code.
     """
     if not path.is_file():
         return None
@@ -205,7 +219,7 @@ def load_state(
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Checksum of names, shapes, types and bytes: the format itself has none, and a disk may lose some bytes."""
+    """Checksum of names, shapes, dtypes and bytes, to detect disk errors; safetensors has no checksum."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

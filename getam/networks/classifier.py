@@ -1,8 +1,8 @@
 """The image classifier: a timm ViT with a class token and a read-out, or a timm CNN for the CAM baseline.
 
-`readout: project` is the authors' (DPT's read-out projection, then convolutions and an average), after Eq. 6 of
-the paper's appendix, `ignore` and `add` are DPT's others; `token` is timm's plain head on the normalized class token;
-`pool` is a CNN's average of features.
+The read-out `project` is the authors' (DPT's read-out projection, then convolutions and an average), from Eq. 6 of
+the paper's appendix; `ignore` and `add` are DPT's alternatives; `token` is timm's plain head on the normalized class
+token; `pool` is a CNN's average of features.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ from getam.settings.networks import BackboneSettings
 
 
 def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
-    """Builds the timm ViT of the settings, for inputs of any size that its patches divide.
+    """Builds the timm ViT of the settings, for inputs of any size that is a multiple of the patch size.
 
     Raises:
-        InputError: no such model, options that it does not take, no class token, or weights that cannot be fetched.
+        InputError: timm has no such model, the model does not accept the options or has no class token, or its weights
+            cannot be fetched.
     """
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
     _check_name(settings.backbone)
-    # The authors keep the position table at the size that it was pretrained at.
+    # The authors' networks keep the position embeddings at the size of the pretraining.
     size = {"img_size": image_size} if settings.embedding == "timm" else {}
     try:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
-            segmentation=settings.segmentation_pretrained,
+            allow_pixel_labels=settings.segmentation_pretrained,
             key="backbone",
             **{**size, "dynamic_img_size": True, **options},
         )
@@ -72,13 +73,14 @@ def create_cnn(settings: BackboneSettings) -> Any:
     """Builds the timm CNN of the settings.
 
     Raises:
-        InputError: no such model, options that it does not take, weights that cannot be fetched, or no CNN.
+        InputError: timm has no such model, the model does not accept the options or is no CNN, or its weights cannot
+            be fetched.
     """
     _check_name(settings.backbone)
     backbone = create_timm_model(
         settings.backbone,
         pretrained=settings.pretrained,
-        segmentation=settings.segmentation_pretrained,
+        allow_pixel_labels=settings.segmentation_pretrained,
         key="backbone",
         **settings.backbone_options,
     )
@@ -120,16 +122,18 @@ def _conv_embed(
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a backbone gives for images: tokens (B, N, d) with P prefix tokens before the n_h * n_w patches."""
+    """The outputs of a ViT: tokens (B, P + n_h * n_w, d), P prefix tokens before the patches."""
 
     taps: tuple[Tensor, ...]
-    """Tokens after the blocks asked for; of a hybrid's stages their feature maps (B, c, h, w)."""
+    """Tokens after the tapped blocks, or feature maps (B, c, h, w) of a hybrid's tapped stages."""
     last: Tensor
-    """Tokens after the last block, not normalized: what the authors' read-out takes."""
+    """Tokens after the last block, before the final norm; input of the authors' read-out."""
     normalized: Tensor
-    """Tokens after the final norm: what a plain head takes."""
+    """Tokens after the final norm; input of a plain head."""
     grid: tuple[int, int]
+    """(n_h, n_w) of the patches."""
     num_prefix_tokens: int
+    """P."""
 
 
 class TokenReadout(nn.Module):
@@ -143,16 +147,17 @@ class TokenReadout(nn.Module):
         return self.head(tokens.normalized[:, 0])
 
     def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Scores (B, C), and CAM: the head applied to each patch token, ReLU: (B, C, n_h, n_w)."""
+        """Scores (B, C), and CAM (B, C, n_h, n_w), the ReLU of the head applied to each patch token."""
         scores = self.head(tokens.normalized[:, tokens.num_prefix_tokens :])
         return self(tokens), scores.transpose(1, 2).unflatten(2, tokens.grid).relu()
 
 
 class DPTReadout(nn.Module):
-    """The authors' read-out: a feature map of the tokens (1x1 conv, then 3x3 conv, stride 2) -> average -> linear.
+    """The authors' read-out: feature map of the tokens (1x1 conv, 3x3 conv with stride 2) -> average -> linear.
 
     Args:
-        readout: what becomes of the class token: `project` (theirs), `ignore` or `add`, see Reassemble.
+        dim: width d of the tokens.
+        readout: treatment of the class token: `project` (the authors'), `ignore` or `add`, see Reassemble.
     """
 
     def __init__(self, dim: int, num_classes: int, readout: str) -> None:
@@ -164,7 +169,7 @@ class DPTReadout(nn.Module):
         return self.scores(self.features(tokens))
 
     def features(self, tokens: Tokens) -> Tensor:
-        """The map before the average, (B, d, ceil(n_h / 2), ceil(n_w / 2)); the DPT decoder's deepest input."""
+        """The feature map before the average, (B, d, ceil(n_h / 2), ceil(n_w / 2)), the DPT decoder's deepest input."""
         return self.reassemble(tokens.last, tokens.grid, tokens.num_prefix_tokens)
 
     def scores(self, features: Tensor) -> Tensor:
@@ -176,27 +181,30 @@ class DPTReadout(nn.Module):
         return self.scores(features), self.activation(features, tokens.grid)
 
     def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        """CAM of `features`: the head before the average, ReLU, bilinear to the token grid: (B, C, n_h, n_w)."""
+        """CAM of `features`, the ReLU of the head before the average, bilinear on the token grid: (B, C, n_h, n_w)."""
         maps = _activation(features, self.head)
         height, width = maps.shape[2:]
-        # The convolution of stride 2 is centered on tokens 0, 2, 4, ...; behind the last of them its value repeats.
+        # The windows of the convolution with stride 2 are centered on tokens 0, 2, 4, ...; tokens after the last center
+        # repeat its value.
         maps = nn.functional.interpolate(
             maps, size=(2 * height - 1, 2 * width - 1), mode="bilinear", align_corners=True
         )
-        beyond = (0, grid[1] - maps.shape[3], 0, grid[0] - maps.shape[2])
-        return nn.functional.pad(maps, beyond, mode="replicate")
+        padding = (0, grid[1] - maps.shape[3], 0, grid[0] - maps.shape[2])
+        return nn.functional.pad(maps, padding, mode="replicate")
 
 
 def _activation(features: Tensor, head: nn.Linear) -> Tensor:
-    """The head's weights at each place, ReLU: (B, d, h, w) -> (B, C, h, w)."""
+    """Applies the head's weights at each position, and ReLU: (B, d, h, w) -> (B, C, h, w)."""
     return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
 
 
 class ViTClassifier(nn.Module):
-    """Image scores from a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
+    """Image classifier with a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
 
     Args:
-        normalization: from ImageNet's to what the backbone takes.
+        backbone: a timm ViT with a class token.
+        readout: `project`, `ignore`, `add` or `token`, see the module.
+        normalization: converts ImageNet-normalized images to the backbone's mean and deviation; None: no conversion.
     """
 
     def __init__(
@@ -213,7 +221,7 @@ class ViTClassifier(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Image pixels along a side of a token."""
+        """Side of a patch in image pixels."""
         ratio = self.backbone.patch_embed.feat_ratio()
         return ratio if isinstance(ratio, int) else ratio[0]
 
@@ -221,7 +229,7 @@ class ViTClassifier(nn.Module):
         return self.readout(self.tokens(images))
 
     def tokens(self, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
-        """What the read-out takes, and the taps, see `read_tokens`."""
+        """The backbone's tokens of images (B, 3, H, W), ImageNet-normalized; see `read_tokens`."""
         return read_tokens(self.backbone, self.normalization(images), taps=taps)
 
     def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,7 +238,7 @@ class ViTClassifier(nn.Module):
 
 
 class CNNClassifier(nn.Module):
-    """Image scores from a CNN, by a linear head on the average of its last features; same shapes as ViTClassifier."""
+    """Image classifier with a CNN: a linear head on the average of its last features; same shapes as ViTClassifier."""
 
     def __init__(self, backbone: Any, *, num_classes: int, normalization: nn.Module | None = None) -> None:
         super().__init__()
@@ -240,7 +248,7 @@ class CNNClassifier(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Image pixels along a side of a feature."""
+        """Ratio of the image's resolution to that of the last features."""
         return self.backbone.feature_info[-1]["reduction"]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -259,43 +267,44 @@ class CNNClassifier(nn.Module):
 
 
 def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
-    """Runs a timm ViT: images (B, 3, H, W), as it takes them -> its tokens.
+    """Runs a timm ViT and returns its tokens.
 
     Args:
-        taps: numbers of blocks, ascending, whose tokens are wanted too; before them `stage0`, `stage1`, ... for the
-            feature maps of a hybrid's ResNet.
+        images: (B, 3, H, W), normalized as the backbone expects.
+        taps: blocks whose tokens are returned too, ascending; before them, `stage0`, `stage1`, ... for feature maps of
+            a hybrid's ResNet.
     """
     last = len(backbone.blocks) - 1
     blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
-    found: dict[int | str, Tensor] = {}
+    tapped: dict[int | str, Tensor] = {}
     with ExitStack() as hooks:
         for tap in taps:
             if isinstance(tap, str):
                 stage = backbone.patch_embed.backbone.stages[int(tap.removeprefix("stage"))]
-                hooks.enter_context(stage.register_forward_hook(partial(_keep, found, tap)))
+                hooks.enter_context(stage.register_forward_hook(partial(_keep, tapped, tap)))
         normalized, outputs = backbone.forward_intermediates(
             images, indices=blocks, return_prefix_tokens=True, output_fmt="NLC"
         )
     for block, (patches, prefix) in zip(blocks, outputs, strict=True):
-        found[block] = torch.cat([prefix, patches], dim=1)
+        tapped[block] = torch.cat([prefix, patches], dim=1)
     return Tokens(
-        taps=tuple(found[tap] for tap in taps),
-        last=found[last],
+        taps=tuple(tapped[tap] for tap in taps),
+        last=tapped[last],
         normalized=normalized,
         grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
         num_prefix_tokens=backbone.num_prefix_tokens,
     )
 
 
-def _keep(found: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    found[tap] = output
+def _keep(tapped: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    tapped[tap] = output
 
 
 def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier | CNNClassifier:
-    """Builds the classifier with fresh (or pretrained) weights; the global seed decides fresh ones.
+    """Builds the classifier of the settings; random weights depend on torch's global seed.
 
     Raises:
-        InputError: timm cannot build the backbone, or the read-out doesn't suit it.
+        InputError: the backbone cannot be built, or does not suit the read-out.
     """
     is_cnn = settings.readout == "pool"
     backbone = create_cnn(settings) if is_cnn else create_backbone(settings, image_size=image_size)
@@ -308,12 +317,12 @@ def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size
 
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """What model.json says of a classifier."""
+    """The description of a classifier for model.json."""
     return describe_model("classifier", settings, learned_from=IMAGE_LABELS, classes=classes)
 
 
 def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:
-    """Rebuilds a classifier from its folder, in evaluation mode; gives it and its class names."""
+    """Loads a classifier from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="classifier", settings=ClassifierSettings)
     model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size)
     load_weights(folder, model)

@@ -1,8 +1,8 @@
 """DPT decoder of the end-to-end network (Ranftl et al. 2021), with channel attention before the head.
 
-Four taps of the backbone become feature maps at 1/4, 1/8, 1/16 and 1/32 of the image (patch 16), are fused
-from the coarsest to the finest, and give class scores for each pixel. The deepest of the four maps also feeds
-the classifier, so the classifier owns the module that makes it and the decoder receives it ready-made.
+Four taps of the backbone become feature maps at 1/4, 1/8, 1/16 and 1/32 of the image's resolution (for patches of 16
+pixels), which are fused from the coarsest to the finest into class scores for each pixel. The classifier reads the
+deepest feature map too; therefore the classifier owns the module that makes it, and passes it to the decoder.
 """
 
 from __future__ import annotations
@@ -15,26 +15,30 @@ from torch.nn import functional as F
 
 from getam.system.distributed import ImageDropout
 
-# How a map of c channels on the patch grid reaches each relative size.
 RESAMPLE: dict[float, Callable[[int], nn.Module]] = {
     4: lambda c: nn.ConvTranspose2d(c, c, kernel_size=4, stride=4),
     2: lambda c: nn.ConvTranspose2d(c, c, kernel_size=2, stride=2),
     1: lambda c: nn.Identity(),
     0.5: lambda c: nn.Conv2d(c, c, kernel_size=3, stride=2, padding=1),
 }
+"""Scale relative to the patch grid -> module that resamples a feature map of c channels to it."""
 
 
 class Reassemble(nn.Module):
-    """Tokens of one tap to a feature map: DPT's read-out, 1x1 convolution, resampling.
+    """Makes a feature map of the tokens of one tap: DPT's read-out, 1x1 convolution, resampling.
 
-    What becomes of the class token: `project` concatenates it with every patch token and projects back to `token_dim`,
-    `add` adds it to every patch token, `ignore` drops it. Other prefix tokens (distillation, registers) are dropped.
+    The read-out treats the class token in one of three ways: `project` concatenates it with each patch token and
+    projects back to `token_dim`, `add` adds it to each patch token, `ignore` drops it. Other prefix tokens
+    (distillation, registers) are dropped.
 
     Args:
         token_dim: width d of the tokens.
         channels: channels of the feature map.
-        scale: size of the feature map relative to the patch grid, a key of RESAMPLE; else ValueError.
+        scale: size of the feature map relative to the patch grid, a key of RESAMPLE.
         readout: `project`, `add` or `ignore`.
+
+    Raises:
+        ValueError: RESAMPLE has no such scale.
     """
 
     def __init__(self, *, token_dim: int, channels: int, scale: float, readout: str = "project") -> None:
@@ -48,12 +52,12 @@ class Reassemble(nn.Module):
         self.resample = RESAMPLE[scale](channels)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> Tensor:
-        """Feature map of one tap.
+        """Makes the feature map of one tap.
 
         Args:
             tokens: (B, P + n_h * n_w, d), floating; token 0 is the class token.
             grid: (n_h, n_w), the patch grid.
-            num_prefix_tokens: P, class token and other tokens that are not patches.
+            num_prefix_tokens: P, the number of tokens that are not patches, the class token included.
 
         Returns:
             (B, channels, scale * n_h, scale * n_w); at scale 0.5 an odd side is rounded up.
@@ -84,22 +88,22 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """RefineNet fusion: add the refined skip to the path, refine the sum, upsample and project it.
+    """RefineNet's fusion block: adds the refined skip to the path, refines the sum, upsamples and projects it.
 
     Args:
         width: channels of the path and of the skip.
-        has_skip: False for the deepest block, where the path begins.
+        has_skip: whether there is a skip; False for the deepest block, where the path begins.
     """
 
     def __init__(self, width: int, *, has_skip: bool) -> None:
         super().__init__()
-        # The authors' deepest block has this unit too, but never runs it: such weights get no gradient.
+        # The deepest block has no such unit: in the authors' network it exists, but never runs and gets no gradient.
         self.refine_skip = ResidualUnit(width) if has_skip else None
         self.refine = ResidualUnit(width)
         self.project = nn.Conv2d(width, width, kernel_size=1)
 
     def forward(self, path: Tensor, skip: Tensor | None, *, size: tuple[int, int]) -> Tensor:
-        """(B, width, h, w), and a skip of the same shape, to (B, width, *size)."""
+        """Fuses the path (B, width, h, w) with a skip of the same shape: (B, width, *size)."""
         if self.refine_skip is not None and skip is not None:
             path = path + self.refine_skip(skip)
         path = F.interpolate(self.refine(path), size=size, mode="bilinear", align_corners=True)
@@ -108,7 +112,7 @@ class Fusion(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """x + s * body(x): squeeze and excitation (Hu et al. 2018) around two 3x3 convolutions, residual.
+    """x + s * body(x): a residual block of two 3x3 convolutions with squeeze and excitation s (Hu et al. 2018).
 
     Args:
         width: channels.
@@ -136,15 +140,15 @@ class ChannelAttention(nn.Module):
 
 
 class DPTDecoder(nn.Module):
-    """Class scores for each pixel from four taps of a vision transformer.
+    """DPT decoder: class logits for each pixel from four taps of a vision transformer.
 
     Args:
         token_dim: width d of the tokens.
         channels: channels of the four reassembled feature maps, finest first.
         width: channels of the decoder, at least 16 (the channel attention divides it by 16).
         num_classes: output channels, background included.
-        scales: of the first three taps relative to the patch grid; None for a tap that is a feature map
-            already (a ResNet stage of the hybrid), which then has `channels` channels and passes as it is.
+        scales: scales of the first three feature maps relative to the patch grid; None for a tap that is already a
+            feature map of the given channels (a ResNet stage of the hybrid) and is used unchanged.
     """
 
     def __init__(
@@ -181,19 +185,19 @@ class DPTDecoder(nn.Module):
         num_prefix_tokens: int,
         size: tuple[int, int],
     ) -> Tensor:
-        """Logits at the size of the image.
+        """Computes segmentation logits at the size of the image.
 
-        The head works at twice the finest tap: half the image's resolution with patches of 16 pixels, where
-        the final resizing doubles it as in the authors' network; other patch sizes come out at the image's
-        size just as well.
+        The head works at twice the resolution of the finest feature map. With patches of 16 pixels this is half the
+        image's resolution, and the final resizing doubles it, as in the authors' network; with other patch sizes,
+        the final resizing reaches the image's size by another factor.
 
         Args:
             taps: the first three taps, finest first: tokens (B, P + n_h * n_w, d), or a feature map
-                (B, C, h, w) where the decoder was made with scale None.
-            last: (B, channels[3], n_h / 2, n_w / 2), the deepest tap reassembled at scale 0.5 (odd sides
+                (B, C, h, w) if the decoder was made with scale None.
+            last: (B, channels[3], n_h / 2, n_w / 2), the feature map of the deepest tap at scale 0.5 (odd sides
                 rounded up).
             grid: (n_h, n_w), the patch grid.
-            num_prefix_tokens: P.
+            num_prefix_tokens: P, the number of tokens that are not patches.
             size: (H, W) of the logits.
 
         Returns:
@@ -205,7 +209,7 @@ class DPTDecoder(nn.Module):
         ]
         skips = [reduce(feature) for reduce, feature in zip(self.reduce, [*features, last], strict=True)]
         height, width = skips[0].shape[2:]
-        # Each block upsamples to the next skip's size: twice its own, less one where an odd side was rounded.
+        # Each block upsamples to the size of the next skip: twice its own, minus one where an odd side was rounded up.
         sizes = [(2 * height, 2 * width), *(skip.shape[2:] for skip in skips[:3])]
         path = self.fuse[3](skips[3], None, size=sizes[3])
         for level in (2, 1, 0):

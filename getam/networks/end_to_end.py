@@ -1,4 +1,4 @@
-"""The end-to-end network (section 4.3): one backbone, a classifier and a DPT decoder."""
+"""The end-to-end network (section 4.3): a classifier and a DPT decoder on one backbone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from getam.settings.end_to_end import EndToEndSettings
 
 
 class EndToEndNetwork(nn.Module):
-    """Scores and a segmentation from one backbone.
+    """Computes class scores and a segmentation from one backbone.
 
     The classifier's read-out features are the decoder's deepest input, as in the authors' network.
+
+    Args:
+        num_classes: number of classes without the background.
+
+    Raises:
+        InputError: the backbone cannot be built, or does not have the taps or the start_block of the settings.
     """
 
     def __init__(self, settings: EndToEndSettings, *, num_classes: int) -> None:
-        """`num_classes` counts no background."""
         super().__init__()
         classifier = build_classifier(settings, num_classes=num_classes, image_size=settings.crop.size)
         assert isinstance(classifier, ViTClassifier)
@@ -48,9 +53,9 @@ class EndToEndNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor, *, decode: bool = True) -> tuple[Tensor, Tensor | None]:
-        """images (B, 3, H, W), normalized -> scores (B, C), segmentation logits (B, 1 + C, H, W).
+        """Images (B, 3, H, W), normalized -> scores (B, C), segmentation logits (B, 1 + C, H, W).
 
-        Without `decode` the decoder doesn't run, and there are no logits.
+        With `decode=False` the decoder does not run, and the logits are None.
         """
         tokens = self.classifier.tokens(images, taps=self.taps)
         readout = self.classifier.readout
@@ -68,13 +73,13 @@ class EndToEndNetwork(nn.Module):
         return readout.scores(features), logits
 
     def segment(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
+        """Images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
         logits: Tensor = self(images)[1]
         return logits
 
 
 def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
-    """Refuses taps that the backbone has not, and channels and scales that are not a stage's."""
+    """Raises InputError if the backbone lacks a tap, or if a stage has other channels or another scale than given."""
     blocks = len(backbone.blocks)
     stages = getattr(getattr(backbone.patch_embed, "backbone", None), "stages", ())
     stride = backbone.patch_embed.feat_ratio()
@@ -89,25 +94,25 @@ def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
                 f"decoder.taps: {list(decoder.taps)}: {settings.backbone} has no {'block ' * isinstance(tap, int)}{tap}"
                 f"; {has}"
             )
-        facts = next(f for f in backbone.patch_embed.backbone.feature_info if f["module"] == f"stages.{str(tap)[5:]}")
-        if (channels, scale) != (facts["num_chs"], stride / facts["reduction"]):
+        stage = next(i for i in backbone.patch_embed.backbone.feature_info if i["module"] == f"stages.{str(tap)[5:]}")
+        if (channels, scale) != (stage["num_chs"], stride / stage["reduction"]):
             raise InputError(
-                f"decoder.channels, decoder.scales: {tap} of {settings.backbone} has {facts['num_chs']} channels at "
-                f"{stride // facts['reduction']} times the token grid, not {channels} at {scale}"
+                f"decoder.channels, decoder.scales: {tap} of {settings.backbone} has {stage['num_chs']} channels at "
+                f"{stride // stage['reduction']} times the token grid, not {channels} at {scale}"
             )
 
 
 def describe_end_to_end(
     settings: EndToEndSettings, classes: Sequence[str], *, saliency: str = SALIENCY
 ) -> dict[str, Any]:
-    """What model.json says of an end-to-end network; `saliency` is the supervision of the saliency maps."""
-    alone = not settings.completion.needs_saliency and not settings.saliency_weight
-    learned_from = IMAGE_LABELS if alone else joined(IMAGE_LABELS, SALIENCY, saliency)
+    """The description of an end-to-end network for model.json; `saliency` is the supervision of the saliency maps."""
+    without_saliency = not settings.completion.needs_saliency and not settings.saliency_weight
+    learned_from = IMAGE_LABELS if without_saliency else joined(IMAGE_LABELS, SALIENCY, saliency)
     return describe_model("end_to_end", settings, learned_from=learned_from, classes=classes)
 
 
 def load_end_to_end(folder: Path) -> tuple[EndToEndNetwork, tuple[str, ...]]:
-    """Rebuilds an end-to-end network from its folder, in evaluation mode; gives it and its class names."""
+    """Loads an end-to-end network from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="end_to_end", settings=EndToEndSettings)
     network = EndToEndNetwork(settings, num_classes=len(classes))
     load_weights(folder, network)

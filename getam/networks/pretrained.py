@@ -1,7 +1,7 @@
-"""Pretrained weights: fetched by a model's name or read from a local file, never a pickle, and where they came from.
+"""Fetches pretrained weights by a model's name or reads them from a file, and records their origin.
 
-Weights that were trained on pixel labels (segmentation, SAM) are refused unless a setting allows them: a score would no
-longer be that of image labels.
+Weights that were trained on pixel labels (segmentation, SAM) are refused unless a setting allows them, since scores
+would no longer be those of image-level supervision. No code in a file of weights is run.
 """
 
 from __future__ import annotations
@@ -29,42 +29,43 @@ SEGMENTATION_NAMES = re.compile(
     r"|(^|[/_.-])(sa1b|ade|ade20k|(ref)?coco(stuff)?|cityscapes|pascal|voc(aug|\d*)|seg|segmentation)(?=$|[/_.-])",
     re.IGNORECASE,
 )
-"""What the name of weights that know pixel labels holds: their data sets, Segment Anything and what was distilled from
-it (PE spatial, C-RADIO), mixtures with referring segmentation (PaLI mix)."""
+"""Matches names of weights that were trained on pixel labels: names of segmentation data sets, Segment Anything and
+models distilled from it (PE spatial, C-RADIO), mixtures with referring segmentation (PaLI mix)."""
 
 SEGMENTATION_KEYS = re.compile(
     r"(^|\.)(decode_head|auxiliary_head|aux_classifier|segmentation_head|sem_seg_head|mask_decoder|mask_head|mask_embed"
     r"|pixel_decoder|roi_heads|aspp|scratch)(\.|$)"
 )
-"""Parts that only networks for segmentation or detection have."""
+"""Matches state dict keys of modules that only segmentation or detection networks have."""
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-"""Names of files with weights, the first that is there."""
+"""File names of weights in a repository of huggingface.co; the first that exists is read."""
 
 FEATURE_KEY = re.compile(r"^([a-z]+)_(\d+)\.")
-"""First part of a key in a timm network that gives features alone."""
+"""Matches the first part of a key in a timm network made with features_only, such as stages_0."""
 
 TIMM = "tu-"
-"""Before the name of an encoder of segmentation-models-pytorch that is timm's."""
+"""Prefix of segmentation-models-pytorch's names for timm's encoders."""
 
 ENCODERS = "deeplab"
-"""The section whose network is an encoder of segmentation-models-pytorch; the others are timm's."""
+"""The section whose network is an encoder of segmentation-models-pytorch; the networks of other sections are timm's."""
 
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where the weights are in a checkpoint that holds more."""
+"""Keys under which a checkpoint with other contents holds the weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of a file, and what model.json says of them."""
+    """The weights of a file and their origin."""
 
     state: dict[str, Tensor]
     origin: dict[str, str]
+    """Entries for model.json: name of the model, source (address or file name), sha256 of the file."""
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where weights are published on huggingface.co; FILES are what they may be called there."""
+    """The repository on huggingface.co that publishes weights, under one of the names in FILES."""
 
     repository: str
     revision: str | None
@@ -73,51 +74,61 @@ class Location:
         return f"https://huggingface.co/{self.repository}/resolve/{self.revision or 'main'}/{file}"
 
 
-def timm_weights(name: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
-    """The pretrained weights of a timm model.
+def timm_weights(name: str, pretrained: bool | str, *, allow_pixel_labels: bool) -> Weights | None:
+    """Gets the pretrained weights of a timm model.
 
     Args:
-        name: timm's, with the tag of its weights or without.
-        pretrained: True (fetched), a file, or False.
-        segmentation: whether weights that were trained on pixel labels are allowed.
+        name: timm's name, with or without the tag of the weights.
+        pretrained: True to fetch the weights, a path to read them from, or False.
+        allow_pixel_labels: whether weights that were trained on pixel labels are allowed.
+
+    Returns:
+        The weights; None if `pretrained` is False.
 
     Raises:
-        InputError: there are none, they cannot be fetched or read, or they know pixel labels.
+        InputError: there are no weights, they cannot be fetched or read, or they were trained on pixel labels, which
+            is not allowed.
     """
     if pretrained is True:
-        return _fetched(name, timm_location(name, segmentation=segmentation), segmentation=segmentation)
-    return _given(name, pretrained, segmentation=segmentation) if pretrained else None
+        return _fetched(
+            name, timm_location(name, allow_pixel_labels=allow_pixel_labels), allow_pixel_labels=allow_pixel_labels
+        )
+    return _from_file(name, pretrained, allow_pixel_labels=allow_pixel_labels) if pretrained else None
 
 
-def encoder_weights(encoder: str, pretrained: bool | str, *, segmentation: bool) -> Weights | None:
-    """The pretrained weights of an encoder that segmentation-models-pytorch has of its own; see timm_weights."""
+def encoder_weights(encoder: str, pretrained: bool | str, *, allow_pixel_labels: bool) -> Weights | None:
+    """Gets the pretrained weights of one of segmentation-models-pytorch's own encoders; see timm_weights."""
     if pretrained is True:
-        return _fetched(encoder, encoder_location(encoder), segmentation=segmentation)
-    return _given(encoder, pretrained, segmentation=segmentation) if pretrained else None
+        return _fetched(encoder, encoder_location(encoder), allow_pixel_labels=allow_pixel_labels)
+    return _from_file(encoder, pretrained, allow_pixel_labels=allow_pixel_labels) if pretrained else None
 
 
 def is_library_encoder(section: str, network: str) -> bool:
-    """Whether the network of a section is an encoder that segmentation-models-pytorch has of its own; else timm's."""
+    """Whether the network of a section is one of segmentation-models-pytorch's own encoders, and not timm's."""
     return section == ENCODERS and not network.startswith(TIMM)
 
 
-def timm_location(name: str, *, segmentation: bool) -> Location:
-    """Where the weights of a timm model are; InputError where there are none, or where they know pixel labels."""
+def timm_location(name: str, *, allow_pixel_labels: bool) -> Location:
+    """Finds the weights of a timm model.
+
+    Raises:
+        InputError: there are none, or their name says that they were trained on pixel labels, which is not allowed.
+    """
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         raise InputError(f"pretrained: {error}; choose another tag of {name}, or name a file") from None
     if config is None or not config.hf_hub_id:
         raise InputError(f"pretrained: timm has no weights of {name}; name a file, or set pretrained to false")
-    # With the tag, which a name may leave to timm: it says what they were trained on.
+    # The tag, which says what the weights were trained on, may be missing in `name`; the config has timm's default.
     full = f"{name.partition('.')[0]}.{config.tag}"
-    if not segmentation and SEGMENTATION_NAMES.search(full):
+    if not allow_pixel_labels and SEGMENTATION_NAMES.search(full):
         raise InputError(_refusal(full))
     return Location(config.hf_hub_id, None)
 
 
 def encoder_location(encoder: str) -> Location:
-    """Where the ImageNet weights of an encoder of segmentation-models-pytorch are; InputError where there are none."""
+    """Finds the ImageNet weights of one of segmentation-models-pytorch's own encoders; InputError if there are none."""
     source = smp.encoders.encoders.get(encoder, {}).get("pretrained_settings", {}).get("imagenet")
     if source is None:
         raise InputError(f"pretrained: there are no ImageNet weights of {encoder}; name a file, or set it to false")
@@ -125,24 +136,25 @@ def encoder_location(encoder: str) -> Location:
 
 
 def initialization_of(network: nn.Module) -> dict[str, str] | None:
-    """Where the pretrained weights came from that a network started with; None for fresh ones."""
+    """The origin of the pretrained weights that a network started with, see Weights; None for random weights."""
     for module in network.modules():
         if isinstance(origin := getattr(module, "initialization", None), dict):
             return origin
     return None
 
 
-def _fetched(name: str, location: Location, *, segmentation: bool) -> Weights:
+def _fetched(name: str, location: Location, *, allow_pixel_labels: bool) -> Weights:
     for file in FILES:
         address = location.address(file)
         try:
             path = Path(hf_hub_download(location.repository, file, revision=location.revision))
         except RemoteEntryNotFoundError:
             continue
-        # The hub's own errors are OSErrors (no connection, offline mode, HTTP status); a dead proxy's is not.
+        # The hub's own errors are OSErrors (no connection, offline mode, HTTP status); that of a dead proxy is an
+        # HTTPError.
         except (OSError, HTTPError) as error:
             raise InputError(_unreachable(name, address, error)) from None
-        return _checked(name, path, source=address, segmentation=segmentation)
+        return _checked(name, path, source=address, allow_pixel_labels=allow_pixel_labels)
     raise InputError(f"pretrained: {location.repository} on huggingface.co holds no weights of {name}; name a file")
 
 
@@ -153,36 +165,39 @@ def _unreachable(name: str, address: str, error: Exception) -> str:
     )
 
 
-def _given(name: str, pretrained: bool | str, *, segmentation: bool) -> Weights:
+def _from_file(name: str, pretrained: bool | str, *, allow_pixel_labels: bool) -> Weights:
     path = Path(str(pretrained))
     if not path.is_file():
         raise InputError(f"pretrained: {path}: no such file; name a .safetensors or .pth file of {name}'s weights")
-    # The network's name too, with whichever tag: a file of its weights may be called model.safetensors.
+    # The network's name is checked too, with all tags that timm knows: the file may just be called model.safetensors.
     names = [name] if "." in name else timm.list_pretrained(f"{name}.*") or [name]
-    if not segmentation and (SEGMENTATION_NAMES.search(path.stem) or all(map(SEGMENTATION_NAMES.search, names))):
+    if not allow_pixel_labels and (SEGMENTATION_NAMES.search(path.stem) or all(map(SEGMENTATION_NAMES.search, names))):
         raise InputError(_refusal(f"{path}, of {name},"))
-    return _checked(name, path, source=path.name, segmentation=segmentation)
+    return _checked(name, path, source=path.name, allow_pixel_labels=allow_pixel_labels)
 
 
-def _checked(name: str, path: Path, *, source: str, segmentation: bool) -> Weights:
+def _checked(name: str, path: Path, *, source: str, allow_pixel_labels: bool) -> Weights:
     state = read_state(path)
-    if not segmentation and (found := [key for key in state if SEGMENTATION_KEYS.search(key)]):
+    if not allow_pixel_labels and (found := [key for key in state if SEGMENTATION_KEYS.search(key)]):
         raise InputError(_refusal(f"{path} (it holds {found[0]})"))
     return Weights(state, {"name": name, "source": source, "sha256": sha256_of(path)})
 
 
-def _refusal(what: str) -> str:
+def _refusal(weights: str) -> str:
     return (
-        f"pretrained: {what} was trained on pixel labels, which image-level supervision must not know; take weights of "
-        "image labels, or set segmentation_pretrained to true"
+        f"pretrained: {weights} was trained on pixel labels, which image-level supervision must not know; take weights "
+        "of image labels, or set segmentation_pretrained to true"
     )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or .pth file; torch's restricted reader runs no code of it.
+    """Reads the tensors of a .safetensors or .pth file, by torch's restricted reader, which runs no code.
+
+    Returns:
+        The state dict, taken out of a checkpoint with other contents, without the prefix `module.`.
 
     Raises:
-        InputError: the file cannot be read, or holds no weights.
+        InputError: the file cannot be read, or holds no state dict.
     """
     cure = "name a .safetensors or .pth file of weights"
     try:
@@ -206,18 +221,18 @@ def _torch_file(path: Path) -> Any:
 
 
 def load_encoder(encoder: nn.Module, weights: Weights) -> None:
-    """Loads the weights of an encoder without its head, strictly but for a head that the file holds too.
+    """Loads weights into an encoder, strictly, except that the file may also hold weights of a head.
 
     Raises:
-        InputError: a weight is missing or of another shape.
+        InputError: a weight of the encoder is missing or has another shape.
     """
     own = encoder.state_dict()
-    # timm joins the names of a sequence's parts where it gives features alone: stages.0 is stages_0 there.
+    # A timm network made with features_only names the parts of a sequence differently: stages.0 becomes stages_0.
     theirs = {key: key if key in weights.state else FEATURE_KEY.sub(r"\1.\2.", key) for key in own}
     wrong = [
         f"{theirs[key]} is {'missing' if theirs[key] not in weights.state else tuple(weights.state[theirs[key]].shape)}"
         for key, value in own.items()
-        # Counts of batches, which old files don't have.
+        # Old files lack the batch counters of batch norms.
         if not key.endswith("num_batches_tracked")
         and (theirs[key] not in weights.state or weights.state[theirs[key]].shape != value.shape)
     ]

@@ -1,6 +1,6 @@
-"""The authors' checkpoints: what their networks compute otherwise than timm's, and what they call the weights.
+"""Compatibility with the authors' checkpoints: deviations of their networks from timm's, and names of their weights.
 
-Their `.pth` files hold a bare dict of tensors; `to_released` and `from_released` rename them without loss.
+Their `.pth` files hold a plain dict of tensors; `to_released` and `from_released` rename the tensors without loss.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ DEVIATION_EPSILON = 1e-5
 
 
 def compute_as_released(backbone: Any) -> None:
-    """Makes a timm ViT compute as the authors' copy of it, in place; weights and their names stay.
+    """Changes a timm ViT in place to compute like the authors' modified copy; weights and their names stay.
 
-    The position table is resized bilinearly without antialiasing (timm: bicubic with), and a hybrid's filters are
-    standardized by their deviation + 1e-5 (timm: by the root of their variance + 1e-8).
+    The position embeddings are resized bilinearly without antialiasing (timm: bicubically with antialiasing), and the
+    filters of a hybrid are standardized by their deviation + 1e-5 (timm: by the root of their variance + 1e-8).
 
     Raises:
-        InputError: a position table without a place for the class token, which none of the authors' networks has.
+        InputError: the position embeddings do not include the class token, as they do in all of the authors' networks.
     """
     if getattr(backbone, "no_embed_class", False) or backbone.pos_embed is None:
         raise InputError(
             f"embedding: released knows position tables with a place for the class token, {type(backbone).__name__} "
             "has another; write timm"
         )
-    # A class of its own, since timm calls the method on the instance: copies and state dicts stay what they are.
+    # timm calls _pos_embed on the instance, so the instance gets a subclass that overrides it. Unlike a replaced
+    # attribute or a wrapper, this survives copies and keeps the names in the state dict.
     kind = type(backbone)
     backbone.__class__ = type(kind.__name__, (_ReleasedPositions, kind), {})
     for module in backbone.modules():
@@ -65,7 +66,7 @@ class _ReleasedStdConv(StdConv2dSame):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-# Beginnings of the names of their tensors, and of ours; they count taps from 1, we from 0.
+# Prefixes of the authors' tensor names -> prefixes of ours. The authors count taps from 1, we count from 0.
 NAMES = {
     "pretrained.model.": "classifier.backbone.",
     "cls_head.": "classifier.readout.head.",
@@ -91,14 +92,15 @@ for _tap in range(4):
     }
 
 UNUSED = ("pretrained.model.head.", "pretrained.model.head_dist.", "scratch.refinenet4.resConfUnit1.")
-"""Tensors that are in their files and that no forward pass of theirs reads: ImageNet's heads, a fusion's skip."""
+"""Prefixes of the authors' tensors that no forward pass reads: ImageNet heads, the deepest block's skip unit."""
 
 
 def from_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State of an EndToEndNetwork out of one of theirs.
+    """Renames the authors' tensors to the names of EndToEndNetwork.
 
     Returns:
-        the tensors under our names, unknown ones under theirs; those that are UNUSED, under theirs.
+        The tensors under our names, where a tensor with an unknown name keeps it; the UNUSED tensors under the
+        authors' names.
     """
     unused = {name: tensor for name, tensor in state.items() if name.startswith(UNUSED)}
     ours = {_renamed(name, NAMES): tensor for name, tensor in state.items() if name not in unused}
@@ -106,7 +108,7 @@ def from_released(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 
 def to_released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `from_released`, without the tensors that are UNUSED."""
+    """The inverse of `from_released`, without the UNUSED tensors."""
     theirs = {ours: name for name, ours in NAMES.items()}
     return {_renamed(name, theirs): tensor for name, tensor in state.items()}
 

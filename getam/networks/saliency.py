@@ -1,6 +1,6 @@
-"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127) and its maps.
+"""Salient object detection: a Swin network (Mao et al. 2021, arXiv 2104.10127) and its saliency maps.
 
-The maps tell object pixels, of whichever class, from background pixels when labels are completed (Eq. 5).
+Label completion (Eq. 5) uses the maps to separate object pixels of any class from background pixels.
 """
 
 from __future__ import annotations
@@ -25,18 +25,23 @@ ASPP_DILATIONS = (3, 6, 12, 18)
 
 
 class SaliencyNetwork(nn.Module):
-    """Swin features, a narrow neck on each, a concatenating decoder: images to saliency logits.
-
-    `backbone` is a timm Swin name (the paper's: swin_base_patch4_window12_384), `backbone_options` are
-    further keyword arguments of timm.create_model, such as embed_dim or window_size; the features' widths are
-    read from the built model. Images are (image_size, image_size): Swin's attention is built for one size.
+    """Saliency network of Swin features, a narrow neck for each and a concatenating decoder.
 
     The features are taken before the blocks of each stage (after the patch embedding, then after each patch
-    merging), as in the authors' program. Deviation: there the blocks of the last stage run without anything
-    reading them; here they are left out, so that every parameter has a gradient. The outputs are the same.
+    merging), as in the authors' code. Deviation: the authors also run the blocks of the last stage, whose output
+    is unused; they are left out here, so that every parameter has a gradient. The outputs are the same.
 
-    Raises InputError if `backbone` is no Swin, or if `image_size` is no multiple of its patch size or
-    contradicts backbone_options["img_size"].
+    Args:
+        backbone: timm's name of a Swin transformer (the paper's: swin_base_patch4_window12_384).
+        backbone_options: further keyword arguments of timm.create_model, such as embed_dim or window_size.
+        image_size: height and width of the images, since Swin's attention is built for one size.
+        neck_width: channels of each neck.
+        pretrained: True, a file, or False, see getam.networks.pretrained.timm_weights.
+        segmentation_pretrained: whether weights that were trained on pixel labels are allowed.
+
+    Raises:
+        InputError: `backbone` is no Swin, `image_size` is no multiple of its patch size or contradicts
+            backbone_options["img_size"], or the weights cannot be used.
     """
 
     def __init__(
@@ -55,7 +60,7 @@ class SaliencyNetwork(nn.Module):
             backbone_options or {},
             image_size=image_size,
             pretrained=pretrained,
-            segmentation=segmentation_pretrained,
+            allow_pixel_labels=segmentation_pretrained,
         )
         self.initialization = getattr(swin, "initialization", None)
         widths = [info["num_chs"] for info in swin.feature_info]
@@ -64,15 +69,15 @@ class SaliencyNetwork(nn.Module):
         self.decoder = ConcatenatingDecoder(len(widths) * neck_width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of being salient: (B, 1, S, S), from `images` (B, 3, S, S), float, ImageNet-normalized."""
+        """Saliency logits (B, 1, S, S) of images (B, 3, S, S), float, ImageNet-normalized."""
         features = [neck(feature) for neck, feature in zip(self.neck, self.backbone(images), strict=True)]
         return _resize(self.decoder(features), images.shape[-2:])
 
 
 class SwinFeatures(nn.Module):
-    """A timm Swin cut down to what comes before its last stage's blocks: images to one feature map a stage.
+    """A timm Swin without the blocks of its last stage, which returns one feature map for each stage.
 
-    (B, 3, S, S) -> [(B, C, S/p, S/p), (B, 2C, S/2p, S/2p), ...], p the patch size.
+    (B, 3, S, S) -> [(B, C, S/p, S/p), (B, 2C, S/2p, S/2p), ...], where p is the patch size.
     """
 
     def __init__(self, swin: SwinTransformer) -> None:
@@ -94,7 +99,7 @@ class SwinFeatures(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch norm without activation, as the authors have it: the neck is a linear map."""
+    """Convolution and batch norm without activation: as in the authors' code, the neck is a linear map."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class ConvNorm(nn.Module):
 
 
 class ConcatenatingDecoder(nn.Module):
-    """Features at the finest one's size, concatenated, refined, and scored by a sum of dilated convolutions.
+    """Resizes features to the finest one's size, concatenates and refines them, and sums dilated convolutions.
 
     [(B, C_i, H_i, W_i), ...], finest first, with sum(C_i) = `channels` -> logits (B, 1, H_0, W_0).
     """
@@ -127,7 +132,7 @@ class ConcatenatingDecoder(nn.Module):
 class ResidualChannelAttention(nn.Module):
     """RCAB (Zhang et al. 2018, RCAN) without batch norm: x + a * f(x), (B, C, H, W) -> (B, C, H, W).
 
-    f is two 3x3 convolutions, a in (0, 1) is one factor a channel from the global average of f(x).
+    f is two 3x3 convolutions; a, in (0, 1), is a factor for each channel, computed from the global average of f(x).
     """
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
@@ -145,7 +150,7 @@ class ResidualChannelAttention(nn.Module):
 
 
 def _create_swin(
-    backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool | str, segmentation: bool
+    backbone: str, options: dict[str, Any], *, image_size: int, pretrained: bool | str, allow_pixel_labels: bool
 ) -> SwinTransformer:
     names = timm.list_models(module="swin_transformer")
     # A name may carry the tag of its weights: swin_base_patch4_window12_384.ms_in1k.
@@ -159,7 +164,7 @@ def _create_swin(
     swin = create_timm_model(
         backbone,
         pretrained=pretrained,
-        segmentation=segmentation,
+        allow_pixel_labels=allow_pixel_labels,
         key="saliency backbone",
         **{**options, "img_size": image_size},
     )
@@ -186,12 +191,20 @@ def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def saliency_map(logits: Tensor, size: tuple[int, int], *, stretch: bool) -> Tensor:
-    """The saliency map of one image: (H, W) = `size`, uint8, 255 for p = 1, from its logits (1, S, S).
+    """Makes the saliency map of one image from its logits.
 
-    The logits are resized bilinearly (align_corners False). `stretch` then scales the probabilities to their
-    own range, 255 (p - min) / (max - min + 1e-8), as the authors' program does: an image without a salient
-    object gets a full-range map too, where without `stretch` its map stays near 0. Raises ValueError at other
-    shapes.
+    Args:
+        logits: (1, S, S); they are resized bilinearly (align_corners=False).
+        size: (H, W) of the map.
+        stretch: whether to scale the probabilities p to their own range, (p - min) / (max - min + 1e-8), as in the
+            authors' code. The map of an image without a salient object then has full range too, instead of values
+            near 0.
+
+    Returns:
+        (H, W), uint8, 255 for p = 1.
+
+    Raises:
+        ValueError: the logits have another shape.
     """
     if logits.dim() != 3 or logits.shape[0] != 1:
         raise ValueError(f"logits of one image must be (1, S, S), these are {tuple(logits.shape)}")
@@ -204,7 +217,7 @@ def saliency_map(logits: Tensor, size: tuple[int, int], *, stretch: bool) -> Ten
 
 
 def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
-    """Builds the network of the settings; the global seed decides fresh weights."""
+    """Builds the network of the settings; random weights depend on torch's global seed."""
     return SaliencyNetwork(
         backbone=settings.backbone,
         backbone_options=settings.backbone_options,
@@ -216,12 +229,12 @@ def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
 
 
 def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
-    """What model.json says of a saliency network."""
+    """The description of a saliency network for model.json."""
     return describe_model("saliency", settings, learned_from=SALIENCY)
 
 
 def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:
-    """Rebuilds a saliency network from its folder, in evaluation mode; gives it and its input's side in pixels."""
+    """Loads a saliency network from its folder; returns it in evaluation mode, and the side of its inputs in pixels."""
     settings, _ = read_description(folder, kind="saliency", settings=SaliencySettings)
     model = build_saliency(settings)
     load_weights(folder, model)

@@ -68,7 +68,7 @@ def predict(
             threads=threads,
             in_processes=settings.crf.iterations > 0,
             inputs=[*model_files(model), *(row.image for row in rows)],
-            facts=facts,
+            manifest_entries=facts,
         ) as shard,
     ):
         todo = shard.unfinished(batches)

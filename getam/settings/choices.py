@@ -1,4 +1,4 @@
-"""Settings that are a choice among the entries of a table of methods, and what --help says of them."""
+"""Settings that choose an entry of a table of methods, and the --help text that explains the entries."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from getam.errors import enumerated
 
 @dataclass(frozen=True)
 class Choice:
-    """In `Annotated[str, Choice(TABLE)]`: the value is a key of the table.
+    """Annotation that restricts a string to the keys of a table: `Annotated[str, Choice(TABLE)]`.
 
-    The message about another value lists the keys, and the JSON schema is an enum of them, as for a Literal.
+    Like a Literal of the keys: the message about any other value lists them, and the JSON schema is their enum.
     """
 
     table: Mapping[str, object]
@@ -36,30 +36,30 @@ class Choice:
 
 
 class Explained(Protocol):
-    """An entry of a table of methods that --help explains."""
+    """An entry of a table of methods with the text that explains it in --help."""
 
     @property
     def text(self) -> str: ...
 
 
 class WithOptions(Protocol):
-    """An entry of a table of methods that read some of their section's settings alone."""
+    """An entry of a table of methods that names the method-specific settings it reads."""
 
     @property
     def options(self) -> tuple[str, ...]: ...
 
 
 def explained(table: Mapping[str, Explained]) -> list[str]:
-    """Each key of a table of methods with its explanation: "cam (of the classifier's read-out)"."""
+    """The keys of a table of methods, each with its explanation: "cam (of the classifier's read-out)"."""
     return [f"{key} ({method.text})" if method.text else key for key, method in table.items()]
 
 
 def with_baselines(table: Mapping[str, Explained]) -> str:
-    """The paper's method, which is the table's first, and the baselines that it is compared with."""
+    """The --help text of a table of methods: its first entry is the paper's method, the others are baselines."""
     first, *baselines = explained(table)
     return f"{first}; baselines: {', '.join(baselines)}"
 
 
 def readers(table: Mapping[str, WithOptions], option: str) -> str:
-    """The methods that read a setting: "getam and attention_gradient"."""
+    """The names of the methods that read a setting, joined: "getam and attention_gradient"."""
     return enumerated([key for key, method in table.items() if option in method.options], "and")

@@ -9,7 +9,7 @@ from getam.settings.training import CropSettings, ScheduleSettings
 
 
 class ClassifierSettings(BackboneSettings, ScheduleSettings):
-    """train_classifier: a ViT, or for the CAM baseline a CNN, on image labels."""
+    """train_classifier: a ViT, or a CNN for the CAM baseline, trained on image labels."""
 
     crop: CropSettings
 

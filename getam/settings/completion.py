@@ -1,4 +1,4 @@
-"""Settings of pseudo labels."""
+"""Settings of the stage that makes pseudo labels from class maps, and the table of label methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from getam.settings.section import Fraction, PositiveFloat, Section
 
 
 def _opening(value: Any) -> Any:
-    # Before pydantic, which would give two messages for what is neither of the two.
+    # This runs before pydantic's own check, which would report one error for each member of the union.
     if value == "released" or (str(value).isdigit() and int(value) < 100):
         return value
     raise ValueError("write 0, an odd number of pixels below 100, or released")
@@ -24,7 +24,7 @@ Opening = Annotated[Literal["released"] | int, BeforeValidator(_opening)]
 
 
 class CompletionArguments(TypedDict):
-    """What getam.labels.completion.complete_labels takes beside maps, classes and saliency."""
+    """Keyword arguments of getam.labels.completion.complete_labels."""
 
     alpha: float
     gamma: float
@@ -62,7 +62,7 @@ class CompletionSettings(Section):
 
 
 class RrmSettings(Section):
-    """RRM's reliable labels (Zhang et al. 2020): what maps and two dense CRFs agree on."""
+    """RRM's reliable labels (Zhang et al. 2020): pixels on which the maps and two dense CRFs agree."""
 
     foreground_gamma: PositiveFloat = Field(
         description="background exponent of the CRF that finds classes: low, so that only strong activations count"
@@ -77,18 +77,18 @@ class RrmSettings(Section):
 
 @dataclass(frozen=True)
 class LabelMethod:
-    """A method of pseudo labels; its function is in getam.labels.methods.LABEL_MAKERS.
+    """A method that makes pseudo labels; its function is in getam.labels.methods.LABEL_MAKERS.
 
     Attributes:
-        name: as plots and tables show it.
-        text: said in --help.
-        needs_saliency: whether it reads the image's saliency map, which supervises its labels then.
-        reads_photograph: whether it reads the photograph.
-        in_processes: whether it takes a processor for seconds an image: its images are labelled in processes, which
-            share the cores, and not one after the other in threads.
-        on_device: whether it takes maps and saliency as tensors too, and labels them where they lie.
-        by_rules: whether Eq. 5 decides each pixel. The rules are a layer of the audit page, and the end-to-end
-            training knows which pixels were mined.
+        name: title in plots and tables.
+        text: explanation in --help.
+        needs_saliency: whether the method reads the image's saliency map; its labels then have the supervision I+S.
+        reads_photograph: whether the method reads the image itself.
+        in_processes: whether images are labelled in a pool of processes, for methods that keep a core busy for
+            seconds an image and hold the interpreter; otherwise in threads.
+        on_device: whether the method also accepts maps and saliency as tensors, and computes on their device.
+        by_rules: whether Eq. 5 decides each pixel. The audit page then has a layer of the deciding rules, and the
+            end-to-end training knows which pixels were mined.
     """
 
     name: str
@@ -107,16 +107,16 @@ LABEL_METHODS = {
     ),
     "rrm": LabelMethod("RRM", "RRM's reliable labels, without saliency", reads_photograph=True, in_processes=True),
 }
-"""The paper's method, then the baselines that it is compared with."""
+"""The label methods by the value of `completion.method`: the paper's first, then the baselines."""
 
 
 def label_methods(*, need_saliency: bool) -> list[str]:
-    """The methods that read a saliency map, or those that do without."""
+    """The keys of the methods that read a saliency map (`need_saliency`), or of those that do not."""
     return [key for key, method in LABEL_METHODS.items() if method.needs_saliency == need_saliency]
 
 
 class LabelSettings(CompletionSettings):
-    """complete_labels: the paper's completion, or the label makers that it is compared with."""
+    """complete_labels: the paper's completion, or one of the baseline label methods."""
 
     method: Annotated[str, Choice(LABEL_METHODS)] = Field(description=with_baselines(LABEL_METHODS))
     crf: CrfSettings
@@ -129,7 +129,7 @@ class LabelSettings(CompletionSettings):
 
 
 class PseudoLabelSettings(LabelSettings):
-    """complete_labels as a stage: the labels, and what a person who has looked at them rejects."""
+    """The stage complete_labels: label settings, and the images that a person rejected after looking at them."""
 
     verdicts: str = Field(
         description="file of verdicts that the audit page exports, .json or .csv, of which `bad` rejects an image; "

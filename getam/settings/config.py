@@ -1,4 +1,7 @@
-"""The whole configuration. Only the workflow and the command line import this: an edit of it reruns no stage."""
+"""The whole configuration, from all sections.
+
+Only the workflow and the command line import this module, so that an edit of it reruns no stage.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class Config(Section):
         return self
 
     def pretrained_networks(self) -> dict[str, NetworkWeights]:
-        """{section: weights} of the networks that are trained and start with pretrained weights."""
+        """The weights to fetch, by section: of every network that this run trains from pretrained weights."""
         trained: dict[str, ClassifierSettings | SaliencySettings | EndToEndSettings | DeepLabSettings] = {
             "classifier": self.classifier,
             "deeplab": self.deeplab,
@@ -100,10 +103,10 @@ class Config(Section):
 
 
 def read_config(overlays: Sequence[Path]) -> Config:
-    """config.yaml with overlays, in their order.
+    """Reads config.yaml, merges the overlays into it in their order and validates the result.
 
     Raises:
-        InputError: a file cannot be read, or the whole is no configuration.
+        InputError: a file cannot be read, or the merged values are not a valid configuration.
     """
     values = read_yaml(BASE_CONFIG)
     for overlay in overlays:
@@ -112,10 +115,14 @@ def read_config(overlays: Sequence[Path]) -> Config:
 
 
 def validate_config(values: Mapping[str, Any], *, source: str = "config") -> Config:
-    """Checks a merged configuration.
+    """Validates a merged configuration.
+
+    Args:
+        values: sections by name, as YAML gives them.
+        source: the file or files that the values come from, for the message.
 
     Raises:
-        InputError: one message with every offending key, what is wrong with it and the cure.
+        InputError: the message names every offending key, what is wrong with it and the cure.
     """
     try:
         return Config.model_validate(values)
@@ -124,7 +131,7 @@ def validate_config(values: Mapping[str, Any], *, source: str = "config") -> Con
 
 
 def editor_schema() -> dict[str, Any]:
-    """The JSON schema of config.yaml and of overlays, for editors; an overlay need not state every key."""
+    """The JSON schema of config.yaml and of overlays, for editors; no key is required, since overlays omit most."""
 
     def without_required(schema: Any) -> Any:
         if isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Settings of the dense CRF, of pseudo labels and of predictions."""
+"""Settings of the dense CRF, which refines pseudo labels and predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the data of a run."""
+"""Settings of a run's data set, and the table of data set formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from getam.settings.section import Section
 
 
 class CountSettings(Section):
-    """Numbers of images that the splits of a published data set have."""
+    """Expected numbers of images in the splits of a published data set."""
 
     train: Annotated[int, Field(ge=0)] = Field(description="images that train has to have; 0: any number")
     val: Annotated[int, Field(ge=0)] = Field(description="images that val has to have; 0: any number")
@@ -26,8 +26,9 @@ class DataFormat:
     """A format of data sets; its functions are in getam.datasets.formats.FORMATS.
 
     Attributes:
-        text: said in --help.
-        own_labels: why `labels` has to be annotations and `augmented` empty; empty where they are free.
+        text: explanation in --help.
+        own_labels: for a format that defines the image labels itself, the reason why `labels` must be annotations and
+            `augmented` must be empty; empty if both can be chosen.
     """
 
     text: str
@@ -44,7 +45,7 @@ DEMO_FORMAT = "voc"
 
 
 class IndexSettings(Section):
-    """index_dataset: where the labelled images are."""
+    """index_dataset: the data set's format and folder, and where its image labels come from."""
 
     format: Annotated[str, Choice(DATA_FORMATS)] = Field(description=enumerated(explained(DATA_FORMATS), "or"))
     root: Path = Field(description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's")
@@ -69,7 +70,7 @@ class IndexSettings(Section):
 
 
 class DataSettings(IndexSettings):
-    """The data of a run; `shards` and the saliency folders concern the workflow, not index_dataset."""
+    """The data of a run; only the workflow reads `shards` and the saliency folders, not index_dataset."""
 
     saliency_train: Path = Field(description="folder of image/mask pairs in DUTS layout to train saliency on")
     saliency_val: Path = Field(description="folder of image/mask pairs in DUTS layout to score saliency on")

@@ -1,4 +1,4 @@
-"""Settings of the segmentation network of the multi-stage path."""
+"""Settings of the multi-stage path's segmentation network, and the table of architectures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from getam.settings.training import CropSettings, ScheduleSettings
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network that pseudo labels train.
+    """An architecture of the network that is trained on pseudo labels.
 
     Attributes:
-        title: as plots, tables and pages show it.
-        options: settings that not every architecture reads, and this one does.
-        in_smp: whether segmentation-models-pytorch has it, by the same name; else deeplab.model makes it.
-        three_rates: whether it takes just three atrous_rates.
-        pools_batch: whether it normalizes features over the batch that are pooled to one pixel an image, so that it
-            learns from two images or more at a time.
+        title: name in plots, tables and pages.
+        options: the architecture-specific settings that this architecture reads.
+        in_smp: whether segmentation-models-pytorch implements it under the same name; otherwise deeplab.model does.
+        three_rates: whether it takes exactly three atrous_rates.
+        pools_batch: whether it applies batch norm to globally pooled features (one pixel an image), which in training
+            needs batches of at least two images.
     """
 
     title: str
@@ -43,11 +43,11 @@ SEGMENTERS = {
     "upernet": Segmenter("UPerNet", pools_batch=True),
     "segformer": Segmenter("SegFormer"),
 }
-"""The paper's network, then those that may take its place."""
+"""The architectures by the value of `deeplab.architecture`: the paper's first, then the alternatives."""
 
 
 class DeepLabSettings(PretrainedSettings, ScheduleSettings):
-    """train_deeplab: DeepLabv2 on pseudo labels."""
+    """train_deeplab: DeepLabv2, or another architecture, trained on pseudo labels."""
 
     architecture: Annotated[str, Choice(SEGMENTERS)] = Field(
         description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: "
@@ -105,7 +105,7 @@ class DeepLabSettings(PretrainedSettings, ScheduleSettings):
 
 
 class DeepLabTrainingSettings(DeepLabSettings):
-    """What a training of DeepLabv2 takes, beside an imported network."""
+    """DeepLabSettings with the checks that concern a training, but not an imported network."""
 
     @model_validator(mode="after")
     def _frozen_is_pretrained(self) -> DeepLabTrainingSettings:

@@ -27,7 +27,7 @@ Tap = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_tap), Digits
 
 
 class DecoderSettings(Section):
-    """The DPT decoder of the end-to-end network."""
+    """DPT decoder of the end-to-end network (Ranftl et al. 2021)."""
 
     taps: tuple[Tap, Tap, Tap] = Field(
         description="what the decoder reads beside the last block: three transformer blocks, ascending; of a hybrid "
@@ -43,7 +43,7 @@ class DecoderSettings(Section):
 
     @model_validator(mode="after")
     def _ascending(self) -> DecoderSettings:
-        # Stages run before blocks.
+        # The ResNet's stages run before the transformer blocks, so they get negative positions.
         order = [int(tap[5:]) - 10 if isinstance(tap, str) else tap for tap in self.taps]
         if not order[0] < order[1] < order[2]:
             raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different ones in order")
@@ -108,7 +108,7 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
 
 
 class CheckpointSettings(Section):
-    """import_checkpoint: one of the authors' checkpoints in the place of train_end_to_end."""
+    """import_checkpoint: one of the authors' checkpoints, used in place of a trained end-to-end network."""
 
     file: str = Field(description="the authors' .pth file; empty: train_end_to_end trains")
     backbone: str = Field(

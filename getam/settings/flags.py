@@ -1,4 +1,4 @@
-"""Command-line flags from typed settings, and back."""
+"""Conversion between typed settings and command-line flags."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pydantic.fields import FieldInfo
 
 
 def flags(settings: BaseModel) -> list[str]:
-    """The command-line words that give a stage these settings, in the order of the model's fields; no excluded ones.
+    """The command-line words that pass these settings to a stage, in the order of the model's fields.
 
-    Nested sections give dotted flags; collections are written as JSON. `parse_flags` gives `settings` back.
+    Nested sections become dotted flags, collections are written as JSON, and fields with `exclude=True` are left out.
+    `parse_flags` is the inverse.
     """
     words = []
     for path, field in leaves(type(settings)):
@@ -24,13 +25,13 @@ def flags(settings: BaseModel) -> list[str]:
         for name in path:
             value = getattr(value, name)
         text = value if isinstance(value, str) else _as_text(value)
-        # One word: Snakemake's quoting drops empty ones.
+        # An empty value is joined to its flag by "=", because Snakemake's quoting drops empty words.
         words += [flag_name(path), text] if text else [f"{flag_name(path)}="]
     return words
 
 
 def leaves(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Every setting of a model with its path of names; nested models are entered."""
+    """Yields (path of field names, field) for every setting of a model, nested models included."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from leaves(field.annotation, (*prefix, name))

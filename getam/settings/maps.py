@@ -1,4 +1,4 @@
-"""Settings of class activation maps and of their refinement."""
+"""Settings of class activation maps and of their refinement, and the table of map methods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from getam.settings.section import Block, ImageSize, PositiveFloat, PositiveInt,
 
 @dataclass(frozen=True)
 class MapMethod:
-    """A method of class activation maps; its functions are in getam.maps.baselines.MAP_MAKERS.
+    """A method that makes class activation maps; its functions are in getam.maps.baselines.MAP_MAKERS.
 
     Attributes:
-        name: as plots and tables show it.
-        text: said in --help.
-        options: settings that not every method reads, and this one does.
-        needs_vit: whether it takes no CNN.
-        in_training_step: whether the end-to-end network can be trained with its maps.
+        name: title in plots and tables.
+        text: explanation in --help; may be empty.
+        options: the method-specific settings that this method reads.
+        needs_vit: whether the method works on a ViT only, and not on a CNN.
+        in_training_step: whether the end-to-end network can be trained with the method's maps.
     """
 
     name: str
@@ -39,11 +39,11 @@ MAP_METHODS = {
     "grad_cam": MapMethod("Grad-CAM"),
     "cam": MapMethod("CAM", "of the classifier's read-out", needs_vit=False, in_training_step=True),
 }
-"""The paper's method, then the baselines that it is compared with."""
+"""The map methods by the value of `maps.method`: the paper's first, then the baselines."""
 
 
 class ActivationSettings(Section):
-    """How class activation maps come from the classifier."""
+    """How class activation maps are computed from the classifier."""
 
     method: Annotated[str, Choice(MAP_METHODS)] = Field(description=with_baselines(MAP_METHODS))
     coupling: Literal["released", "paper"] = Field(

@@ -1,4 +1,4 @@
-"""Settings of networks that start with pretrained weights."""
+"""Settings of backbones and of the pretrained weights that a network starts with."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class PretrainedSettings(Section):
 
 
 class NetworkWeights(PretrainedSettings):
-    """fetch_weights: what a section says of its network's weights."""
+    """fetch_weights: the network of one section and the weights that it starts with."""
 
     network: str = Field(description="name of the backbone or encoder", min_length=1)
     options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
 
 
 class BackboneSettings(PretrainedSettings):
-    """A ViT backbone with the read-out that classifies."""
+    """A ViT backbone (or a CNN) with the read-out that classifies images."""
 
     backbone: str = Field(
         description="timm name of a ViT with a class token; of a CNN with the read-out pool", min_length=1

@@ -1,4 +1,4 @@
-"""Settings of predictions by a segmentation network."""
+"""Settings of the stages that predict with a segmentation network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads configurations: YAML files, overlays merged into them, and messages about what is wrong in them."""
+"""Reading of configurations: YAML files, the merging of overlays, and messages about invalid values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from pydantic import BaseModel, ValidationError
 from getam.errors import InputError
 
 BASE_CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
-"""The home of default values, in the checkout that this package is installed from."""
+"""config.yaml, the home of all default values, in the checkout that this package is installed from."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a configuration or an overlay; checks its form, not its keys."""
+    """Reads a configuration or an overlay without checking its keys.
+
+    Raises:
+        InputError: the file cannot be read, is not YAML, or is not a mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -32,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line an offending key: its dotted name, what is wrong, and for an unknown key the nearest known one."""
+    """Words a validation error, a line for each offending key: dotted name, fault, for an unknown key the nearest."""
     lines = []
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
@@ -46,9 +50,9 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{key}: missing; give it a value")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = "" if isinstance(given, Mapping) else f" (given: {given!r})"
-            lines.append(f"{key}: {message}{shown}" if key else f"{message}{shown}")
+            value = problem["input"]
+            suffix = "" if isinstance(value, Mapping) else f" (given: {value!r})"
+            lines.append(f"{key}: {message}{suffix}" if key else f"{message}{suffix}")
     return "\n".join(lines) if len(lines) == 1 else "\n  " + "\n  ".join(lines)
 
 
@@ -62,7 +66,7 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `overlay`, mapping by mapping; free-form options are replaced whole."""
+    """Returns `base` updated with `overlay`, recursively; a setting in FREE_FORM is replaced as a whole."""
     merged = dict(base)
     for name, value in overlay.items():
         below = merged.get(name)
@@ -72,4 +76,4 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 FREE_FORM = frozenset({"backbone_options", "backbones"})
-"""Settings that are mappings with keys of their own."""
+"""Settings whose values are mappings with arbitrary keys."""

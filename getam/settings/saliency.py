@@ -1,4 +1,4 @@
-"""Settings of the saliency network, and of where saliency maps come from."""
+"""Settings of the saliency network and of the source of saliency maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from getam.settings.training import ScheduleSettings
 
 
 class SaliencyMapSettings(Section):
-    """predict_saliency: the values of its maps."""
+    """predict_saliency: the value range of the saliency maps."""
 
     stretch: bool = Field(
         description="scale each map to its own range 0..255, as the authors' program does; an image without a salient "
@@ -42,7 +42,7 @@ class SaliencySettings(PretrainedSettings, ScheduleSettings):
 
 
 class SaliencySourceSettings(SaliencySettings, SaliencyMapSettings):
-    """Where saliency maps come from; `source` and `folder` concern the workflow, not train_saliency."""
+    """The section saliency; only the workflow reads `source` and `folder`, not train_saliency."""
 
     source: Literal["train", "folder", "none"] = Field(
         description="train (a network is trained and predicts), folder (maps brought along) or none"

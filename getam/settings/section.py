@@ -1,4 +1,4 @@
-"""What the typed settings of every section have in common: the base class and the types of their values."""
+"""The base class of all sections of settings, and the types that their values share."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Block = Annotated[int, Field(ge=0)]
 Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdigit() else value)
-"""Lets a choice among numbers be given as text, as flags are."""
+"""Accepts the text of a number for a Literal of numbers, since flags are text."""
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 ImageSize = Annotated[int, Field(ge=16, le=4096)]
 
 POSITIONAL: dict[str, JsonValue] = {"positional": True}
-"""As the `json_schema_extra` of a stage's argument: it has no flag."""
+"""The `json_schema_extra` of a stage's argument that is positional, without a flag."""
 
 SomeSection = TypeVar("SomeSection", bound="Section")
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, no NaN, no truth value where a number belongs."""
+    """Base of all sections: frozen; refuses unknown keys, NaN, infinities, and booleans in place of numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_booleans_as_numbers(cls, values: Any) -> Any:
-        # pydantic takes True for 1; in a YAML file `epochs: yes` is a slip.
+        # pydantic accepts True as 1, but `epochs: yes` in a YAML file is a slip.
         if isinstance(values, Mapping):
             for name, value in values.items():
                 field = cls.model_fields.get(name)
                 if field is None:
                     continue
-                several = get_origin(field.annotation) is tuple and Any not in get_args(field.annotation)
-                numbers = field.annotation in (int, float) or several
-                for one in value if isinstance(value, list | tuple) else [value]:
-                    if isinstance(one, bool) and numbers:
-                        raise ValueError(f"{name}: a number is needed, not {str(one).lower()}")
+                typed_tuple = get_origin(field.annotation) is tuple and Any not in get_args(field.annotation)
+                numeric = field.annotation in (int, float) or typed_tuple
+                for element in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(element, bool) and numeric:
+                        raise ValueError(f"{name}: a number is needed, not {str(element).lower()}")
         return values
 
 
 def section_of(model: type[SomeSection], arguments: BaseModel) -> SomeSection:
-    """The part of a stage's arguments that are its settings."""
+    """The section `model` with the values of the same names in a stage's arguments."""
     return model.model_validate({name: getattr(arguments, name) for name in model.model_fields})

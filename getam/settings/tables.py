@@ -1,4 +1,4 @@
-"""Settings of the paper's tables and figures, and of sweeps."""
+"""Settings of the paper's tables and figures and of sweeps."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from pydantic import BeforeValidator, Field
 from getam.settings.section import Fraction, PositiveInt, Section
 
 Measured = Annotated[Fraction | None, BeforeValidator(lambda value: None if value == "null" else value)]
-"""A score that may not be there; `null` as a flag has it."""
+"""A score in [0, 1], or None (`null`, also as a flag's text) if it was not measured."""
 
 
 class ScoreSettings(Section):
-    """What VOC's server answered to the submissions of both paths."""
+    """Test scores that the VOC evaluation server returned for the submissions of both paths."""
 
     multi_stage: Measured = Field(description="mIoU of the multi-stage path on test; null: not submitted")
     end_to_end: Measured = Field(description="mIoU of the end-to-end path on test; null: not submitted")
 
 
 class TablesSettings(Section):
-    """make_table and the stages of the paper's figures: what of the comparisons depends on the data set."""
+    """make_table and the stages of the paper's figures: the parts of the comparisons that depend on the data set."""
 
-    alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha, of table 6", min_length=1)
+    alphas: tuple[Fraction, ...] = Field(description="values of completion.alpha in table 6", min_length=1)
     cnn: dict[str, Any] = Field(
-        description="changes of the section classifier that make it the CNN whose CAM is compared, of table 3 and "
-        "figure 2"
+        description="changes of the section classifier that make it the CNN whose CAM table 3 and figure 2 compare"
     )
     backbones: dict[str, dict[str, Any]] = Field(
-        description="{name: changes of the section end_to_end}, of table 2; an overlay's replace them whole",
+        description="{name: changes of the section end_to_end} in table 2; an overlay replaces the whole mapping",
         min_length=1,
     )
     test_miou: ScoreSettings
-    images: PositiveInt = Field(description="train images, evenly spaced, of figure 2; that figure 11 takes time of")
-    batch_sizes: tuple[PositiveInt, ...] = Field(description="images of a batch, of figure 11", min_length=1)
+    images: PositiveInt = Field(
+        description="number of train images, evenly spaced, that figure 2 shows and figure 11 times"
+    )
+    batch_sizes: tuple[PositiveInt, ...] = Field(description="batch sizes that figure 11 compares", min_length=1)
 
 
 class SweepSettings(Section):
-    """sweep: a setting and its values, a run of each."""
+    """sweep: one setting and its values, with one run for each value."""
 
     key: str = Field(description="dotted name of the setting, such as completion.gamma; empty: none")
     values: tuple[Any, ...] = Field(description="its values")

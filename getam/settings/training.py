@@ -1,4 +1,4 @@
-"""Settings that every training has in common."""
+"""Settings of crops and schedules, which all trainings share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from getam.settings.section import (
 
 
 class CropSettings(Section):
-    """Random scale, crop and flip of a training image."""
+    """Augmentation of a training image: random scale, crop, flip and color jitter."""
 
     long_side: tuple[ImageSize, ImageSize] = Field(
         description="range of the image's longer side after random scaling, pixels"
@@ -35,7 +35,7 @@ class CropSettings(Section):
 
 
 class ScheduleSettings(Section):
-    """What every training has in common."""
+    """Optimization settings that every training has."""
 
     epochs: PositiveInt = Field(description="passes over the training images")
     batch_size: PositiveInt = Field(description="images an optimizer step")
@@ -54,7 +54,8 @@ class ScheduleSettings(Section):
     gradient_clipping: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: any")
     precision: Precision = Field(description="of the networks in training; bfloat16 (autocast) is faster on a GPU")
     seed: Seed = Field(description="seed of initial weights, shuffling and augmentation")
-    # Of the machine, not of the result: left out of model_dump, and so of a training's key, model.json and params.
+    # `gpus` describes the machine, not the result. exclude=True leaves it out of model_dump, and so out of a
+    # training's key, model.json and the rule's params.
     gpus: Annotated[int, Field(ge=0)] = Field(
         default=1,
         exclude=True,

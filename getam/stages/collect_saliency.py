@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
             settings=None,
             threads=arguments.threads,
             inputs=[arguments.index, *(files[row.id] for row in rows)],
-            facts={SUPERVISION: SALIENCY},
+            manifest_entries={SUPERVISION: SALIENCY},
         ) as shard,
     ):
         todo = shard.unfinished_rows(rows)

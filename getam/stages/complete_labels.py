@@ -72,7 +72,7 @@ def run(arguments: Arguments) -> None:
                 *verdicts,
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
             ],
-            facts={SUPERVISION: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
+            manifest_entries={SUPERVISION: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
         ) as shard,
     ):
         todo = shard.unfinished_rows(rows)

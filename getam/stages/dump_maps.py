@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> None:
             settings=settings,
             threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.classifier), *(row.image for row in rows)],
-            facts={SUPERVISION: of_model(arguments.classifier, unknown=IMAGE_LABELS)},
+            manifest_entries={SUPERVISION: of_model(arguments.classifier, unknown=IMAGE_LABELS)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

@@ -48,11 +48,11 @@ def _loaded(arguments: Arguments) -> Any:
         return create_timm_model(
             name.removeprefix(TIMM),
             pretrained=arguments.pretrained,
-            segmentation=allowed,
+            allow_pixel_labels=allowed,
             key="backbone",
             **arguments.options,
         )
-    weights = encoder_weights(name, arguments.pretrained, segmentation=allowed)
+    weights = encoder_weights(name, arguments.pretrained, allow_pixel_labels=allowed)
     assert weights is not None
     if name not in smp.encoders.encoders:
         raise InputError(f"encoder: {name!r} is none of segmentation-models-pytorch; choose one of its own, or tu-...")

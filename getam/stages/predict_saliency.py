@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> None:
             settings=settings,
             threads=arguments.threads,
             inputs=[arguments.index, *model_files(arguments.model), *(row.image for row in rows)],
-            facts={SUPERVISION: of_model(arguments.model, unknown=SALIENCY)},
+            manifest_entries={SUPERVISION: of_model(arguments.model, unknown=SALIENCY)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

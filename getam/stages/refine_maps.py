@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> None:
                 arguments.index,
                 *(path for row in rows for path in (row.image, arguments.maps / f"{row.id}.npy")),
             ],
-            facts={SUPERVISION: of_shards([arguments.maps], unknown=IMAGE_LABELS)},
+            manifest_entries={SUPERVISION: of_shards([arguments.maps], unknown=IMAGE_LABELS)},
         ) as shard,
     ):
         todo = shard.unfinished(batches)

@@ -1,6 +1,6 @@
-"""Several processes of one training, as torchrun starts them: who they are and what they share.
+"""Training in several processes: launching them with torchrun's agent, and the operations between them.
 
-Without torchrun there is one process, and everything here leaves things as they are.
+Without torchrun there is one process, and the operations return their inputs unchanged.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from getam.system.seeds import mixed_seed
 from getam.system.version import ROOT
 
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others: the first one validates and writes meanwhile."""
+"""Timeout of collective operations; rank 0 validates and writes while the other processes wait."""
 
 FAILURE_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Variable of the environment with the file where a process of torchrun says why it ended."""
+"""Environment variable with the file in which a process started by torchrun reports why it failed."""
 
 PARENT = "GETAM_PARENT"
-"""Variable of the environment with the number of the process that started those of a training."""
+"""Environment variable with the id of the process that launched the processes of a training."""
 
 SAVING_SECONDS = 600
-"""How long processes that were told to end may take for their step and their state."""
+"""Time that processes get, after a signal, to finish their step and save their state."""
 
 
 def launch(module: str, words: Sequence[str], *, processes: int) -> None:
-    """Runs `python -m module *words` in so many processes of this machine, as torchrun does, until all have ended.
+    """Runs `python -m module *words` in `processes` processes of this machine, like torchrun, until all have ended.
 
     Raises:
-        InputError: a process has failed; with the message of the one that failed first, or what killed it.
-        Stopped: this process was told to end, and the others with it.
+        InputError: a process has failed; the message is that of the first failure, or names the signal that killed it.
+        Stopped: a signal told this process, or one of the others, to end.
     """
     os.environ[PARENT] = str(os.getpid())
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
-    # The same sources as this process's, and none of the current folder's.
+    # The processes must import the same sources as this one; `-P` below excludes the current folder.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory(prefix="getam-") as folder, _silence():
         config = LaunchConfig(
@@ -79,7 +79,7 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
             if failure.exitcode - 128 in (signal.SIGTERM, signal.SIGINT):
-                # One process alone has received the signal, and all have saved the state.
+                # Only one of the processes received the signal; all of them have saved the state and ended.
                 raise Stopped(failure.exitcode - 128) from None
             if Path(failure.error_file).is_file():
                 raise InputError(failure.message) from None
@@ -89,7 +89,7 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps torchrun's agent from reporting in many lines what `launch` says in its one message."""
+    """Silences torchrun's agent, whose many lines `launch` replaces by one message."""
     logging.disable(logging.ERROR)
     try:
         yield
@@ -98,9 +98,9 @@ def _silence() -> Iterator[None]:
 
 
 def report_failure(message: str) -> bool:
-    """Hands a message to torchrun or `launch`, if one of them started this process; gives whether it did.
+    """Passes a message to torchrun or `launch`, and returns whether one of them has started this process.
 
-    The process that launched several reports the first message alone.
+    The launching process then reports only the message of the first failure.
     """
     path = os.environ.get(FAILURE_FILE)
     if path is None:
@@ -110,7 +110,7 @@ def report_failure(message: str) -> bool:
 
 
 def start(device_type: str) -> None:
-    """Joins the processes that torchrun started; on GPUs each takes the device of its local rank."""
+    """Under torchrun, joins the process group; on GPUs, each process uses the device of its local rank."""
     if "LOCAL_RANK" not in os.environ or dist.is_initialized():
         return
     parent = int(os.environ.get(PARENT, os.getppid()))
@@ -122,7 +122,7 @@ def start(device_type: str) -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    # The parent holds the lock of the device: a process that outlived it would share the device with another job.
+    # The parent holds the devices' locks: a process that outlived it would share its device with another job.
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -137,12 +137,12 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process has rank 0, which alone writes files."""
     return rank() == 0
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """Mean over the processes of a tensor that each of them has, without a gradient."""
+    """Mean of a tensor over the processes, each of which has its own values of the same shape; detached."""
     if world_size() == 1:
         return values.detach()
     total = values.detach().clone()
@@ -151,9 +151,10 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 
 def synchronized(model: nn.Module, device_type: str) -> nn.Module:
-    """`model` with batch norms whose statistics in training are those of all processes' images together.
+    """Replaces batch norms by ones whose training statistics are over the images of all processes.
 
-    Weights, buffers and their names stay. Frozen batch norms, which are in evaluation mode, compute as before.
+    Weights, buffers and their names stay the same. Frozen batch norms, which are in evaluation mode, compute as
+    before.
     """
     if device_type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -165,7 +166,7 @@ def synchronized(model: nn.Module, device_type: str) -> nn.Module:
 
 
 class _Mean(torch.autograd.Function):
-    """`mean_over_processes` with a gradient: each process's loss depends on the values of all processes."""
+    """Differentiable `mean_over_processes`: the loss of each process depends on the values of all processes."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -178,9 +179,9 @@ class _Mean(torch.autograd.Function):
 
 
 class _SynchronizedBatchNorm(nn.BatchNorm2d):
-    """SyncBatchNorm for CPUs, where torch's own doesn't work; every process must have the same number of values.
+    """SyncBatchNorm for CPUs, which torch's own does not support; all processes must have batches of equal size.
 
-    A stage starts several processes on GPUs alone. This serves the tests and those who start torchrun on CPUs by hand.
+    Stages launch several processes only on GPUs. This class serves the tests, and torchrun started by hand on CPUs.
     """
 
     @classmethod
@@ -213,12 +214,12 @@ class _SynchronizedBatchNorm(nn.BatchNorm2d):
 
 
 class ImageDropout(nn.Module):
-    """Dropout whose mask depends on the random state and on the image's place in the whole batch.
+    """Dropout whose mask depends only on the random state and on the image's position in the global batch.
 
-    nn.Dropout would give other masks, and so another training, to another number of processes.
+    With nn.Dropout, the masks and so the trained weights would depend on the number of processes.
 
     Args:
-        p: share of the values that are dropped.
+        p: probability that a value is dropped.
     """
 
     def __init__(self, p: float) -> None:
@@ -229,10 +230,10 @@ class ImageDropout(nn.Module):
         """Same shape out as in, (B, ...); the identity in evaluation mode."""
         if not self.training or self.p == 0:
             return x
-        # All processes have the same random state on the CPU, and so the same seed here.
+        # All processes have the same CPU random state, so they draw the same seed here.
         seed = int(torch.randint(2**31, ()))
-        # empty_like would take over the order in which x lies in memory, which can differ with the number of images;
-        # the mask's values would then be drawn in another order.
+        # empty_like would copy the memory format of x, which can depend on the number of images; the values of the
+        # mask would then be drawn in another order.
         keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for number, mask in enumerate(keep, start=rank() * len(x)):
             generator = torch.Generator(x.device).manual_seed(mixed_seed(seed, number))

@@ -1,7 +1,7 @@
-"""Files on disk: atomic writes, images, label PNGs, arrays and JSON.
+"""Reads and writes files: images, label PNGs, arrays and JSON, all written atomically.
 
-Everything is written to a temporary name beside its destination and renamed, so that a file which exists is
-whole. Nothing here reads a pickle.
+Every file and folder is written under a temporary name beside its destination and then renamed, so that a file that
+exists is complete. Nothing here reads a pickle.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ UNKNOWN = 255
 """Label value of a pixel whose class is not known (`void` in VOC's ground truth)."""
 
 MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; a bigger one is taken for a decompression bomb."""
+"""Largest image that is decoded; a bigger one is refused as a decompression bomb."""
 
-# The bound above decides; Pillow's own would print a warning beside the message.
+# Pillow's own limit is switched off: it would print a warning in addition to the message about MAX_PIXELS.
 Image.MAX_IMAGE_PIXELS = None
 
 ORIENTATION = 0x0112
-"""EXIF tag that says how an image is turned."""
+"""EXIF tag of an image's orientation."""
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -43,25 +43,25 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image of that orientation upright; from 5 on its sides are swapped."""
+"""EXIF orientation -> the operation that turns the image upright; orientations from 5 on swap height and width."""
 
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error)
-"""What Pillow raises of a damaged file."""
+"""Exceptions that Pillow raises for a damaged file."""
 
 GRAY = 0
-"""Kind of colors of a gray PNG, in its header."""
+"""Color type of a gray image in a PNG header."""
 
 FORMATS = ("JPEG", "PNG")
-"""What is decoded, whatever a file's name says: other decoders of Pillow start other programs."""
+"""The formats that are decoded, regardless of file names; some other decoders of Pillow start external programs."""
 
 MARKER = ".getam"
-"""Empty file in each folder that a stage writes: the folder is a stage's and may be replaced."""
+"""Empty file in each folder that a stage writes; it marks the folder as one that may be replaced."""
 
 KEY = ".key"
-"""File in an unfinished folder that says what its files are made from."""
+"""File in an unfinished folder with the key that identifies the inputs of its files."""
 
 LOCK = ".lock"
-"""File in an unfinished folder that the process which writes it holds locked."""
+"""Lock file in an unfinished folder, held by the process that writes the folder."""
 
 
 class UnwritableError(MachineError):
@@ -74,7 +74,7 @@ def _unwritable(path: Path, error: OSError) -> UnwritableError:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in `path`'s folder, with its suffix; renamed to `path` on success, removed on failure.
+    """Yields a temporary path beside `path`, with its suffix; renames it to `path` on success, removes it on failure.
 
     Raises:
         UnwritableError: the file cannot be written.
@@ -83,13 +83,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from None
-    # A fixed name, so that what a killed process leaves behind is written over by the next one.
+    # The name is fixed, so that the next process overwrites what a killed one has left behind.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        # A write names no file; another file's name is that of something that could not be read.
+        # The error of a failed write has no file name, or the temporary one; any other name is of a file that the
+        # caller could not read.
         if error.filename is not None and str(error.filename) != str(temporary):
             raise
         raise _unwritable(path, error) from None
@@ -100,28 +101,28 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
-    """Gives a temporary folder beside `path`; it takes `path`'s place on success and is removed on failure.
+    """Yields a temporary folder beside `path`; it replaces `path` on success and is removed on failure.
 
-    A folder is replaced only if it is empty or was written by this function: what a user has put somewhere is never
-    deleted because an output path names it. One process at a time writes a folder.
+    An existing folder is replaced only if it is empty or was written by this function, so that a wrong output path
+    never deletes a user's files. Only one process at a time can write a folder.
 
     Args:
-        key: says what the files are made from. With a key, what a stopped process has written stays under the
-            temporary name, and the next call with the same key is given it; bad input (InputError, but no
-            MachineError) still removes it.
+        key: identifies the inputs of the files. With a key, the files of a stopped process stay under the temporary
+            name, and the next call with the same key continues with them; bad input (an InputError other than
+            MachineError) still removes them.
 
     Raises:
-        InputError: `path` is a file, a link, a folder of other things, or holds the working directory; another process
-            is writing it; its parent cannot be made.
+        InputError: `path` is a file, a link, a folder of other files, or contains the working directory; another
+            process is writing it; its parent cannot be created.
     """
     _check_replaceable(path)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for beside in (temporary, old):
-        if beside.is_symlink() or (beside.exists() and not _is_ours(beside)):
-            raise InputError(f"{beside}: is in the way; remove it")
+    for needed in (temporary, old):
+        if needed.is_symlink() or (needed.exists() and not _is_ours(needed)):
+            raise InputError(f"{needed}: is in the way; remove it")
     with locked_folder(temporary):
         if old.exists() and not path.exists():
-            # A process was killed between the two renames below.
+            # An earlier process was killed between the two renames below.
             old.replace(path)
         if key is None or _key_of(temporary) != key:
             _empty(temporary)
@@ -150,10 +151,10 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Makes a folder of a stage that is not finished and holds its lock.
+    """Creates an unfinished folder of a stage, if needed, and holds its lock.
 
     Raises:
-        InputError: another process holds it, or the folder cannot be made.
+        InputError: another process holds the lock, or the folder cannot be created.
     """
     lock = FileLock(folder / LOCK, timeout=0)
     while True:
@@ -167,7 +168,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from None
         if (folder / LOCK).exists():
             break
-        # Whoever held the lock has just renamed the folder.
+        # The process that held the lock has renamed the folder meanwhile, so the lock file is gone: try again.
         lock.release()
     try:
         yield
@@ -207,13 +208,17 @@ def _is_ours(folder: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file's content, in hexadecimal digits."""
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Hash of files' names, sizes and times of change: whether a stage reads what it read before."""
+    """Hash of the files' paths, sizes and modification times, to detect that a stage's inputs have changed.
+
+    Raises:
+        InputError: a file is missing or cannot be accessed.
+    """
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -241,6 +246,11 @@ def _no_constant(name: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        InputError: the file is missing or is not valid JSON, which excludes NaN and infinities.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
@@ -259,8 +269,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
+    """Reads a .npy file.
+
+    Raises:
+        InputError: the file is missing, is not a .npy file, or holds a pickle.
+    """
     try:
-        # Not np.load, which opens archives too.
+        # np.load is not used because it opens archives too.
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
@@ -270,20 +285,24 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decodes a JPEG or PNG to RGB, upright: (H, W, 3), uint8. Gray, palette and CMYK images are converted."""
+    """Decodes a JPEG or PNG to RGB and turns it upright: (H, W, 3), uint8. Gray, palette and CMYK are converted.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, or has more than 8 bits a channel.
+    """
     with _open_image(path) as image:
         turn = TURNS.get(_orientation(image))
         return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of the upright image from the file's header, without decoding the pixels."""
+    """(H, W) of the upright image, read from the file's header without decoding the pixels."""
     with _open_image(path, decode=False) as image:
         return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
 def orientation(path: Path) -> int:
-    """How EXIF says that an image is turned: 1 not at all, or a key of TURNS."""
+    """The EXIF orientation of an image: 1 if it is upright, otherwise a key of TURNS."""
     with _open_image(path, decode=False) as image:
         return _orientation(image)
 
@@ -292,18 +311,21 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ORIENTATION)
     except DAMAGED:
-        # The pixels may be whole all the same.
+        # The pixels may be intact although the EXIF data is damaged.
         return 1
     return value if isinstance(value, int) and value in TURNS else 1
 
 
 def check_drawn_upright(path: Path, size: tuple[int, int], drawn: tuple[int, int], *, what: str) -> None:
-    """Refuses a photograph that EXIF turns away from what was drawn on its stored pixels.
+    """Refuses a photograph whose annotation was drawn on the stored pixels, before the turn that EXIF asks for.
 
     Args:
         size: (H, W) of the upright photograph.
-        drawn: (H, W) of what was drawn on it.
-        what: the latter, in words.
+        drawn: (H, W) of the annotation.
+        what: name of the annotation, for the message.
+
+    Raises:
+        InputError: the annotation has the photograph's size with sides swapped, and EXIF swaps them.
     """
     if drawn != size and drawn == size[::-1] and (turn := orientation(path)) >= 5:
         raise InputError(
@@ -319,7 +341,11 @@ def read_gray(path: Path) -> np.ndarray:
 
 
 def read_saliency(path: Path) -> np.ndarray:
-    """As read_gray, of a map that somebody brings: InputError where it has colors, such as those of a heat map."""
+    """Decodes a user's saliency map: (H, W), uint8.
+
+    Raises:
+        InputError: the image has colors, as a rendered heat map has; otherwise as read_gray.
+    """
     with _open_image(path) as image:
         if image.mode not in ("L", "1"):
             colors = np.asarray(image.convert("RGB"))
@@ -329,20 +355,28 @@ def read_saliency(path: Path) -> np.ndarray:
 
 
 def check_saliency_range(folder: Path, brightest: int) -> None:
-    """Refuses a folder of maps of 0 and 1, by the brightest value of all: a single map may be that dark."""
+    """Refuses a folder of saliency maps in 0..1 instead of 0..255.
+
+    Args:
+        brightest: maximum over all maps of the folder, since a single map may well be that dark.
+    """
     if brightest == 1:
         raise InputError(f"{folder}: the brightest value of its maps is 1; maps hold 0 to 255, multiply them by 255")
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Decodes a label PNG (palette or gray): (H, W), uint8 of label values, 255 unknown."""
+    """Decodes a label PNG (palette or gray): (H, W), uint8 label values, 255 unknown.
+
+    Raises:
+        InputError: the image is no PNG, has colors without a palette, or is gray with fewer than 8 bits.
+    """
     with _open_image(path) as image:
         if image.format != "PNG":
             raise InputError(
                 f"{path}: a mask must be a PNG, this one is {image.format}, which changes label values; make it anew "
                 "as PNG"
             )
-        # Pillow scales the values of fewer bits to 0..255.
+        # Pillow scales gray values of fewer than 8 bits to 0..255.
         depth, kind = _png_header(path)
         if kind == GRAY and depth < 8:
             raise InputError(f"{path}: a {depth}-bit gray PNG, whose values are read scaled; save it with 8 bits")
@@ -355,14 +389,14 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def _png_header(path: Path) -> tuple[int, int]:
-    """Bits a channel, and kind of colors."""
+    """Bits per channel and color type of a PNG."""
     with path.open("rb") as file:
         header = file.read(26)
     return header[24], header[25]
 
 
 def read_palette(path: Path) -> np.ndarray | None:
-    """The colors of a label PNG's values: (256 or fewer, 3), uint8; None where it has no palette."""
+    """The palette of a label PNG: (N, 3), uint8 RGB, N <= 256; None if it has none."""
     with _open_image(path, decode=False) as image:
         palette = image.getpalette("RGB")
     return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
@@ -392,7 +426,7 @@ def write_gray(path: Path, values: np.ndarray) -> None:
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:
-    """Writes (H, W) uint8 label values as a palette PNG in the VOC colours."""
+    """Writes (H, W) uint8 label values as a palette PNG in the VOC colors."""
     image = Image.fromarray(labels, mode="P")
     image.putpalette(voc_palette().tobytes())
     with atomic_file(path) as temporary:
@@ -400,7 +434,7 @@ def write_labels(path: Path, labels: np.ndarray) -> None:
 
 
 def voc_palette() -> np.ndarray:
-    """The VOC color of every label value: (256, 3), uint8; bit i of a value goes to bit 7 - i // 3 of channel i % 3."""
+    """The VOC color of every label value: (256, 3), uint8. Bit i of a value is bit 7 - i // 3 of channel i % 3."""
     values = np.arange(256)
     palette = np.zeros((256, 3), np.uint8)
     for bit in range(8):

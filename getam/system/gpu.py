@@ -1,7 +1,7 @@
-"""GPU slots: which of a machine's devices a job takes. Snakemake counts GPUs, but never says which one.
+"""Assigns a machine's GPUs to jobs. Snakemake counts GPUs, but does not tell a job which one to use.
 
-Jobs of one machine agree by lock files, one a device. The kernel releases a lock when the process that holds it ends,
-however it ends.
+The jobs of a machine coordinate through one lock file for each device. The kernel releases a lock when the process that
+holds it ends, even if it was killed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import NamedTuple
 from getam.errors import InputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""What CUDA shows a process; set by a scheduler for a job, or by a user for a shell."""
+"""Variable with the devices that CUDA shows to a process; a scheduler sets it for a job, or a user for a shell."""
 
 NAMED = "GETAM_GPUS"
-"""Names the devices, separated by commas, in place of those that nvidia-smi lists."""
+"""Variable with comma-separated device names that replace those listed by nvidia-smi."""
 
 ALLOCATIONS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID")
-"""A scheduler's name for a job. In each of its jobs it may count devices from 0, so locks hold within one job."""
+"""Variables with a scheduler's job id. A scheduler may number devices from 0 in every job, so locks are per job."""
 
 LOCKS = Path("/tmp/getam-gpus")
-"""Fixed, not TMPDIR: all users' and shells' jobs of a machine have to find the same files."""
+"""Folder of the lock files. It does not follow TMPDIR, since all users' jobs on a machine must find the same files."""
 
 POLL_SECONDS = 0.1
 REMINDER_SECONDS = 60.0
@@ -39,20 +39,20 @@ logger = logging.getLogger(__name__)
 
 
 class Device(NamedTuple):
-    """A GPU, or a part of one by MIG."""
+    """A GPU, or a MIG instance of one."""
 
     name: str
-    """As CUDA_VISIBLE_DEVICES takes it."""
+    """Name of the device in CUDA_VISIBLE_DEVICES."""
     lock: str
-    """Name of its lock file; the same whoever looks at the device."""
+    """Name of the device's lock file, the same in every process."""
 
 
 _held: dict[str, int] = {}
-"""The names of the devices that this process has taken, with their open, locked files."""
+"""The devices that this process has taken: name -> file descriptor of the locked file."""
 
 
 def devices() -> list[Device]:
-    """The GPUs that jobs of this process may take, each once; none on a machine without."""
+    """The distinct GPUs that this process may take; empty on a machine without GPUs."""
     return [*{device.lock: device for device in _visible()}.values()]
 
 
@@ -70,20 +70,22 @@ def _visible() -> list[Device]:
         numbered = listed[int(name)] if name.isdigit() and int(name) < len(listed) else []
         known = numbered[:1] or [part for parts in listed for part in parts if part.startswith(name)]
         if not known:
-            # As CUDA does: what follows a name that is no device (-1, NoDevFiles) is not seen either.
+            # Like CUDA, ignore everything after the first name that is no device (-1, NoDevFiles).
             break
         found.append(Device(name, _device(known[0], scope).lock))
     return found
 
 
 def take(count: int) -> list[str]:
-    """Takes so many devices, for as long as this process lives, and lets CUDA see no others; waits while none is free.
+    """Takes `count` devices until this process ends, and hides all others from CUDA; waits while too few are free.
 
-    Has to come before the first use of CUDA. Gives the devices' names, the same ones if called again; none on a machine
-    without.
+    This must be called before the first use of CUDA. Further calls return the devices of the first one.
+
+    Returns:
+        The names of the devices taken; empty on a machine without GPUs.
 
     Raises:
-        InputError: there are not so many at all, or the lock files cannot be written.
+        InputError: the machine has fewer than `count` devices, or the lock files cannot be written.
     """
     if _held:
         return list(_held)
@@ -94,10 +96,10 @@ def take(count: int) -> list[str]:
         raise InputError(f"--gpus {count}: there are {len(pool)} ({_listing(pool)}); ask for as many or fewer")
     if count > 1 and any(device.name.startswith("MIG") for device in pool):
         raise InputError(f"--gpus {count}: CUDA gives a process one part of a divided GPU (MIG); write 1")
-    # Numbers mean what nvidia-smi means by them, whose list the locks go by.
+    # Locks are named after nvidia-smi's list, so CUDA must number the devices in the same order.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    # One waits for devices, the others wait for it: jobs that want several are not overtaken for ever by those that
-    # want one, and no two hold what the other waits for.
+    # Only the job that holds the queue's lock waits for devices; the others wait for that lock. So a job that needs
+    # several devices is not overtaken for ever by jobs that need one, and no two jobs deadlock.
     queue = "queue-" + hashlib.sha256("\n".join(each.lock for each in pool).encode()).hexdigest()[:16]
     waits = _Waits(f"waits for {count} of the GPUs {_listing(pool)}: other jobs have taken them")
     while (turn := _lock(queue)) is None:
@@ -129,7 +131,7 @@ def _device(name: str, scope: str) -> Device:
 
 
 def _listed() -> list[list[str]]:
-    """The identities of every GPU of the machine: its own, or those of its parts where MIG divides it."""
+    """For each GPU of the machine, its UUID, or the UUIDs of its instances if MIG divides it."""
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
@@ -146,7 +148,7 @@ def _listed() -> list[list[str]]:
 
 
 def _free(pool: Sequence[Device], count: int) -> list[tuple[Device, int]]:
-    """So many devices with their locked files, or none where fewer are free."""
+    """Locks `count` free devices and returns them with their file descriptors; locks none if fewer are free."""
     taken: list[tuple[Device, int]] = []
     for device in pool:
         if (file := _lock(device.lock)) is not None:
@@ -159,12 +161,12 @@ def _free(pool: Sequence[Device], count: int) -> list[tuple[Device, int]]:
 
 
 def _lock(name: str) -> int | None:
-    """The open file of that name, locked; None where another process holds it."""
+    """Locks the file of that name and returns its file descriptor; None if another process holds the lock."""
     path = LOCKS / name
     file = _open(path)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # A file that was removed meanwhile is no lock: others find a new one.
+        # If the file was removed meanwhile, its lock is worthless: other processes lock a new file of that name.
         if os.path.samestat(os.fstat(file), path.stat()):
             return file
     except (BlockingIOError, FileNotFoundError):
@@ -174,7 +176,7 @@ def _lock(name: str) -> int | None:
 
 
 def _open(path: Path) -> int:
-    """Opens a lock file for reading, which is enough to lock it: another user may have made it."""
+    """Opens a lock file for reading, which suffices to lock a file that belongs to another user."""
     mask = os.umask(0)
     try:
         if not LOCKS.is_dir():
@@ -192,16 +194,16 @@ def _open(path: Path) -> int:
 
 
 class _Waits:
-    """Sleeps, and says now and then what for."""
+    """Sleeps between two polls, and logs a reminder of what the process waits for now and then."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.said = -REMINDER_SECONDS
+    def __init__(self, reminder: str) -> None:
+        self.reminder = reminder
+        self.logged_at = -REMINDER_SECONDS
 
     def again(self) -> None:
-        if time.monotonic() - self.said >= REMINDER_SECONDS:
-            logger.info(self.what)
-            self.said = time.monotonic()
+        if time.monotonic() - self.logged_at >= REMINDER_SECONDS:
+            logger.info(self.reminder)
+            self.logged_at = time.monotonic()
         time.sleep(POLL_SECONDS)
 
 
@@ -210,5 +212,5 @@ def _let_go() -> None:
         os.close(_held.popitem()[1])
 
 
-# A forked worker would keep the lock of a parent that was killed.
+# Without this, a forked worker that outlives its killed parent would keep the parent's locks.
 os.register_at_fork(after_in_child=_let_go)

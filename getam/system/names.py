@@ -1,13 +1,14 @@
-"""Names that come from a data set, made fit for a plot or a terminal."""
+"""Makes names from a data set safe to show in a plot or on a terminal."""
 
 from __future__ import annotations
 
 
 def shown_name(name: str, *, most: int = 0) -> str:
-    """A name on one line and of printable characters: neither a line feed nor what moves a terminal's cursor.
+    """Returns a name as a single line of printable characters, without line feeds or terminal escapes.
 
     Args:
-        most: letters that it is cut to, in its middle: what tells two names apart may be at either end. 0: all.
+        most: longest result, in characters; a longer name is cut in the middle, since two names may differ at either
+            end. 0: any length.
     """
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(name.split()))
     if not most or len(name) <= most:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines with rate and remaining time in a log."""
+"""Logging, and the progress of long work: a bar on a terminal, lines with rate and remaining time in a log."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Item = TypeVar("Item")
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 LINE_SECONDS = 15.0
-"""At most one plain line in this many seconds, and one at the end."""
+"""Least time between two progress lines; the last line is always written."""
 
 logger = logging.getLogger(__name__)
 
 
 def set_up_logging(log: Path | None) -> None:
-    """Sends log records to standard error and, where given, to the file `log` (written anew)."""
+    """Sends log records to standard error and, unless None, to the file `log`, which is overwritten."""
     handlers: list[logging.Handler] = [_AroundBars(sys.stderr)]
     if log is not None and _is_first():
         log.parent.mkdir(parents=True, exist_ok=True)
-        # The first of a training's processes writes on where the one that started them began.
+        # Under torchrun, the process of rank 0 appends to the log that the launching process has begun.
         log.open("a" if "LOCAL_RANK" in os.environ else "w").close()
         handlers.append(_LogFile(log, mode="a", encoding="utf-8"))
     logging.basicConfig(
@@ -37,17 +37,17 @@ def set_up_logging(log: Path | None) -> None:
         force=True,
     )
     logging.captureWarnings(True)
-    # It has a handler of its own, which would say everything twice.
+    # huggingface_hub installs a handler of its own, which would print every record twice.
     logging.getLogger("huggingface_hub").handlers.clear()
 
 
 def _is_first() -> bool:
-    """Whether this is the one process, or the first of those that torchrun started: the others only warn."""
+    """Whether this process has rank 0 (also without torchrun); the others log warnings only and draw no bars."""
     return os.environ.get("RANK", "0") == "0"
 
 
 class _LogFile(logging.FileHandler):
-    """Is given up where it cannot be written, with one warning: a full disk is no reason to end a training."""
+    """A log file that is dropped with one warning once a write fails: a full disk must not end a training."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -56,7 +56,7 @@ class _LogFile(logging.FileHandler):
 
 
 class _AroundBars(logging.StreamHandler):
-    """Writes a record above a bar that is being drawn rather than through it."""
+    """A handler that prints records above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=self.stream)
@@ -65,13 +65,13 @@ class _AroundBars(logging.StreamHandler):
 def progress(
     items: Iterable[Item], *, total: int, unit: str, what: str, size: Callable[[Item], int] = lambda item: 1
 ) -> Iterator[Item]:
-    """Passes `items` on while showing how far it is.
+    """Yields `items` and shows the progress through them.
 
     Args:
-        total: number of units.
-        unit: what an item is, e.g. "image".
-        what: what is being done, e.g. "dump_maps".
-        size: units that an item counts for, e.g. the length of a batch.
+        total: number of units in all items.
+        unit: name of the unit that is counted, e.g. "image".
+        what: name of the work, e.g. "dump_maps".
+        size: item -> number of units that it counts for, e.g. the length of a batch.
     """
     started = last = time.monotonic()
     done = 0
@@ -85,7 +85,7 @@ def progress(
         done += size(item)
         bar.update(size(item))
         now = time.monotonic()
-        # Nothing is done yet where the first item is still being written.
+        # An item may count for 0 units, for example while the first file is still being written.
         if done and (now - last >= LINE_SECONDS or done == total):
             last = now
             rate = done / max(now - started, 1e-9)
@@ -97,12 +97,18 @@ def progress(
 
 
 def three_digits(value: float) -> str:
-    """A number, not negative, with three significant digits and no exponent: 1230, 45.6, 0.0789."""
+    """Formats a non-negative number with three significant digits and no exponent: 1230, 45.6, 0.0789."""
     rounded = f"{value:.2e}"
     decimals = max(0, 2 - int(rounded.partition("e")[2]))
     return f"{float(rounded):.{decimals}f}"
 
 
 def image_progress(batches: Iterable[Batch], rows: Sequence[Sequence[Any]], *, what: str) -> Iterator[Batch]:
-    """`progress` that counts images: `batches` are tuples of a batch's rows and more, `rows` all of their rows."""
+    """`progress` counted in images.
+
+    Args:
+        batches: tuples whose first element holds the rows of the batch.
+        rows: the rows of every batch, for the total.
+        what: name of the work.
+    """
     return progress(batches, total=sum(map(len, rows)), unit="image", what=what, size=lambda batch: len(batch[0]))

@@ -1,4 +1,4 @@
-"""Seeds from several numbers."""
+"""Combines several numbers into one random seed."""
 
 from __future__ import annotations
 
@@ -6,5 +6,6 @@ import numpy as np
 
 
 def mixed_seed(*parts: int) -> int:
-    """One 32-bit seed from several numbers; torch's CPU generator takes no more bits, and nearby seeds must differ."""
+    """Mixes non-negative integers into one 32-bit seed, all that torch's CPU generator uses; close inputs give
+    unrelated seeds."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])

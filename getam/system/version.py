@@ -1,4 +1,4 @@
-"""The package's version, as installed, and hashes of its sources: of all, or of those that a stage imports."""
+"""The installed version of the package, and hashes of all its sources or of those that a stage imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 try:
     VERSION = version("getam")
-except PackageNotFoundError:  # run from a checkout that is not installed
+except PackageNotFoundError:  # The package is run from a checkout that is not installed.
     VERSION = "unknown"
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,18 +24,21 @@ FILES_OF = {
     "getam.pages.contact_sheet": "templates",
     "getam.pages.overview": "templates",
     "getam.pages.text.comparison_page": "templates",
-    # That template alone: the tables and figures of a run show nothing of the audit page, whose scripts are the rest.
+    # Tables and figures of a run use only this template; the other files of the folder belong to the audit page.
     "getam.pages.text.documents": "templates/document.html",
 }
-"""What a module renders, a folder or a file in getam/pages: as much of its code as itself."""
+"""Templates that a module renders, a folder or a file in getam/pages; they count as part of the module's code."""
 
 
 @cache
 def source_hash(stage: str | None = None) -> str:
-    """Changes with any line of the packages getam and deeplab; a version stays the same between releases.
+    """SHA-256 of the sources of getam and deeplab, in hexadecimal digits.
+
+    It changes with every edit, whereas VERSION stays the same between releases.
 
     Args:
-        stage: a module's name, "getam.stages.dump_maps"; only what it imports counts, directly or not.
+        stage: name of a module, such as "getam.stages.dump_maps", to hash only the sources that it imports, directly
+            or indirectly; None: all sources.
     """
     if stage is None:
         files = {path for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
@@ -52,11 +55,11 @@ def source_hash(stage: str | None = None) -> str:
 
 
 def import_closure(module: str) -> set[str]:
-    """The modules of getam and deeplab that are imported with a module, itself and their packages included.
+    """The modules of getam and deeplab that a module imports, directly or not, with itself and all parent packages.
 
-    Imports inside functions count, since a stage may call them. What a package's __init__ imports counts for a module
-    that imports a name from the package (`from getam import AttentionMaps`), and not for one that imports a module
-    below it.
+    Imports inside functions count, since a stage may call these functions. The imports of a package's __init__ count
+    for a module that imports a name from the package (`from getam import AttentionMaps`), but not for one that imports
+    a module below the package.
     """
     modules = {module, *_graph().find_upstream_modules(module)}
     return {part for name in modules for part in _with_packages(name)}
@@ -64,10 +67,10 @@ def import_closure(module: str) -> set[str]:
 
 @cache
 def _graph() -> ImportGraph:
-    # Not at the top: most commands hash nothing, and start sooner without grimp.
+    # grimp is imported here because most commands hash nothing and start sooner without it.
     import grimp
 
-    # No cache on disk: it would lie in the folder of the user's run, and the packages are read in a tenth of a second.
+    # A cache on disk would end up in the user's working folder; reading the packages takes only a tenth of a second.
     return grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
 
 

@@ -1,4 +1,4 @@
-"""Pools of workers that write files beside a stage's own work."""
+"""Pools of threads and of processes that compute and write files in parallel with a stage's main thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class ThreadPool(ThreadPoolExecutor):
-    """For work that leaves the interpreter: decoding, compressing, numpy and torch."""
+    """Threads for work that releases the GIL: decoding, compressing, numpy and torch."""
 
     def __init__(self, workers: int) -> None:
         self.workers = max(1, workers)
@@ -28,15 +28,15 @@ class ThreadPool(ThreadPoolExecutor):
 
 
 class ProcessPool(Executor):
-    """For work that holds the interpreter, such as the dense CRF: one process a core.
+    """Processes for work that holds the GIL, such as the dense CRF.
 
-    What is submitted has to be a module's function, and its arguments picklable. Where a process dies, for want of
-    memory perhaps, the call that it was given and all calls that wait fail with BrokenProcessPool; calls that other
-    processes are working on are finished.
+    Submitted functions must be defined at module level, and their arguments must be picklable. If a process dies, for
+    example for lack of memory, its current call and all waiting calls fail with BrokenProcessPool; calls that run in
+    other processes are finished.
 
     concurrent.futures.ProcessPoolExecutor is not used because it hangs for ever when one of its processes dies while
-    another is being started. Its processes share their queues and one thread that watches them; here each process
-    has a pipe of its own and a thread of its own, to which a dead process is the end of the pipe at any moment.
+    another is being started: its processes share their queues and one thread that watches them. Here each process
+    has its own pipe and its own thread, so that the death of a process always shows as the end of its pipe.
     """
 
     def __init__(self, workers: int) -> None:
@@ -48,7 +48,7 @@ class ProcessPool(Executor):
     def submit(
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Future[Result]:
-        """Executor.submit. The first call that finds every process at work starts another one, up to `workers`."""
+        """Executor.submit. A call that finds all processes busy starts another one, up to `workers`."""
         return self._threads.submit(self._call, fn, args, kwargs)
 
     def _call(self, function: Callable[..., Result], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
@@ -67,7 +67,7 @@ class ProcessPool(Executor):
             self._idle.put(worker)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Ends the processes once the calls are done; without `wait` they end with this process."""
+        """Ends the processes after their calls; with `wait=False` they run until this process ends."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
         workers = []
         while wait and not self._idle.empty():
@@ -78,27 +78,27 @@ class ProcessPool(Executor):
 
 
 def _block_interrupts() -> None:
-    # Ctrl-C reaches every process of a terminal, but is the stage's to answer; its workers end when it closes their
-    # pipes. What a thread blocks is blocked in the processes that it starts, from their first moment. The tracker is
-    # started before, since its start unblocks interrupts.
+    # Ctrl-C reaches every process of a terminal, but only the stage should handle it; its workers end when it closes
+    # their pipes. A process inherits the signal mask of the thread that starts it, so SIGINT is blocked from the
+    # process's first moment on. The resource tracker is started before, because starting it unblocks SIGINT.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 class _Worker:
-    """A process that answers one call after the other."""
+    """A process that executes one call at a time."""
 
     def __init__(self) -> None:
-        # Not forked: the copy of a process whose torch has threads may hang.
+        # Processes are spawned, because a fork of a process in which torch runs threads may hang.
         context = multiprocessing.get_context("spawn")
         self._connection, its_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(its_end,), daemon=True)
         self._process.start()
-        # Then the pipe ends when the process does.
+        # With this copy closed, the process holds the only one, and the pipe ends when the process does.
         its_end.close()
 
     def call(self, function: Callable[..., Result], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Result:
-        """What the function gives or raises.
+        """Calls the function in the process, and returns its result or raises its exception.
 
         Raises:
             BrokenProcessPool: the process has died.
@@ -113,7 +113,7 @@ class _Worker:
         return result
 
     def close(self) -> None:
-        """Lets the process end."""
+        """Closes the pipe, upon which the process ends."""
         self._connection.close()
 
     def join(self) -> None:
@@ -121,7 +121,7 @@ class _Worker:
 
 
 def _serve(connection: Connection) -> None:
-    """What a worker does."""
+    """Main function of a worker process: executes calls until the pipe is closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

@@ -113,7 +113,7 @@ def _found(section: str, wanted: NetworkWeights) -> str:
             location = encoder_location(wanted.network)
         else:
             name = wanted.network.removeprefix(TIMM)
-            location = timm_location(name, segmentation=wanted.segmentation_pretrained)
+            location = timm_location(name, allow_pixel_labels=wanted.segmentation_pretrained)
     except InputError as error:
         return str(error)
     for file in FILES:

@@ -53,7 +53,7 @@ def write(path: Path, text: str = "") -> None:
 
 
 def write_shard(path: Path, *, ids: tuple[str, ...] = ("b", "a"), written: tuple[str, ...] = ("a", "b")) -> None:
-    with shard_of(path, ids, facts={"size": 7}) as shard:
+    with shard_of(path, ids, manifest_entries={"size": 7}) as shard:
         for id in written:
             shard.submit(id, write)
 
@@ -122,7 +122,7 @@ def test_a_stopped_shard_is_gone_on_with(tmp_path: Path, error: BaseException) -
     "changes",
     [
         {"settings": RefineSettings(iterations=3, dilations=(1, 2))},
-        {"facts": {"size": 8}},
+        {"manifest_entries": {"size": 8}},
         {"classes": ("dog", "cat")},
         {"suffix": ".png"},
         {"inputs": True},

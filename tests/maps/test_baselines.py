@@ -290,7 +290,7 @@ def test_a_context_is_entered_once() -> None:
 
 
 def test_cam_of_another_model_is_refused() -> None:
-    with pytest.raises(InputError, match=r"cam: VisionTransformer is no classifier of getam\.classifier"):
+    with pytest.raises(InputError, match=r"cam: VisionTransformer is no classifier of getam\.networks\.classifier"):
         ClassActivationMaps(small_vit())
 
 

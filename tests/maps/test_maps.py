@@ -353,7 +353,7 @@ def test_a_refused_class_leaves_no_graph_behind(monkeypatch: pytest.MonkeyPatch)
         calls.append(weakref.ref(call))
         return call
 
-    monkeypatch.setattr("getam.maps.attention.AttentionCall", remember)
+    monkeypatch.setattr("getam.maps.recorder.AttentionCall", remember)
     with AttentionMaps(small_vit()) as maps:
         with pytest.raises(InputError):
             maps(images_of(1), [[9]])

@@ -253,9 +253,9 @@ def test_without_a_connection_the_message_says_which_file_to_put_where(monkeypat
 
 def test_a_model_without_weights_of_its_name() -> None:
     with pytest.raises(InputError, match="timm has no weights of test_vit_nowhere"):
-        timm_weights("test_vit_nowhere", True, segmentation=False)
+        timm_weights("test_vit_nowhere", True, allow_pixel_labels=False)
     with pytest.raises(InputError, match="choose another tag of vit_tiny_patch16_224"):
-        timm_weights("vit_tiny_patch16_224.no_tag", True, segmentation=False)
+        timm_weights("vit_tiny_patch16_224.no_tag", True, allow_pixel_labels=False)
 
 
 # Pixel labels
@@ -298,20 +298,20 @@ def test_the_tag_that_timm_takes_for_a_name_counts(tmp_path: Path, monkeypatch: 
         found += 1
         for pretrained in (True, str(path)):
             with pytest.raises(InputError, match="was trained on pixel labels"):
-                timm_weights(name.partition(".")[0], pretrained, segmentation=False)
+                timm_weights(name.partition(".")[0], pretrained, allow_pixel_labels=False)
     assert found > 10
 
 
 def test_weights_by_a_refused_name_are_not_even_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getam.networks.pretrained, "hf_hub_download", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(InputError, match=r"was trained on pixel labels.*segmentation_pretrained to true"):
-        timm_weights("samvit_base_patch16.sa1b", True, segmentation=False)
+        timm_weights("samvit_base_patch16.sa1b", True, allow_pixel_labels=False)
 
 
 def test_a_file_of_a_refused_network_is_refused_whatever_its_name(tmp_path: Path) -> None:
     path = saved(tmp_path / "model.safetensors", vit_state())
     with pytest.raises(InputError, match=r"model\.safetensors, of sam2_hiera_tiny\.fb_r896, was trained on pixel"):
-        timm_weights("sam2_hiera_tiny.fb_r896", str(path), segmentation=False)
+        timm_weights("sam2_hiera_tiny.fb_r896", str(path), allow_pixel_labels=False)
 
 
 @pytest.mark.parametrize(
@@ -324,4 +324,4 @@ def test_a_file_that_knows_pixel_labels_needs_a_setting(tmp_path: Path, file: st
     with pytest.raises(InputError, match="was trained on pixel labels"):
         vit(path)
     saved(tmp_path / file, state)
-    assert vit(path, segmentation=True) is not None
+    assert vit(path, allow_pixel_labels=True) is not None

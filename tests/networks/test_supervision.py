@@ -108,7 +108,7 @@ def test_labels_have_that_of_their_maps_and_of_the_saliency_that_is_read(
 ) -> None:
     folder = index.parent
     how: dict[str, Any] = {"ids": ["t"], "classes": CLASSES, "settings": None}
-    with new_shard(folder / "maps", suffix=".npy", facts={"supervision": maps}, **how) as shard:
+    with new_shard(folder / "maps", suffix=".npy", manifest_entries={"supervision": maps}, **how) as shard:
         shard.submit("t", write_array, np.eye(16, dtype=np.float16)[None])
     # Brought by hand, it has no manifest.
     write_gray(folder / "saliency" / "t.png", 255 * np.eye(16, dtype=np.uint8))
@@ -136,7 +136,7 @@ def test_a_network_has_that_of_its_labels_and_of_its_first_weights(
 ) -> None:
     folder = index.parent
     how: dict[str, Any] = {"ids": ["t"], "classes": CLASSES, "settings": CONFIG.completion}
-    with new_shard(folder / "labels" / "000", suffix=".png", facts={"supervision": labels}, **how) as shard:
+    with new_shard(folder / "labels" / "000", suffix=".png", manifest_entries={"supervision": labels}, **how) as shard:
         shard.submit("t", write_labels, np.eye(16, dtype=np.uint8))
     crop = CONFIG.deeplab.crop.model_copy(update={"long_side": (16, 16), "size": 16})
     network = CONFIG.deeplab.model_copy(update={"epochs": 1, "crop": crop})

@@ -1,4 +1,7 @@
-"""Painting of the demo data set: images are (H, W, 3) float32 RGB in [0, 1], coverages (H, W) float32 in [0, 1]."""
+"""Painting functions of the demo data set.
+
+Images are (H, W, 3), float32 RGB in [0, 1]; coverages are (H, W), float32 in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ Random = np.random.Generator
 
 
 def cover(contours: Sequence[np.ndarray], size: int, *, rim: float = 0.0) -> np.ndarray:
-    """Share of each pixel that lies within the contours; with `rim`, within so many pixels of their edge."""
+    """Rasterizes contours with antialiasing: the share of each pixel's area inside them, (size, size).
+
+    Args:
+        contours: each (N, 2), x and y in pixels; filled by the even-odd rule.
+        rim: above 0, the area within this many pixels of the contours instead.
+    """
     fine = np.zeros((size * SUPERSAMPLING, size * SUPERSAMPLING), np.uint8)
     corners = [np.round(points * SUPERSAMPLING).astype(np.int32) for points in contours]
     if rim:
@@ -42,9 +50,10 @@ def paint_body(
     *,
     textured: float = 0.0,
 ) -> np.ndarray:
-    """Paints a slightly shaded body with a darker rim: flat, or with probability `textured` textured.
+    """Paints a slightly shaded body with a darker rim, textured with probability `textured` and plain otherwise.
 
-    Body colors are pale, so that none is taken for a telling part, and apart from the ground's mean color.
+    Body colors are pale, so that a body is not mistaken for a telling part, and differ from the mean color `ground` of
+    the background.
     """
     size = len(image)
     color = random_color(rng, (0.1, 0.5), (0.4, 0.95))
@@ -60,7 +69,7 @@ def paint_body(
 
 
 def _ramp(rng: Random, size: int) -> np.ndarray:
-    """A linear slope in a random direction: (H, W), about -1 to 1."""
+    """A linear gradient in a random direction: (H, W), about -1 to 1."""
     line = np.linspace(-1, 1, size, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     return np.float32(np.cos(angle)) * line + np.float32(np.sin(angle)) * line[:, None]
@@ -73,7 +82,7 @@ def _noise(rng: Random, size: int, cells: int, channels: int) -> np.ndarray:
 
 
 def background(rng: Random, size: int, *, contrast: tuple[float, float], patterns: Sequence[str]) -> np.ndarray:
-    """A textured ground: a slope between two colors, noise in three octaves, and one of `patterns`."""
+    """A textured background: a gradient between two colors, noise in three octaves, and one of `patterns`."""
     first, second = (random_color(rng, (0.1, 0.6), (0.25, 0.85)).astype(np.float32) for _ in range(2))
     mix = np.clip(0.5 + 0.5 * _ramp(rng, size), 0, 1)[..., None]
     texture = _pattern(rng, size, str(rng.choice(patterns)))[..., None] * rng.normal(0, 0.09, 3).astype(np.float32)
@@ -92,6 +101,6 @@ def _pattern(rng: Random, size: int, name: str) -> np.ndarray:
 
 
 def finish(rng: Random, image: np.ndarray) -> np.ndarray:
-    """Adds a camera's grain and converts to uint8."""
+    """Adds noise like a camera's and converts to (H, W, 3), uint8."""
     grain = rng.standard_normal(image.shape, dtype=np.float32)
     return np.round(np.clip(image + 0.012 * grain, 0, 1) * 255).astype(np.uint8)

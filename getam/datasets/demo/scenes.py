@@ -1,11 +1,11 @@
-"""The demo data set: a seeded miniature of the weakly-supervised problem, drawn instead of downloaded.
+"""Draws the demo data set, a seeded miniature of the weakly supervised problem that needs no download.
 
-Each image holds one to three toys on a textured ground. A toy is a body whose shape and color say nothing
-about its class, and a small telling part that says everything: a classifier looks at the part, and pseudo
-labels have to grow from there to the whole toy. The first toy is large and central, the others small and
-off-center, so that a saliency model finds the one and misses most of the others. The saliency training set
-has other shapes and no telling parts: its masks tell large central figures from small distractors, and
-nothing about the classes.
+Each image shows one to three toys on a textured background. A toy is a body, whose shape and color are independent
+of its class, with a small telling part, which determines the class: a classifier attends to the part, and pseudo
+labels have to grow from there to the whole toy. The first toy is large and central, the others are small and
+off-center, so that a saliency model finds the first and misses most of the others. The saliency training set
+has other shapes and no telling parts: its masks separate large central figures from small distractors and contain
+no information about the classes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from getam.datasets.demo.shapes import BODIES, PARTS, SALIENT_SHAPES, fit_part, 
 from getam.system.files import atomic_file, write_gray, write_labels, write_text
 
 CLASSES: tuple[str, ...] = ("blip", "crux", "delta", "zebo", "halo", "tesso")
-"""Invented names; label i of the masks is CLASSES[i - 1], 0 is background."""
+"""Invented class names; label value i in a mask is CLASSES[i - 1], 0 is background."""
 
 ATTEMPTS = 100
-"""Poses tried for a figure before it is left out, for want of room."""
+"""Number of poses tried for a figure before it is left out for lack of room."""
 
 
 def write_demo(
@@ -38,10 +38,10 @@ def write_demo(
     image_size: int,
     seed: int,
 ) -> None:
-    """Writes the demo data set below `root`: a VOC tree, and a saliency training set as DUTS-TR and DUTS-TE.
+    """Writes the demo data set below `root`: a VOC tree, and saliency data in the folders DUTS-TR and DUTS-TE.
 
-    Images are square, `image_size` pixels a side. Each is drawn from its own generator, seeded by (seed,
-    split, index), so that it stays the same when the counts change.
+    Images are square with sides of `image_size` pixels. Each one has its own random generator, seeded by (seed,
+    split, index), so that it stays the same when the numbers of images change.
     """
     for split_number, (split, count) in enumerate((("train", train_images), ("val", val_images))):
         ids = [f"{split}_{index:05d}" for index in range(count)]
@@ -68,8 +68,9 @@ def write_demo(
 def draw_toys(rng: Random, *, size: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """Draws an image with one to three toys.
 
-    Returns the image (H, W, 3), uint8 RGB, and for each toy its label in 1 ... 6 and its visible pixels
-    (H, W), bool. No two toys share a pixel, and no telling part is hidden.
+    Returns:
+        The image (H, W, 3), uint8 RGB; for each toy its label value in 1..6 and its visible pixels (H, W), bool. No
+        two toys share a pixel, and no telling part is hidden.
     """
     image = background(rng, size, contrast=(0.6, 1.0), patterns=("plain", "stripes", "blobs"))
     ground = image.mean(axis=(0, 1))
@@ -77,7 +78,7 @@ def draw_toys(rng: Random, *, size: int) -> tuple[np.ndarray, list[tuple[int, np
     guarded = np.zeros((size, size), bool)
     toys: list[tuple[int, np.ndarray]] = []
     for number in range(count):
-        # More toys need a smaller first one, or there is no room for them.
+        # The more toys there are, the smaller the first one must be to leave room for the others.
         area = (0.13, 0.27 - 0.03 * count) if number == 0 else (0.055, 0.09)
         for _ in range(ATTEMPTS):
             outline = BODIES[rng.integers(len(BODIES))](rng)
@@ -95,15 +96,16 @@ def draw_toys(rng: Random, *, size: int) -> tuple[np.ndarray, list[tuple[int, np
         for contours, color in part:
             image = blend(image, cover(contours, size), color)
             guarded |= cover(contours, size) > 0
-        toys = [(other, seen & ~mask) for other, seen in toys] + [(label, mask)]
+        toys = [(other, visible & ~mask) for other, visible in toys] + [(label, mask)]
     return finish(rng, image), toys
 
 
 def draw_salient(rng: Random, *, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws an image of the saliency training set, with shapes that no toy has.
 
-    Returns the image (H, W, 3), uint8 RGB, and the mask (H, W), bool, of its large figures. Small figures off
-    the center are distractors and not in the mask.
+    Returns:
+        The image (H, W, 3), uint8 RGB, and the mask (H, W), bool, of its large figures. Small off-center figures are
+        distractors, which the mask leaves out.
     """
     image = background(rng, size, contrast=(0.4, 1.2), patterns=("plain", "stripes", "blobs", "plaid"))
     ground = image.mean(axis=(0, 1))
@@ -124,7 +126,7 @@ def draw_salient(rng: Random, *, size: int) -> tuple[np.ndarray, np.ndarray]:
             continue
         image = paint_body(rng, image, body, coverage, ground, textured=0.35)
         if rng.random() < 0.4:
-            # A mark of any shape and color: the model learns that what lies on a figure belongs to it.
+            # A mark of any shape and color teaches the model that the marks on a figure belong to it.
             spot = ([irregular_polygon(rng)], random_color(rng, (0.1, 0.9), (0.1, 0.95)))
             for contours, color in fit_part(rng, [spot], body, size):
                 image = blend(image, cover(contours, size), color)
@@ -135,12 +137,12 @@ def draw_salient(rng: Random, *, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _write_jpeg(path: Path, image: np.ndarray) -> None:
     with atomic_file(path) as temporary:
-        # Full color resolution: a telling part is only a few pixels wide.
+        # Chroma is not subsampled, because a telling part is only a few pixels wide.
         Image.fromarray(image).save(temporary, quality=95, subsampling=0)
 
 
 def _annotation(filename: str, size: int, toys: Sequence[tuple[int, np.ndarray]]) -> str:
-    """VOC's XML with a 1-based, inclusive box around the visible pixels of each toy."""
+    """VOC's XML annotation, with a 1-based, inclusive bounding box around the visible pixels of each toy."""
     annotation = ElementTree.Element("annotation")
     ElementTree.SubElement(annotation, "filename").text = filename
     shape = ElementTree.SubElement(annotation, "size")

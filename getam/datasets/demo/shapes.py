@@ -1,6 +1,6 @@
-"""Figures of the demo data set: outlines, telling parts, and where they fit.
+"""Shapes of the demo data set: outlines of figures, telling parts, and their placement.
 
-Outlines are (N, 2) x, y around the origin, of any scale; `pose` normalizes them by their area.
+Outlines are (N, 2), x and y around the origin, at any scale; `pose` normalizes their area.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 OVERLAP = 0.05
-"""A figure hides at most this share of another; with three figures, at most twice as much of the first."""
+"""Largest share of an earlier figure that a new figure may hide."""
 CUT = 0.1
-"""A figure loses at most this share of its area to the image border."""
+"""Largest share of a figure's area that the image border may cut off."""
 
 Random = np.random.Generator
-# A filled shape: contours of (N, 2) x, y, filled by the even-odd rule, and an RGB color in [0, 1].
 Layer = tuple[Sequence[np.ndarray], np.ndarray]
+"""A filled shape: contours (N, 2), x and y, filled by the even-odd rule, and an RGB color (3,) in [0, 1]."""
 
 
 def _turned(points: np.ndarray, angle: float) -> np.ndarray:
@@ -45,7 +45,7 @@ def _ellipse(rng: Random) -> np.ndarray:
 
 def _rounded_rectangle(rng: Random) -> np.ndarray:
     circle = _regular(64, np.pi / 64)
-    # A superellipse: |x|^n + |y|^n = 1 with n of 4 to 7.
+    # This is a superellipse, |x|^n + |y|^n = 1, with n between 4 and 7.
     return np.sign(circle) * np.abs(circle) ** (2 / rng.uniform(4, 7)) * (1, rng.uniform(0.62, 1))
 
 
@@ -134,7 +134,17 @@ def _area(points: np.ndarray) -> float:
 
 
 def pose(rng: Random, outline: np.ndarray, size: int, *, area: tuple[float, float], central: bool) -> np.ndarray:
-    """Scales an outline to a share of the image drawn from `area`, turns it at random and places it."""
+    """Scales an outline to a random area, rotates it at random and places it in the image.
+
+    Args:
+        outline: (N, 2), see the module.
+        size: side of the image, pixels.
+        area: range of the outline's share of the image's area.
+        central: whether it is placed near the center; otherwise it is placed away from the center.
+
+    Returns:
+        (N, 2), x and y in pixels.
+    """
     scale = size * np.sqrt(rng.uniform(*area) / _area(outline))
     center = rng.uniform(0.44, 0.56, 2)
     while not central and np.abs(center - 0.5).max() < 0.22:
@@ -143,14 +153,20 @@ def pose(rng: Random, outline: np.ndarray, size: int, *, area: tuple[float, floa
 
 
 def fit_part(rng: Random, part: Sequence[Layer], body: np.ndarray, size: int) -> list[Layer]:
-    """Places a part of 12 to 16 % of the body's area within it, as near to an end as it fits, or []."""
+    """Places a telling part within a body, as near to one of the body's ends as it fits.
+
+    The part is scaled to 12 to 16 % of the body's area and rotated at random.
+
+    Returns:
+        The layers of the part in pixels; [] if the part does not fit into the body and the image.
+    """
     outline = part[0][0][0]
     scale = np.sqrt(rng.uniform(0.12, 0.16) * _area(body) / _area(outline))
     margin = 0.06 * np.sqrt(_area(body))
     angle = rng.uniform(0, 2 * np.pi)
     middle = body.mean(axis=0)
     distance = np.linalg.norm(body - middle, axis=1)
-    # Among the points nearly as far as the farthest: a long body has two ends, a round one any number.
+    # An end is any point nearly as far from the middle as the farthest: a long body has two, a round one has many.
     end = body[rng.choice(np.flatnonzero(distance > 0.95 * distance.max()))]
     edge = body.astype(np.float32)
     for step in np.linspace(0.9, 0, 19):
@@ -163,5 +179,12 @@ def fit_part(rng: Random, part: Sequence[Layer], body: np.ndarray, size: int) ->
 
 
 def has_room(body: np.ndarray, mask: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether a figure is nearly whole within the image and hides little of each earlier figure.
+
+    Args:
+        body: outline (N, 2), pixels.
+        mask: (H, W), bool, pixels of the figure.
+        others: masks (H, W), bool, of the earlier figures.
+    """
     uncut = mask.sum() >= (1 - CUT) * _area(body)
     return bool(uncut and all((mask & other).sum() <= OVERLAP * other.sum() for other in others))

@@ -1,4 +1,4 @@
-"""The weights of the authors' saliency network (fupiao1998/TrasformerSOD) under the names of ours."""
+"""Renames the weights of the authors' saliency network (fupiao1998/TrasformerSOD) for SaliencyNetwork."""
 
 from __future__ import annotations
 
@@ -23,10 +23,16 @@ _AUTHORS_NAMES = (
 
 
 def from_authors_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' weights (fupiao1998/TrasformerSOD) under the names of SaliencyNetwork, for a strict load.
+    """Renames the authors' weights to those of SaliencyNetwork, for a strict load.
 
-    The last stage's blocks, the noise model and Swin's index and mask buffers are dropped: nothing reads
-    them, or timm computes them. Raises InputError at a name that the authors' network does not have.
+    The last stage's blocks and the noise model are dropped because the maps do not depend on them, Swin's index and
+    mask buffers because timm computes them.
+
+    Args:
+        state: state dict of the authors' network.
+
+    Raises:
+        InputError: a key is not of the authors' network.
     """
     stages = [int(key.split(".")[2]) for key in state if re.match(r"backbone\.layers\.\d+\.", key)]
     if not stages:

@@ -1,4 +1,4 @@
-"""What a stage may use of the machine: device, threads, log file. Never part of a result's settings."""
+"""Flags for what a stage may use of the machine: threads, device, log file. No result depends on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class MachineArguments(BaseModel):
-    """Flags that every stage takes beside its settings; they change how fast it runs, not what it writes."""
+    """Flags that every stage takes besides its settings; they change its speed, not what it writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,11 +20,11 @@ class MachineArguments(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks run; auto: a GPU where there is one"
     )
-    log: Path | None = Field(default=None, description="file that gets the log, beside standard error")
+    log: Path | None = Field(default=None, description="file for the log, in addition to standard error")
 
     def set_threads(self) -> None:
-        """Gives torch so many threads; for stages that compute with it, but run no network."""
-        # Here and not above: the stages that need no torch start seconds faster.
+        """Limits torch to `threads` threads, for stages that compute with torch but run no network."""
+        # torch is imported here so that the stages without it start seconds faster.
         import torch
 
         torch.set_num_threads(self.threads)

@@ -1,4 +1,4 @@
-"""What a stage that runs a network takes of its machine: a GPU, where there is one."""
+"""Machine flags of the stages that run a network, which take a GPU if the machine has one."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class NetworkArguments(MachineArguments):
     """Flags of every stage that runs a network."""
 
     gpus: Annotated[int, Field(ge=0, le=1)] = Field(
-        default=1, description="GPUs of this machine that are taken, if it has some; 0: none, as --device cpu [1]"
+        default=1, description="GPUs of this machine to use, if it has any; 0: none, as --device cpu [1]"
     )
 
     def prepare(self, *, seed: int = 0) -> torch.device:
-        """Takes GPUs, sets the number of threads, torch's seed and cuDNN's deterministic kernels; gives the device.
+        """Takes GPUs, sets torch's threads, seed and deterministic cuDNN kernels, and returns the device.
 
-        Waits where other jobs have taken all GPUs of the machine.
+        Waits while other jobs hold the GPUs that it needs.
 
         Raises:
-            InputError: `cuda` is asked for and there is none; the machine has fewer GPUs.
+            InputError: `--device cuda` without a CUDA device, or more GPUs asked for than the machine has.
         """
         import torch
 
         wanted = self.gpus if self.device != "cpu" else 0
-        # torchrun's processes share what was taken for all of them.
+        # Under torchrun, the launching process has already taken the GPUs for all of its processes.
         if "LOCAL_RANK" not in os.environ and not gpu.take(wanted) and os.environ.get(gpu.NAMED) == "":
             wanted = 0
         if self.device == "cuda" and not torch.cuda.is_available():

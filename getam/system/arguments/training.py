@@ -1,4 +1,4 @@
-"""What every training takes of its machine: GPUs, and how often it is saved and shown. No part of its result."""
+"""Machine flags of every training: GPUs, and how often it saves state, scalars and pictures. They change no result."""
 
 from __future__ import annotations
 
@@ -20,51 +20,56 @@ def _from_environment(variable: str, default: str) -> Callable[[], Any]:
 
 
 class TrainingArguments(NetworkArguments):
-    """Flags of every training: how often it is saved and shown. Most can be set by a variable of the environment."""
+    """Flags of every training that are not settings. Most have an environment variable that sets their default."""
 
     model_config = ConfigDict(validate_default=True)
 
     gpus: Annotated[int, Field(ge=0)] = Field(
         default=1,
-        description="GPUs of this machine that are taken, if it has some, with a process on each; 0: none, as --device "
-        "cpu [1]",
+        description="GPUs of this machine to train on, if it has any, with one process each; 0: none, as --device cpu "
+        "[1]",
     )
     checkpoint_minutes: Annotated[float, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_CHECKPOINT_MINUTES", "5"),
-        description="the state is saved after so many minutes, beside every epoch's end; 0: after every step "
+        description="minutes between saves of the state, which is also saved after every epoch; 0: after every step "
         "[GETAM_CHECKPOINT_MINUTES, 5]",
     )
     scalars_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_SCALARS_EVERY", "10"),
-        description="steps between TensorBoard's scalars; 0: none [GETAM_SCALARS_EVERY, 10]",
+        description="steps between scalars for TensorBoard; 0: none [GETAM_SCALARS_EVERY, 10]",
     )
     pictures_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_PICTURES_EVERY", "200"),
-        description="steps between pictures, of a training that has some; 0: none [GETAM_PICTURES_EVERY, 200]",
+        description="steps between pictures for TensorBoard, if the training makes any; 0: none "
+        "[GETAM_PICTURES_EVERY, 200]",
     )
     validate_every: Annotated[int, Field(ge=0)] = Field(
         default_factory=_from_environment("GETAM_VALIDATE_EVERY", "0"),
-        description="epochs between scores on val's masks, of a training that has some; 0: none "
+        description="epochs between scores on val's masks, if the training computes any; 0: none "
         "[GETAM_VALIDATE_EVERY, 0]",
     )
     code_hash: bool = Field(
         default_factory=_from_environment("GETAM_CODE_HASH", "true"),
-        description="false: go on from a state that other sources of getam have saved [GETAM_CODE_HASH, true]",
+        description="false: resume from a state even if other sources of getam saved it [GETAM_CODE_HASH, true]",
     )
     keep_finished: bool = Field(
         default_factory=_from_environment("GETAM_KEEP_FINISHED", "false"),
-        description="keep links to what was finished, for a caller that may die before it takes note of it "
+        description="keep links to a finished training's files, for a caller that may die before it records the end "
         "[GETAM_KEEP_FINISHED, false]",
     )
 
     def processes(self) -> int:
-        """How many the training is to be started as; 1 is this one, also where torchrun has started it."""
+        """Number of processes to launch for this training.
+
+        1 means that the training runs in this process: on the CPU, on a single GPU, or where torchrun has already
+        launched the processes.
+        """
         if self.gpus < 2 or self.device == "cpu" or "LOCAL_RANK" in os.environ or not gpu.devices():
             return 1
         return self.gpus
 
     def prepare(self, *, seed: int = 0) -> torch.device:
-        """As NetworkArguments.prepare; under torchrun also joins the other processes."""
+        """Does what NetworkArguments.prepare does; under torchrun it also joins the process group."""
         from getam.system import distributed
 
         device = super().prepare(seed=seed)
