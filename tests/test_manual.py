@@ -322,7 +322,7 @@ def test_the_examples_of_the_api_run() -> None:
 
 
 def test_the_recipes_of_extending_are_of_the_code_as_it_is() -> None:
-    """Their lines of context stand in the file that they change, and no line that they add does."""
+    """Lines of context, and those that they take away, stand in the file that they change; what they add does not."""
     recipes = [block for block in blocks("diff") if block.page == "extending.md"]
     assert len(recipes) >= 4
     for block in recipes:
