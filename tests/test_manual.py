@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from pydantic import ValidationError
 from support.workplace import PROJECT, Workplace
 
@@ -23,6 +25,7 @@ import deeplab.cli
 import getam
 import getam.cli
 from getam.cli import parse_flags
+from getam.errors import InputError
 from getam.settings.config import Config, validate_config
 from getam.settings.flags import flag_name, leaves
 from getam.settings.reading import merge, read_yaml
@@ -102,6 +105,27 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return {option: set(result.stdout.split()) for option, result in listed.items()}
 
 
+def outputs() -> dict[str, list[str]]:
+    """{rule: its outputs below results/{run}/, wildcards in braces}, as the files of rules have them."""
+    found = {}
+    for file in (PROJECT / "workflow" / "rules").glob("*.smk"):
+        for name, block in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", file.read_text(), re.M | re.S):
+            stated = re.search(r"^    output:\n(.*?)(?=^    \w)", block, re.M | re.S)
+            if stated:
+                found[name] = re.findall(r"results/{run}/[^\"]+", stated[1])
+    return found
+
+
+def is_target(word: str, rules: dict[str, set[str]]) -> bool:
+    """Whether Snakemake makes something of a target: a rule whose files are one a run, or a file of a run."""
+    if not word.startswith("results/"):
+        return word in rules["--list-target-rules"] or all(
+            set(re.findall(r"{(\w+)}", path)) == {"run"} for path in outputs().get(word, ["{}"])
+        )
+    patterns = [re.sub(r"{\w+}", ".+", path) for paths in outputs().values() for path in paths]
+    return any(re.fullmatch(pattern, word) for pattern in patterns)
+
+
 # Commands
 
 
@@ -137,7 +161,7 @@ def check_snakemake(words: list[str], rules: dict[str, set[str]]) -> None:
     from snakemake.cli import get_argument_parser
 
     asked = get_argument_parser().parse_args(words)
-    assert set(asked.targets) <= rules["--list-target-rules"]
+    assert [word for word in asked.targets if not is_target(word, rules)] == []
     assert {*(asked.set_threads or {}), *(asked.set_resources or {})} <= rules["--list-rules"]
     if asked.workflow_profile:
         assert Path(asked.workflow_profile, "config.yaml").is_file()
@@ -297,6 +321,52 @@ def test_the_examples_of_the_api_run() -> None:
             exec(block.text, {})
 
 
+def test_the_recipes_of_extending_are_of_the_code_as_it_is() -> None:
+    """Lines of context, and those that they take away, stand in the file that they change; what they add does not."""
+    recipes = [block for block in blocks("diff") if block.page == "extending.md"]
+    assert len(recipes) >= 4
+    for block in recipes:
+        lines = (PROJECT / block.title).read_text().splitlines()
+        for line in block.text.splitlines():
+            if line.startswith("+"):
+                assert not re.search(r"\w", line[1:]) or line[1:] not in lines, f"{block.title}: {line}"
+            elif line.strip() != "...":
+                assert line[1:] in lines, f"{block.title}: {line}"
+
+
+def functions_of_extending() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for block in blocks("python"):
+        if block.page == "extending.md":
+            exec(block.text, found)
+    return found
+
+
+def test_the_label_method_of_the_example_labels() -> None:
+    maps = np.array([[[4, 1, 0]], [[1, 1, 0]]], np.float32)
+    label = functions_of_extending()["threshold_labels"]
+    assert label(maps, [2, 5], 0.3).tolist() == [[3, 6, 0]]
+    assert label(maps[:0], [], 0.3).tolist() == [[0, 0, 0]]
+    with pytest.raises(InputError, match="disagree"):
+        label(maps, [2], 0.3)
+
+
+def test_the_format_of_the_example_is_read(tmp_path: Path) -> None:
+    for split, name in (("train", "one__dog+cat"), ("val", "two__dog")):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / split / f"{name}.jpg")
+    read = functions_of_extending()["index_pairs"]
+    index = read(tmp_path, splits=("train", "val", "test"))
+    assert index.classes == ("cat", "dog")
+    assert [(row.id, row.split, row.labels) for row in index.rows] == [
+        ("one__dog+cat", "train", ("cat", "dog")),
+        ("two__dog", "val", ("dog",)),
+    ]
+    Image.new("RGB", (8, 6)).save(tmp_path / "val" / "three.jpg")
+    with pytest.raises(InputError, match=r"three\.jpg: is not called"):
+        read(tmp_path, splits=("val",))
+
+
 # Links
 
 
@@ -352,7 +422,6 @@ def test_readme_is_a_front_door() -> None:
     assert "make test" in first_screen
 
 
-@pytest.mark.skipif(not (PROJECT / "getam" / "maps").is_dir(), reason="the manual describes the wings of issue 15")
 def test_no_page_speaks_of_modules_that_are_not_there() -> None:
     for page, code in inline_code():
         if re.fullmatch(r"(?:getam|deeplab|workflow|tests|configs|envs|benchmarks|docs)/[\w/.-]+", code):

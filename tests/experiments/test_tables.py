@@ -19,6 +19,7 @@ from getam.experiments.table_runs import content_flags, register, runs_of, score
 from getam.experiments.tables import definitions
 from getam.experiments.variants import Variants
 from getam.networks.end_to_end import EndToEndNetwork
+from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config, validate_config
 from getam.settings.reading import merge, read_yaml
 from getam.stages.make_table import Arguments
@@ -77,7 +78,8 @@ def test_the_papers_figures_are_the_designs() -> None:
     assert figures("table4")["End to end"]["Released, test"] == 0.723
     assert figures("table5")["End to end"] == {"Paper, val": 0.349, "Released, val": 0.364}
     assert [each["Paper"] for each in figures("table6").values()] == [0.692, 0.704, 0.7, 0.689]
-    assert [each["Paper"] for each in figures("table7").values()] == [0.704, 0.626, 0.551]
+    # A label method that the paper doesn't have follows without a figure.
+    assert [each["Paper"] for each in figures("table7").values() if each] == [0.704, 0.626, 0.551]
 
 
 def test_rows_differ_in_as_little_as_they_can() -> None:
@@ -87,11 +89,12 @@ def test_rows_differ_in_as_little_as_they_can() -> None:
     assert alphas["alpha 0.9"] == "demo"
     assert alphas["alpha 0.85"] == "demo/variants/completion.alpha-0.85"
     makers = labels_and_runs(found, "table7")
-    assert makers == {
-        "Completion": "demo",
-        "RRM": "demo/variants/completion.method-rrm",
-        "Dense CRF": "demo/variants/completion.method-crf",
-    }
+    assert [*makers.items()][:3] == [
+        ("Completion", "demo"),
+        ("RRM", "demo/variants/completion.method-rrm"),
+        ("Dense CRF", "demo/variants/completion.method-crf"),
+    ]
+    assert len(makers) == len(LABEL_METHODS)
     maps = labels_and_runs(found, "table3")
     assert maps["GETAM + dense CRF"] == makers["Dense CRF"]
     # Both label makers take the same CNN, which is trained once.

@@ -18,12 +18,13 @@ from pydantic import BaseModel
 from support.workplace import PROJECT
 
 from getam.cli import parse_flags
-from getam.errors import InputError
+from getam.errors import InputError, enumerated
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.completion import CompletionSettings, LabelSettings
 from getam.settings.config import Config, editor_schema, validate_config
 from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, flags, leaves, nest
+from getam.settings.maps import MAP_METHODS
 from getam.settings.reading import merge, read_yaml
 from getam.settings.section import Section, section_of
 
@@ -133,7 +134,7 @@ REFUSALS: dict[str, tuple[dict[Any, Any], str]] = {
     "threshold of 1": ({"completion": {"saliency_threshold": 1}}, "completion.saliency_threshold: "),
     "no choice": (
         {"maps": {"method": "gradcam"}},
-        "maps.method: Input should be 'getam', 'attention_gradient', 'rollout', 'grad_cam' or 'cam' (given: 'gradcam')",
+        f"maps.method: Input should be {enumerated(map(repr, MAP_METHODS), 'or')} (given: 'gradcam')",
     ),
     "a CNN has no attention": (
         {"classifier": {"backbone": "resnet50", "readout": "pool", "stem_channels": []}},

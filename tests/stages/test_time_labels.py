@@ -87,16 +87,14 @@ def test_every_method_labels_the_same_images_and_medians_are_an_images(monkeypat
         return make
 
     monkeypatch.setattr(getam.experiments.label_times.time, "perf_counter", lambda: clock)
-    for key, name, seconds in (("activation", "completion", 0.5), ("crf", "dense CRF", 2.0), ("rrm", "RRM", 4.0)):
-        monkeypatch.setitem(LABEL_MAKERS, key, labels(name, seconds))
+    # Halves and their doubles: sums of them are exact.
+    times = {key: 0.5 * 2**number for number, key in enumerate(LABEL_METHODS)}
+    for key, seconds in times.items():
+        monkeypatch.setitem(LABEL_MAKERS, key, labels(LABEL_METHODS[key].name, seconds))
     empty = np.zeros((1, 2, 2), np.float32)
     items = [Item(np.zeros((2, 2, 3), np.uint8), empty, [number], empty[0].astype(np.uint8)) for number in range(3)]
     settings: LabelSettings = COMPLETION
     found = time_labels(items, settings, batch_sizes=[1, 2], device=torch.device("cpu"))
-    assert found == {
-        "completion": {1: 0.5, 2: 0.5},
-        "dense CRF": {1: 2.0, 2: 2.0},
-        "RRM": {1: 4.0, 2: 4.0},
-    }
+    assert found == {LABEL_METHODS[key].name: {1: seconds, 2: seconds} for key, seconds in times.items()}
     # One to warm up; then, each round, one by one, and by twos of which the last begins anew.
     assert all(numbers == [0, *[0, 1, 2, 0, 1, 2, 0] * ROUNDS] for numbers in seen.values())
