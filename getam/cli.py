@@ -80,8 +80,8 @@ def main() -> None:
 def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools: Mapping[str, str] = TOOLS) -> int:
     """Runs one stage or tool of `package` and returns the exit code.
 
-    0: success; 1: one message on stderr or in the log says what is wrong; 130: Ctrl-C; 128 + N: stopped by signal N with
-    its state saved.
+    0: success; 1: one message on stderr or in the log says what is wrong; 130: Ctrl-C; 128 + N: stopped by signal N,
+    with its state saved.
 
     Args:
         stages: name -> one-line help of all commands.

@@ -62,12 +62,12 @@ class ConfusionMatrix:
         return _ratio(hits, truth + predicted - hits)
 
     def precision(self, protocol: str = "excluded") -> np.ndarray:
-        """Fraction of each class's predicted pixels that are right: (num_classes,), float64; NaN where there are none."""
+        """Fraction of each class's predicted pixels that are right: (num_classes,), float64; NaN if there are none."""
         hits, _, predicted = self._sums(protocol)
         return _ratio(hits, predicted)
 
     def recall(self, protocol: str = "excluded") -> np.ndarray:
-        """Fraction of each class's true pixels that are found: (num_classes,), float64; NaN where there are none."""
+        """Fraction of each class's true pixels that are found: (num_classes,), float64; NaN if there are none."""
         hits, truth, _ = self._sums(protocol)
         return _ratio(hits, truth)
 

@@ -36,7 +36,7 @@ def with_unknown_as_background(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray) -> float | None:
-    """Mean IoU, in [0, 1], over the label values in the ground truth, from counts (256, 256); None where it has none."""
+    """Mean IoU, in [0, 1], over the label values in the ground truth, from counts (256, 256); None if it has none."""
     hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
     present = true > 0
     if not present.any():

@@ -101,7 +101,7 @@ def validation_miou(
     device: torch.device,
     threads: int,
 ) -> float | None:
-    """mIoU, in [0, 1], of plain predictions (one scale, no flip, no CRF) on the rows with a mask, to monitor a training.
+    """mIoU, in [0, 1], of plain predictions (one scale, no flip, no CRF) on the rows with a mask, for validation.
 
     Args:
         network: normalized images (B, 3, h, w) -> logits (B, 1 + C, h', w') of any size; in evaluation mode.

@@ -17,7 +17,7 @@ from getam.errors import InputError, listed
 from getam.system.files import DAMAGED, MAX_PIXELS, UNKNOWN, atomic_file, voc_palette
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
-"""Folder of the label PNGs in the archive. comp6: trained on more than VOC's own data (pretrained weights, saliency)."""
+"""Folder of the label PNGs in the archive. comp6: trained on more than VOC's own data, such as saliency masks."""
 
 ARCHIVE = "results.tgz"
 

@@ -49,7 +49,7 @@ class EpochBatches(Sampler[list[int]]):
 
 @contextmanager
 def killed_workers() -> Iterator[None]:
-    """Turns torch's error about a killed DataLoader worker, which any line of a training may raise, into a MachineError.
+    """Turns torch's error about a killed DataLoader worker, which any line may raise, into a MachineError.
 
     Raises:
         MachineError: a worker process of the DataLoader was killed.
