@@ -1,4 +1,4 @@
-"""Says what this machine has, and what of a configuration's data and weights is there."""
+"""Reports what this machine has, and which data and weights of a configuration exist."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPTIONAL = {
 PROGRAMS = {"nvidia-smi": "an NVIDIA driver", "sbatch": "Slurm", "conda": "environments of the rules (--sdm conda)"}
 
 WIDTH = 33
-"""Letters of what is looked for, if none is longer: the findings of all sections stand below each other."""
+"""Minimum width of the first column, in letters, by which the tables of all sections are aligned."""
 
 
 class Arguments(MachineArguments):
