@@ -1,13 +1,13 @@
-# Every score of the run in one place, its plots, and every stage's result beside its image.
+# The results of a run for people: summary of all scores, plots, and the audit page.
 
 
 def files_of_run(wildcards: object) -> str:
-    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
+    """The paths of a variant's files, as JSON, for stages that read a whole run."""
     return json.dumps(VARIANTS.files(run_of(wildcards)))
 
 
 def score_files_of_run(wildcards: object) -> list[str]:
-    """The files with the run's scores: those of the saliency network, where the run trains one."""
+    """The files with the scores of a run, including the saliency network's if the run trains one."""
     files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
     files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
     return [run_file(file)(wildcards) for file in files]
@@ -46,7 +46,7 @@ rule summary:
         " --log {log:q}"
 
 
-# Models: beside one lies what its training left for TensorBoard.
+# The models are inputs because the folder of a model contains the TensorBoard files of its training.
 rule plot_scores:
     input:
         scores=score_files_of_run,
@@ -94,7 +94,7 @@ rule audit:
         end_to_end=run_file("end_to_end/predictions"),
         scores=score_files_of_run,
     output:
-        # Of the page with every image, which may take a GB, the report has what shows a few.
+        # Snakemake's report includes only the contact sheet, since the page with every image may take a GB.
         report(
             directory("results/{run}/audit"),
             patterns=["contact_{page}.html"],

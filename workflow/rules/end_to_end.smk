@@ -1,8 +1,8 @@
-# The network that makes its pseudo labels while it trains, or one that the authors trained.
+# The end-to-end path: the network that makes its pseudo labels while it trains, or a checkpoint of the authors'.
 
 
 def saliency_flags(wildcards: object, input: object) -> list[str]:
-    """What train_end_to_end is told of saliency maps."""
+    """The flags of train_end_to_end about saliency maps; empty in a run without saliency."""
     if not input.saliency:
         return []
     return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
@@ -44,7 +44,7 @@ rule train_end_to_end:
 rule import_checkpoint:
     input:
         classes=run_file("classes.txt"),
-        # A function: without a file nobody asks for this rule.
+        # A function, since the key is empty in most runs, where nothing asks for this rule.
         file=lambda wildcards: settings_of(wildcards).checkpoint.file,
     output:
         weights="results/{run}/imported/model.safetensors",

@@ -1,8 +1,8 @@
-# Class-agnostic saliency: from a network trained on image/mask pairs, or maps brought along.
+# Class-agnostic saliency maps: from a network trained on image/mask pairs, or from the user's own folder.
 
 
 def saliency_inputs(wildcards: object) -> list[str]:
-    """The folders of image/mask pairs; a file that is added somewhere in one of the user's doesn't start a training."""
+    """The folders of image/mask pairs; a file that is added to one of the user's folders does not rerun the training."""
     data = settings_of(wildcards).data
     folders = (data.saliency_train, data.saliency_val)
     return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
@@ -11,7 +11,8 @@ def saliency_inputs(wildcards: object) -> list[str]:
 rule train_saliency:
     input:
         saliency_inputs,
-        # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
+        # The index is not read: the training waits for it so that bad images stop the run before any training. A new
+        # index alone does not rerun the training.
         waited_for("index.csv"),
         weights_of("saliency"),
     output:
@@ -81,7 +82,8 @@ rule collect_saliency:
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
-        # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
+        # A function, since the key is empty in most runs, where nothing asks for this rule. The folder is ancient, as
+        # all folders of the user's are: a file that is added to it reruns nothing.
         folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
     output:
         directory("results/{run}/saliency/{shard}"),
