@@ -203,10 +203,10 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
             metavar="FILE",
             help=f"overlay whose section `{section}` gives the settings that no flag gives [config.yaml]",
         )
-    given = vars(parser.parse_args(words))
-    overlay = given.pop("config", None)
+    flags = vars(parser.parse_args(words))
+    overlay = flags.pop("config", None)
     values = nest(
-        {paths[key]: value if key in texts else _parse(value) for key, value in given.items() if value is not None}
+        {paths[key]: value if key in texts else _parse(value) for key, value in flags.items() if value is not None}
     )
     if section is not None:
         defaults = _section(section, overlay, model)

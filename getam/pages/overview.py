@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from getam.pages.plots.run import captions, write_plots
 from getam.pages.rendering import render
-from getam.runs import summary as report
 from getam.runs.artifacts import PREDICTIONS, RECORDS, SCORE_FILES, capitalized
 from getam.runs.folder import Run
 from getam.runs.recorded import recorded_settings, setting_text, titles_of
+from getam.runs.summary import HEADINGS, score_rows, summarize
 from getam.runs.timings import duration, stage_times
 from getam.system.files import read_json, write_text
 
@@ -40,7 +40,7 @@ def write_overview(run: Run, out: Path) -> None:
     """
     (out / "plots").mkdir()
     widths = write_plots(run, out / "plots")
-    summary, titles = report.summarize(run), titles_of(run)
+    summary, titles = summarize(run), titles_of(run)
     confusions = {
         capitalized(titles.fill(SCORE_FILES[section].title)): _largest_confusions(
             read_json(run / SCORE_FILES[section].path)
@@ -52,8 +52,8 @@ def write_overview(run: Run, out: Path) -> None:
     page = render(
         "overview.html",
         run=run.name,
-        headings=report.HEADINGS,
-        scores=[astuple(row) for row in report.score_rows(summary)],
+        headings=HEADINGS,
+        scores=[astuple(row) for row in score_rows(summary)],
         plots=[(name, caption, widths[name] > BROAD) for name, caption in captions(titles).items() if name in widths],
         confusions={title: pairs for title, pairs in confusions.items() if pairs},
         contact_sheet=(out / "contact_sheet.html").is_file(),

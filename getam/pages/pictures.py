@@ -22,12 +22,12 @@ COLUMNS = ("image", "strongest map", "pseudo label", "prediction")
 
 def label_picture(labels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Draws label values (H, W), uint8, in VOC's colors at `size` (width, height); unknown pixels (255) are hatched."""
-    shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    colors = voc_palette()[shown]
-    rows, columns = np.indices(shown.shape)
+    resized = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    colors = voc_palette()[resized]
+    rows, columns = np.indices(resized.shape)
     stripe = (rows + columns) // 3 % 2 == 0
-    colors[(shown == UNKNOWN) & stripe] = 255
-    colors[(shown == UNKNOWN) & ~stripe] = 150
+    colors[(resized == UNKNOWN) & stripe] = 255
+    colors[(resized == UNKNOWN) & ~stripe] = 150
     return Image.fromarray(colors)
 
 

@@ -101,8 +101,8 @@ def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     }
     fitting = [naming for naming, missing in lacking.items() if not missing]
     if len(fitting) > 1:
-        shown = ", ".join(f"{before}<id>{after}" for before, after in fitting)
-        raise InputError(f"{folder}: holds maps of several namings ({shown}); keep those of one")
+        patterns = ", ".join(f"{before}<id>{after}" for before, after in fitting)
+        raise InputError(f"{folder}: holds maps of several namings ({patterns}); keep those of one")
     if not fitting:
         fewest = min(lacking.values(), key=len)
         problems = [f"{folder / name}.png: no such saliency map, nor a .jpg" for name in fewest]

@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> None:
         for folder in shard_folders(arguments.methods[0].maps, arguments.shards)
         for row in rows_of(folder, index)
     ]
-    shown = [
+    samples = [
         (row, _shown_class(row, index), shard)
         for row, shard in evenly_spaced([(row, shard) for row, shard in rows_in_shards if row.labels], arguments.images)
     ]
@@ -61,11 +61,11 @@ def run(arguments: Arguments) -> None:
         (method.label, f"mIoU {three_decimals(best['miou'])}")
         for method, best in zip(arguments.methods, scores, strict=True)
     ]
-    sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in shown])
+    sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in samples])
     with atomic_file(arguments.out) as temporary:
         sheet.save(temporary, format="PNG")
     content = {
-        "images": [{"id": row.id, "class": name} for row, name, _ in shown],
+        "images": [{"id": row.id, "class": name} for row, name, _ in samples],
         "methods": [
             {"label": method.label, "file": str(method.scores), **best}
             for method, best in zip(arguments.methods, scores, strict=True)

@@ -134,8 +134,8 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
 
 def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
     # Names in messages are those of the file.
-    own, given = to_released(network.state_dict()), to_released(ours)
-    if misfit := misfits(own, given):
+    expected, found = to_released(network.state_dict()), to_released(ours)
+    if misfit := misfits(expected, found):
         raise InputError(
             f"{arguments.file}: does not fit the backbone {arguments.backbone}: {misfit}; name the checkpoint's own "
             "backbone"

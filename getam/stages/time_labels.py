@@ -106,7 +106,7 @@ def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Docum
         )
         for size in batch_sizes
     ]
-    threads = f"{content['threads']} thread" + "s" * (content["threads"] > 1)
+    threads = "1 thread" if content["threads"] == 1 else f"{content['threads']} threads"
     pixels, classes = f"{content['pixels']:.0f}", f"{content['classes']:.1f}"
     return Document(
         "Time of label makers",

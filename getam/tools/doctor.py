@@ -77,10 +77,10 @@ def _machine() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield "CUDA devices", "none: networks run on the CPU"
     for number in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(number)
-        yield f"CUDA device {number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
-    for program, what in PROGRAMS.items():
-        yield program, shutil.which(program) or f"not found ({what})"
+        properties = torch.cuda.get_device_properties(number)
+        yield f"CUDA device {number}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    for program, purpose in PROGRAMS.items():
+        yield program, shutil.which(program) or f"not found ({purpose})"
 
 
 def _data(config: Config) -> Iterator[Finding]:

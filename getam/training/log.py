@@ -74,10 +74,10 @@ class TrainingLog:
         if self._writer is None or self.step % self.scalars_every:
             return
         seconds = time.monotonic() - self._last_time
-        shown = {name: float(value) for name, value in values.items()}
-        shown |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
-        shown["images_per_second"] = images * (self.step - self._last_step) / seconds
-        for name, value in shown.items():
+        numbers = {name: float(value) for name, value in values.items()}
+        numbers |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
+        numbers["images_per_second"] = images * (self.step - self._last_step) / seconds
+        for name, value in numbers.items():
             self.scalar(name, value)
         self._last_step, self._last_time = self.step, time.monotonic()
 

@@ -88,7 +88,7 @@ def write_gallery(
     lists = [entries[start : start + LIST] for start in range(0, len(entries), LIST)]
     for number, part in enumerate(lists):
         _write_call(out / "lists" / f"{number:03d}.js", "list", part)
-    shown = {value for files in chosen for value in files.values}
+    class_values = {value for files in chosen for value in files.values}
     titles = titles_of(run)
     write_page(
         run,
@@ -104,7 +104,7 @@ def write_gallery(
             "scores": score_titles(titles),
             "shares": SHARES,
             "splits": [*dict.fromkeys(files.row.split for files in chosen)],
-            "shown": sorted(shown),
+            "shown": sorted(class_values),
         },
     )
     return len(chosen)

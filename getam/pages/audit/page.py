@@ -16,8 +16,8 @@ import numpy as np
 from getam.labels.decisions import Decision
 from getam.pages.pictures import heat_colors
 from getam.pages.rendering import render
-from getam.runs import summary as report
 from getam.runs.folder import Run
+from getam.runs.summary import HEADINGS, score_rows, summarize
 from getam.system.files import voc_palette
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -85,8 +85,8 @@ def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[st
     page = render(
         "audit.html",
         run=run.name,
-        headings=report.HEADINGS,
-        scores=[astuple(row) for row in report.score_rows(report.summarize(run))],
+        headings=HEADINGS,
+        scores=[astuple(row) for row in score_rows(summarize(run))],
         scripts=SCRIPTS,
         contact_sheet=(out / "contact_sheet.html").is_file(),
         audit={

@@ -105,9 +105,9 @@ def draw_confusion(figure: Figure, counts: np.ndarray, names: Sequence[str], *, 
     bar.ax.minorticks_off()
     numbered = len(names) <= NUMBERED
     size = 9 if numbered else 6
-    shown = [shown_name(name, most=NAME_LETTERS) for name in names]
-    axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(names)), shown, fontsize=size)
+    short_names = [shown_name(name, most=NAME_LETTERS) for name in names]
+    axis.set_xticks(range(len(names)), short_names, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(names)), short_names, fontsize=size)
     axis.tick_params(length=0 if numbered else 2)
     axis.set_xlabel("prediction")
     axis.set_ylabel("ground truth")

@@ -58,8 +58,8 @@ def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, 
         else:
             marker = "o-" if len(next(iter(panel.values())).steps) < DOTTED else "-"
             for label, curve in panel.items():
-                shown = thinned(curve, most=POINTS)
-                axis.plot(shown.steps, shown.values, marker, markersize=3, label=label)
+                drawn = thinned(curve, most=POINTS)
+                axis.plot(drawn.steps, drawn.values, marker, markersize=3, label=label)
         axis.set_ylabel(name)
         if len(panel) > 1 or name != "learning rate":
             axis.legend(loc="best")

@@ -42,7 +42,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
     linked = all((run / "audit" / "index.html").is_file() for run in (comparison.a, comparison.b))
     audits = [_link(run, out) for run in (comparison.a, comparison.b)] if linked else []
     labels = comparison.pseudo_labels
-    shown = [image for image in labels.images[: 3 * IMAGES] if image.differing]
+    listed_images = [image for image in labels.images[: 3 * IMAGES] if image.differing]
     page = render(
         "compare.html",
         a=str(comparison.a),
@@ -63,7 +63,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
                 f"{100 * image.differing:.1f} %",
                 [f"{audit}#{quote(image.id, safe='')}" for audit in audits],
             )
-            for image in shown
+            for image in listed_images
         ],
     )
     write_text(out, page)
