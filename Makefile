@@ -7,8 +7,8 @@ SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 .PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench docs lint
 .DEFAULT_GOAL := demo
 
-# The whole workflow on the embedded demo data set, from nothing to scores: two network jobs at a time, each on half
-# of the cores, which suits small networks on a CPU better than one on all.
+# The whole workflow on the embedded demo data set, from nothing to scores. Two network jobs run at a time, each on half
+# of the cores: for small networks on a CPU that is faster than one job on all cores.
 demo: venv
 	$(BIN)/python workflow/run.py --cores $(CORES) --resources gpu=2
 	@echo
@@ -18,7 +18,8 @@ demo: venv
 	@echo "Overview:   results/demo/audit/overview.html"
 	@echo "Audit page: results/demo/audit/index.html"
 
-# make run ARGS="--cores 8 --resources gpu=2 --configfile configs/voc12.yaml": a run that goes on after any kill.
+# A run that the same command continues after any kill:
+# make run ARGS="--cores 8 --resources gpu=2 --configfile configs/voc12.yaml"
 ARGS ?= --cores $(CORES)
 run: venv
 	@$(BIN)/python workflow/run.py $(ARGS)
@@ -35,21 +36,21 @@ venv: .venv/installed
 
 test: test-fast test-slow
 
-# Two at a time, the tests of a file in one process: most wait for a single thread.
+# Two processes, each taking whole files of tests: most tests use a single thread.
 test-fast: venv browser
 	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist loadfile
 
 test-slow: venv
 	$(BIN)/pytest -m slow
 
-# What the tests of the audit page open it in; without it they are skipped.
+# Installs Chromium for the tests of the audit page; without it they are skipped.
 browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		apt-get update -q && apt-get install -q -y --no-install-recommends chromium; } || \
 		echo "No Chromium: the tests of the audit page will be skipped. To run them: apt-get install chromium" >&2
 
-# The JavaScript libraries of the audit page, of the versions in package-lock.json; needs npm and the network.
+# Copies the JavaScript libraries of the audit page, in the versions of package-lock.json; needs npm and the network.
 vendor:
 	cd getam/pages/templates/vendor && npm ci --ignore-scripts --no-audit --no-fund && \
 		cp node_modules/preact/dist/preact.umd.js preact.js && cp node_modules/preact/LICENSE LICENSE.preact && \
@@ -58,7 +59,7 @@ vendor:
 		sed -i '/^\/\/# sourceMappingURL=/d' *.js && rm -r node_modules && \
 		sha256sum package.json package-lock.json LICENSE.* *.js >SHA256SUMS
 
-# What it takes to start a Slurm on this machine; ends with a message where that cannot be.
+# Installs what starts a Slurm cluster on this machine; fails with a message where that is not possible.
 slurm: venv
 	@command -v slurmctld slurmd sbatch munged >/dev/null || { \
 		test "$$(id -u)" = 0 || { echo "Slurm is not installed, and only root can: $(SLURM_PACKAGES)" >&2; exit 1; }; \
@@ -67,22 +68,22 @@ slurm: venv
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(SLURM_PACKAGES); }
 	@$(BIN)/python tests/support/slurm_cluster.py
 
-# The workflow as jobs of that Slurm, which is gone afterwards.
+# Tests the workflow as jobs of such a cluster, which is removed afterwards.
 test-slurm: slurm
 	$(BIN)/pytest -m slurm -s tests/workflow/test_slurm.py
 
-# Every full-size network of configs/voc12.yaml for two steps, on the demo's images: minutes on two cores.
+# Trains every full-size network of configs/voc12.yaml for two steps on the demo's images: minutes on two cores.
 rehearsal: venv
 	$(BIN)/snakemake --cores $(CORES) --configfile configs/voc12.yaml configs/rehearsal.yaml \
 		--config data='{root: data/demo}'
 	@echo
 	@cat results/rehearsal/summary.md
 
-# What the project promises about time and memory, each beside a literal version; exit code 1 where it falls short.
+# Measures time and memory against literal implementations; exits with 1 if a limit that the project promises is missed.
 bench: venv
 	$(BIN)/python -m benchmarks
 
-# The manual, in site/; a warning is an error.
+# Builds the manual in site/; a warning is an error.
 docs: venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

@@ -1,7 +1,10 @@
-"""Measures what the project promises about time and memory, beside literal versions: `make bench`."""
+"""Benchmarks of time and memory against literal implementations, with the limits that the project promises.
+
+Run them by `make bench`.
+"""
 
 import sys
 from pathlib import Path
 
-# The literal versions are the tests' (tests/reference), and tests/ is no package: pytest puts it on the path likewise.
+# The literal implementations are in tests/reference. tests/ is no package, so it is put on the path, as pytest does.
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))

@@ -37,7 +37,7 @@ HEADINGS = (
 )
 
 NUMBERS = frozenset({1, 3, 5, 6})
-"""Columns that are aligned to the right."""
+"""Right-aligned columns, counted from 0."""
 
 
 def main() -> int:

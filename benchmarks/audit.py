@@ -1,7 +1,8 @@
-"""The audit page of VOC's 10,582 training images: how long it takes to make, its size, and how it runs in Chromium.
+"""The audit page of VOC's 10,582 training images: time to make it, its size, and its speed in Chromium.
 
-`python -m benchmarks.audit`, apart from `make bench`: the page is all there, 1.5 GB in a temporary folder. The run that
-it shows is made of 40 images, drawn at VOC's size, with maps refined by PAMR on them; the others are links to those.
+Run it by `python -m benchmarks.audit`. It is no part of `make bench`, since it writes the whole page, 1.5 GB in a
+temporary folder. The run that it shows has 40 distinct images, drawn at VOC's size with maps refined by PAMR; the other
+images are links to them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from getam.system.files import write_array, write_gray, write_json, write_labels
 HEIGHT, WIDTH = 375, 500
 CLASSES = tuple(f"class {number}" for number in range(20))
 COUNTS = [1] * 22 + [2] * 14 + [3] * 4
-"""Classes of the distinct images: 1.55 on average, as VOC's have."""
+"""Number of classes of each distinct image: 1.55 on average, as in VOC."""
 
 LIMITS = {
     "stage, minutes": 10.0,
@@ -64,7 +65,7 @@ def main() -> int:
 
 
 def make_run(folder: Path, images: int) -> None:
-    """Writes a data set and what its run has of the train split."""
+    """Writes a data set and the results of a run for its train split."""
     rng = np.random.default_rng(0)
     for number, count in enumerate(COUNTS):
         draw(folder, f"i{number:05d}", count, rng)
@@ -84,7 +85,7 @@ def make_run(folder: Path, images: int) -> None:
 
 
 def draw(folder: Path, id: str, count: int, rng: np.random.Generator) -> None:
-    """A photograph of `count` objects, and its layers."""
+    """Draws and writes a photograph of `count` objects, and its layers."""
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([noise(rng, 1.6) for _ in range(3)], 2) * 40 + 60 * noise(rng, 2.4)[..., None] + 110
     truth = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -115,7 +116,7 @@ def draw(folder: Path, id: str, count: int, rng: np.random.Generator) -> None:
 
 
 def noise(rng: np.random.Generator, steepness: float) -> np.ndarray:
-    """Noise whose power falls with frequency as a photograph's does: (H, W), mean 0, deviation 1."""
+    """Makes noise whose power falls with frequency as in photographs: (H, W), mean 0, standard deviation 1."""
     frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.fftfreq(WIDTH)[None])
     frequency[0, 0] = np.inf
     values = np.fft.ifft2(np.fft.fft2(rng.standard_normal((HEIGHT, WIDTH))) / frequency ** (steepness / 2)).real
@@ -141,21 +142,21 @@ def make_page(folder: Path, threads: int) -> dict[str, float]:
 
 def in_browser(folder: Path, images: int) -> dict[str, float]:
     with browser() as chromium:
-        one = Opened(chromium, folder)
-        one.wait_painted()
-        first = one.page.evaluate("performance.getEntriesByName('first picture')[0].startTime")
-        one.wait(f"getamAudit.images.length === {images}")
-        loaded = one.page.evaluate("performance.now()")
-        filtered = max(one.page.evaluate(SPENT, ["class", value]) for value in ("1", "2", ""))
-        ordered = max(one.page.evaluate(SPENT, ["sort", value]) for value in ("background", "unknown", "id"))
-        one.page.evaluate(SCROLL, 1000)
-        one.wait_painted()
-        session = one.page.context.new_cdp_session(one.page)
+        opened = Opened(chromium, folder)
+        opened.wait_painted()
+        first = opened.page.evaluate("performance.getEntriesByName('first picture')[0].startTime")
+        opened.wait(f"getamAudit.images.length === {images}")
+        loaded = opened.page.evaluate("performance.now()")
+        filtered = max(opened.page.evaluate(SPENT, ["class", value]) for value in ("1", "2", ""))
+        ordered = max(opened.page.evaluate(SPENT, ["sort", value]) for value in ("background", "unknown", "id"))
+        opened.page.evaluate(SCROLL, 1000)
+        opened.wait_painted()
+        session = opened.page.context.new_cdp_session(opened.page)
         session.send("Performance.enable")
         metrics = {entry["name"]: entry["value"] for entry in session.send("Performance.getMetrics")["metrics"]}
         held = memory()
-        if one.complaints:
-            raise RuntimeError(f"the page complains: {one.complaints}")
+        if opened.complaints:
+            raise RuntimeError(f"the page complains: {opened.complaints}")
     return {
         "first picture, s": first / 1e3,
         "all lists, s": loaded / 1e3,

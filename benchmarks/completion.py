@@ -1,4 +1,4 @@
-"""Label completion beside the dense CRF that it replaces, on the same labels."""
+"""Label completion compared with the dense CRF that it replaces, on the same labels."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def completion(size: tuple[int, int] = SIZE) -> Run:
 
 def crf(size: tuple[int, int] = SIZE) -> Run:
     labels = np.asarray(completion(size)())
-    seen = [(labels == 0) | (labels == UNKNOWN), *(labels == index + 1 for index in CLASSES)]
-    probabilities = np.where(np.stack(seen), 0.7, 0.15).astype(np.float32)
-    # Smooth colors and little noise take the CRF as long as photographs do; more noise would fill its lattice.
+    masks = [(labels == 0) | (labels == UNKNOWN), *(labels == index + 1 for index in CLASSES)]
+    probabilities = np.where(np.stack(masks), 0.7, 0.15).astype(np.float32)
+    # With smooth colors and little noise the CRF takes as long as on photographs; more noise would fill its lattice.
     noise = np.random.default_rng(2).normal(0, 2, (*size, 3))
     image = (128 + 60 * _blobs(3, size, seed=1).transpose(1, 2, 0) + noise).clip(0, 255).astype(np.uint8)
     settings = config().deeplab_prediction.crf.model_copy(update={"iterations": 10})
@@ -62,6 +62,6 @@ def crf(size: tuple[int, int] = SIZE) -> Run:
 
 
 def _blobs(count: int, size: tuple[int, int], *, seed: int) -> np.ndarray:
-    """Smooth random fields around 0: (count, *size), float32."""
+    """Makes smooth random fields around 0: (count, *size), float32."""
     coarse = torch.randn(1, count, 9, 12, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=size, mode="bicubic")[0].numpy()

@@ -1,4 +1,4 @@
-"""The stage dump_maps: its time grows with the number of images, its memory doesn't."""
+"""The stage dump_maps: its time must grow linearly with the number of images, and its memory not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from getam.networks.classifier import build_classifier, describe_classifier
 from getam.stages.dump_maps import Arguments, run
 
 IMAGES = 320
-"""Of the smaller run."""
+"""Number of images of the smaller run."""
 
 TIMES = 4
 WARM_UP = 32
@@ -44,7 +44,7 @@ def rows(rounds: int) -> list[Row]:
             return cost.seconds
 
         runs: dict[str, Callable[[], float]] = {f"{count} images": partial(measured, count) for count in peaks}
-        # The limit is tight on both sides: each needs all of its rounds, and long runs need few.
+        # The limit is tight on both sides, so no run may stop early; long runs need few rounds.
         spent = alternating(runs, min(rounds, 3), patience=math.inf)
         few, many = (statistics.median(values) for values in spent.values())
     memory = [int(statistics.median(values)) if values else None for values in peaks.values()]
@@ -62,16 +62,16 @@ def rows(rounds: int) -> list[Row]:
 
 
 def make_data(folder: Path) -> None:
-    """Random images, an index of each number of them, and a classifier as in config.yaml with fresh weights."""
+    """Writes random images, an index for each number of them, and config.yaml's classifier with random weights."""
     rng = np.random.default_rng(0)
-    made = []
+    index_rows = []
     for number in range(TIMES * IMAGES):
         path = folder / f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path, compress_level=1)
         labels = CLASSES[: 1 + number % 2]
-        made.append(IndexRow(f"i{number:05d}", "train", path, None, SIDE, SIDE, labels))
+        index_rows.append(IndexRow(f"i{number:05d}", "train", path, None, SIDE, SIDE, labels))
     for count in (WARM_UP, IMAGES, TIMES * IMAGES):
-        write_index(folder / str(count) / "index.csv", Index(tuple(made[:count]), CLASSES))
+        write_index(folder / str(count) / "index.csv", Index(tuple(index_rows[:count]), CLASSES))
     settings = config().classifier
     torch.manual_seed(0)
     model = build_classifier(settings, num_classes=len(CLASSES), image_size=settings.crop.size)

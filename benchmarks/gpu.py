@@ -1,4 +1,4 @@
-"""GETAM maps and training iterations on a GPU: speed and memory, bfloat16 autocast beside float32."""
+"""Speed and memory of GETAM maps and training iterations on a GPU, bfloat16 autocast compared with float32."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = {
     "deit_base_patch16_384": {},
     "deit_base_distilled_patch16_384": {},
 }
-"""timm names and options."""
+"""timm name -> options of timm.create_model."""
 
 BATCHES = (16, 32)
 PRECISIONS = ("float32", "bfloat16")
 START_BLOCK = 6
 WARM_UP = 3
 REPEATS = 5
-"""Batches a timing."""
+"""Number of batches in one timing."""
 
 
 def rows(
@@ -45,9 +45,9 @@ def rows(
     start_block: int = START_BLOCK,
     recipe: EndToEndSettings | None = None,
 ) -> list[Row]:
-    """Maps of each backbone, then training iterations of `recipe`: the paper's with the hybrid, where none is given."""
+    """Measures the maps of each backbone, then training iterations of `recipe` (default: the paper's hybrid)."""
     table = []
-    # float32 is to mean float32: unlike matrix products, cuDNN's convolutions take TF32 by default.
+    # By default cuDNN computes float32 convolutions in TF32, unlike matrix products; this turns it off.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for name, options in backbones.items():
             torch.manual_seed(0)
@@ -55,9 +55,9 @@ def rows(
             for batch in batches:
                 images = torch.randn(batch, 3, image_size, image_size, device=device)
                 compute = {precision: partial(maps, vit, images, start_block, precision) for precision in PRECISIONS}
-                exact, blurred = (run() for run in compute.values())
-                deviates = Check(deviation(blurred, exact), form="{:.0e}")
-                del exact, blurred
+                exact, rounded = (run() for run in compute.values())
+                deviates = Check(deviation(rounded, exact), form="{:.0e}")
+                del exact, rounded
                 what = f"maps, {name}, batch {batch}, bfloat16"
                 table.append(_row(what, compute, images, batch, "img/s", rounds, deviates))
         table.append(_training_row(recipe or paper_recipe("vit_base_r50_s16_384"), device, rounds))
@@ -65,7 +65,7 @@ def rows(
 
 
 def _training_row(recipe: EndToEndSettings, device: str, rounds: int) -> Row:
-    """Iterations of the second phase, the step on the weights included."""
+    """Measures iterations of the second phase, including the optimizer's step."""
     torch.manual_seed(0)
     network = EndToEndNetwork(recipe, num_classes=20).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
@@ -98,7 +98,7 @@ def _row(
     rounds: int,
     deviates: Check | None,
 ) -> Row:
-    """`count`: what a run does, in `unit`s."""
+    """Measures a row; `count` is the number of `unit`s in one run."""
     for run in compute.values():
         for _ in range(WARM_UP):
             run()
@@ -117,7 +117,7 @@ def _row(
 
 
 def maps(vit: Any, images: Tensor, start_block: int, precision: str) -> list[Tensor]:
-    # One class, two classes, one class, ...: 1.5 an image, as in VOC.
+    # Images have one or two classes in turn: 1.5 on average, about as many as in VOC.
     classes = [[number % 20, (number + 7) % 20][: 1 + number % 2] for number in range(len(images))]
     with (
         torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
@@ -127,7 +127,7 @@ def maps(vit: Any, images: Tensor, start_block: int, precision: str) -> list[Ten
 
 
 def _seconds(run: Run, images: Tensor) -> float:
-    """Of one batch."""
+    """Seconds of one batch."""
 
     def repeat() -> None:
         for _ in range(REPEATS):
@@ -144,7 +144,7 @@ def _synchronize(images: Tensor) -> None:
 
 
 def _extra_memory(run: Run, images: Tensor) -> int | None:
-    """Bytes beyond inputs and model."""
+    """Peak memory beyond inputs and model, bytes; None on a CPU."""
     if not images.is_cuda:
         return None
     torch.cuda.synchronize(images.device)

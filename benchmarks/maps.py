@@ -1,4 +1,4 @@
-"""GETAM maps of ViT-B/16, beside the least work that they take and beside a loop with whole matrices."""
+"""GETAM maps of ViT-B/16, compared with the least work they need and with a loop over whole matrices."""
 
 from __future__ import annotations
 
@@ -99,7 +99,10 @@ def forward(vit: Any, images: Tensor) -> Tensor:
 
 
 def backward(vit: Any, images: Tensor) -> Run:
-    """From one score through all blocks to the embedded tokens, the weights frozen; its forward pass is done here."""
+    """The backward pass from one score through all blocks to the embedded tokens, with frozen weights.
+
+    The forward pass is done here, before the returned run.
+    """
     weights = [(weight, weight.requires_grad) for weight in vit.parameters()]
     vit.requires_grad_(False)
     tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))).requires_grad_()

@@ -1,4 +1,4 @@
-"""Alternating medians of time, peak memory in a fresh process, and the limits that they are held to."""
+"""Measures median times of alternating runs and peak memory in fresh processes, and checks them against limits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from getam.settings.reading import BASE_CONFIG, read_yaml
 THREADS = 1
 
 PATIENCE = 25.0
-"""Seconds after which a variant is measured no more, rounds left or not: the whole table takes minutes as it is."""
+"""Seconds after which a variant is not measured again, even if rounds are left: the whole table takes minutes."""
 
 Run = Callable[[], object]
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Check:
-    """A measured value and the range that the project promises, if it promises one."""
+    """A measured value and the range that the project promises; infinite limits promise nothing."""
 
     value: float
     low: float = -math.inf
@@ -56,20 +56,20 @@ class Check:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; what was not measured, or makes no sense, is None."""
+    """One line of the table; values that were not measured or do not apply are None."""
 
     what: str
     ours: str
     other: str
-    """What it is compared with."""
+    """The implementation that ours is compared with."""
     its: str
     time: Check
     memory: tuple[int | None, int | None] = (None, None)
-    """Ours and its, peak extra bytes."""
+    """Peak extra memory of ours and of the other, bytes."""
     most_memory: float = math.inf
-    """The promised limit of ours over its."""
+    """The promised limit of our memory over the other's."""
     deviation: Check | None = None
-    """Of ours from its results."""
+    """Deviation of our results from the other's."""
 
     @property
     def memory_ratio(self) -> Check | None:
@@ -95,7 +95,7 @@ def seconds(value: float) -> str:
 
 
 def deviation(ours: Sequence[Tensor], its: Sequence[Tensor]) -> float:
-    """Largest difference of maps (..., H, W) from the expected ones, relative to each map's largest value."""
+    """The largest difference of maps (..., H, W) from the expected ones, relative to each map's largest value."""
     worst = []
     for found, expected in zip(ours, its, strict=True):
         scale = expected.abs().amax((-2, -1)).clamp_min(torch.finfo(expected.dtype).tiny)
@@ -112,11 +112,11 @@ def timed(run: Run) -> float:
 def alternating(
     runs: Mapping[str, Callable[[], float]], rounds: int, *, patience: float = PATIENCE
 ) -> dict[str, list[float]]:
-    """What each of `runs` gives in each round; the machine's moods then meet all of them alike.
+    """Times of each run in each round; runs alternate, so that other load on the machine affects all of them alike.
 
     Args:
-        runs: each gives the seconds that it took.
-        patience: seconds after which one is run no more.
+        runs: functions that return the seconds they took.
+        patience: total seconds after which a run is not repeated.
     """
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
@@ -128,27 +128,27 @@ def alternating(
 
 
 def medians(runs: Mapping[str, Run], rounds: int) -> dict[str, float]:
-    """Median seconds of each of `runs`, alternating."""
+    """Median seconds of each run; the runs alternate."""
     spent = alternating({name: partial(timed, run) for name, run in runs.items()}, rounds)
     return {name: statistics.median(values) for name, values in spent.items()}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run in a fresh process took; memory in bytes, None where the kernel doesn't tell."""
+    """Time and memory of one run in a fresh process; memory in bytes, None if the kernel doesn't tell it."""
 
     seconds: float
     before: int | None
-    """What the process held when the run began."""
+    """Memory of the process when the run began."""
     peak: int | None
 
 
 def in_fresh_process(small: Callable[[], Run], full: Callable[[], Run]) -> Cost:
-    """Measures one run of what `full` prepares in a new process.
+    """Measures the run that `full` prepares, in a new process.
 
     Args:
-        small: prepares a tiny run that comes first, so that what a library's first use loads is not counted.
-        full: like `small` a function of a module, or a `functools.partial` of one, so that it can be sent.
+        small: prepares a tiny run that comes first, so that libraries loaded on first use are not counted.
+        full: prepares the run to measure. Both must be picklable: module-level functions or partials of them.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_cost, small, full).result()
@@ -165,7 +165,7 @@ def _cost(small: Callable[[], Run], full: Callable[[], Run]) -> Cost:
 
 
 def _reset_peak() -> int | None:
-    """Sets the kernel's high-water mark to what the process holds now, and gives that, bytes."""
+    """Resets the kernel's record of peak memory to the current memory of the process; returns that, bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -180,7 +180,7 @@ def _status(name: str) -> int:
 
 
 def extra_memory(what: str, small: Callable[[], Run], full: Callable[[], Run]) -> int | None:
-    """Peak bytes of one run in a fresh process beyond what the process held before, inputs and model."""
+    """Peak memory, bytes, of one run in a fresh process beyond what the process held before (inputs and model)."""
     cost = in_fresh_process(small, full)
     memory = None if cost.before is None or cost.peak is None else cost.peak - cost.before
     logger.info("memory: %s: %s", what, megabytes(memory))
@@ -192,5 +192,5 @@ def megabytes(memory: int | None) -> str:
 
 
 def config() -> Config:
-    """config.yaml."""
+    """The validated config.yaml."""
     return validate_config(read_yaml(BASE_CONFIG))

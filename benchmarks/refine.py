@@ -1,4 +1,4 @@
-"""PAMR of an image's present classes, beside the version that stacks all neighbors."""
+"""PAMR of an image's present classes, compared with the version that stacks all neighbors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rows(rounds: int) -> list[Row]:
 
 
 def inputs(count: int, side: int) -> tuple[Tensor, Tensor]:
-    """An image (1, 3, side, side), 0..255, and masks (1, count, side, side)."""
+    """Makes an image (1, 3, side, side) in 0..255 and masks (1, count, side, side) in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
     image = 255 * torch.rand(1, 3, side, side, generator=generator)
     return image, torch.rand(1, count, side, side, generator=generator)

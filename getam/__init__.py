@@ -14,7 +14,8 @@ __all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr"]
 
 
 def __getattr__(name: str) -> Any:
-    # The workflow and the command line import this package for its settings; torch would cost them seconds.
+    # Public names are imported on first use: the workflow and the command line import this package for its settings,
+    # and importing torch would cost them seconds.
     match name:
         case "AttentionMaps":
             from getam.maps.attention import AttentionMaps

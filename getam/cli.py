@@ -1,7 +1,7 @@
 """The commands: `getam <stage> --flag value ...`.
 
-A stage is a module with a class `Arguments` (its settings, its paths and the machine's flags, a pydantic model)
-and a function `run(arguments)`. Flags are made from the model; what is wrong with a value is said by the model.
+A stage is a module with a class `Arguments` (a pydantic model of its settings, its paths and the machine's flags) and a
+function `run(arguments)`. The flags are derived from the model, which also validates their values.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ TOOLS = {
     "import-saliency": "make a saliency network of the authors' checkpoint",
     "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
 }
-"""Commands that no rule of the workflow runs."""
+"""Commands for people; no rule of the workflow runs them."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -78,7 +78,16 @@ def main() -> None:
 
 
 def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools: Mapping[str, str] = TOOLS) -> int:
-    """Runs one stage or tool of `package`; gives the exit code: 0, or 1 after one message about what went wrong."""
+    """Runs one stage or tool of `package` and returns the exit code.
+
+    0: success; 1: one message on stderr or in the log says what is wrong; 130: Ctrl-C; 128 + N: stopped by signal N,
+    with its state saved.
+
+    Args:
+        stages: name -> one-line help of all commands.
+        words: the command line, without the program's name.
+        tools: the commands of `stages` whose modules lie in the package's folder tools/.
+    """
     if words and words[0] == "schema" and package == "getam":
         print(json.dumps(editor_schema(), indent=2))
         return 0
@@ -90,7 +99,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         return 1
     folder = "tools" if words[0] in tools else "stages"
     if folder == "tools":
-        # What they print may be read by `head`, which closes the pipe.
+        # The output of a tool may be piped to `head`, which closes the pipe early.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
@@ -113,7 +122,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     except InputError as error:
         return _failed(f"{package} {words[0]}", str(error))
     except Stopped as stopped:
-        # Of several processes the one that started them says it.
+        # Under torchrun only the launching process reports the stop.
         if "LOCAL_RANK" not in os.environ:
             name = signal.Signals(stopped.signal).name
             logger.error(
@@ -124,7 +133,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         logger.error("%s %s: interrupted", package, words[0])
         return 130
     except Exception:
-        # Not bad input but a defect or a failing machine: the traceback belongs into the log.
+        # This is no bad input but a bug or a failing machine: the traceback belongs in the log.
         return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0
 
@@ -159,20 +168,22 @@ def _overview(package: str, stages: Mapping[str, str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong by InputError, so that every bad input ends with exit code 1 and one message."""
+    """Raises InputError instead of exiting, so that all bad input ends with one message and exit code 1."""
 
     def error(self, message: str) -> Any:
         raise InputError(f"{message}; --help lists the flags")
 
 
 def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, section: str | None) -> Arguments:
-    """Reads a stage's flags into its model.
+    """Parses a stage's flags into its model.
 
     Args:
-        section: the config section whose values the flags that are not given take; None where there is none.
+        words: the flags and positional arguments.
+        name: name of the command, for --help.
+        section: the config section that gives the values of missing flags; None for a command without one.
 
     Raises:
-        InputError: an unknown flag, or a value that the model refuses.
+        InputError: an unknown flag, or a value that the model rejects.
     """
     parser = _Parser(prog=name, description=(model.__doc__ or "").strip(), allow_abbrev=False)
     paths, texts = {}, set()
@@ -192,10 +203,10 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
             metavar="FILE",
             help=f"overlay whose section `{section}` gives the settings that no flag gives [config.yaml]",
         )
-    given = vars(parser.parse_args(words))
-    overlay = given.pop("config", None)
+    flags = vars(parser.parse_args(words))
+    overlay = flags.pop("config", None)
     values = nest(
-        {paths[key]: value if key in texts else _parse(value) for key, value in given.items() if value is not None}
+        {paths[key]: value if key in texts else _parse(value) for key, value in flags.items() if value is not None}
     )
     if section is not None:
         defaults = _section(section, overlay, model)
@@ -212,14 +223,14 @@ def _section(section: str, overlay: Path | None, model: type[BaseModel]) -> dict
         values = merge(values, read_yaml(overlay))
     if not values:
         return {}
-    # The whole of it, so that a misspelt key of an overlay is refused here as it is by the workflow.
+    # The whole configuration is validated, so that a misspelt key of an overlay is an error here as in the workflow.
     settings = getattr(validate_config(values, source=str(overlay or BASE_CONFIG)), section)
     excluded = {name: getattr(settings, name) for name, field in type(settings).model_fields.items() if field.exclude}
     return {name: value for name, value in (settings.model_dump() | excluded).items() if name in model.model_fields}
 
 
 def _parse(text: str) -> Any:
-    """Collections are written as JSON; anything else goes to the model as the text that it is."""
+    """Parses a list or object from JSON; leaves any other text for the model to convert."""
     if text[:1] in ("[", "{"):
         try:
             return json.loads(text)

@@ -1,10 +1,10 @@
-"""Runs Snakemake so that a run which was killed, in whatever way, goes on by the same words.
+"""Runs Snakemake so that a run that was killed, in whatever way, is continued by the same command line.
 
     python workflow/run.py --cores 8 --resources gpu=2 --configfile configs/voc12.yaml
 
-The words are Snakemake's; so are the exit code and what signals do. A killed Snakemake leaves a lock on its folder,
-incomplete outputs and, where it alone was killed, stages that run on: all are dealt with here. While a Snakemake lives
-in the folder nothing is touched, and one message says who it is.
+Options, exit codes and the handling of signals are Snakemake's. A killed Snakemake leaves a lock on its folder,
+incomplete outputs and, if it alone was killed, stages that are still running; this script cleans up all of them. While
+another Snakemake is running in the folder, it changes nothing, and one message names that process.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from snakemake import cli
 from snakemake_internals import is_slurm_job, locks, logs, options_of
 
 HELD = ".snakemake/run.lock"
-"""Locked by the kernel as long as a process of this file lives."""
+"""Lock file; the kernel holds the lock as long as a process of this script lives."""
 MARK = "GETAM_RUN"
-"""Variable of the environment by which a stage is known as one of this folder's."""
+"""Environment variable that marks a stage as started by a run in this folder."""
 
 
 class Refusal(Exception):
-    """Why nothing is run, and the cure."""
+    """The reason why nothing is run, and the cure."""
 
 
 def main(words: Sequence[str]) -> None:
-    """Exits as Snakemake does; with 1 after one message where it is not to be run."""
+    """Runs Snakemake and exits with its exit code; exits with 1 and one message if it must not run."""
     options = options_of(words)
     folder = Path(options.directory or ".").resolve()
     try:
@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> None:
                 _end_orphans(folder)
             _unlock(folder, words)
             os.environ[MARK] = str(folder)
-        # Here, so that `lock` lives until the exit.
+        # This runs inside the function so that `lock` is held until the exit.
         cli.main(["--rerun-incomplete", *words])
         del lock
     except Refusal as refusal:
@@ -61,7 +61,11 @@ def main(words: Sequence[str]) -> None:
 
 
 def _held(folder: Path) -> FileLock:
-    """The lock of the folder, in which no other Snakemake lives."""
+    """Locks the folder.
+
+    Raises:
+        Refusal: another Snakemake is running in the folder, or it cannot be locked.
+    """
     lock = FileLock(folder / HELD, timeout=0)
     others: list[str] = []
     try:
@@ -80,12 +84,12 @@ def _held(folder: Path) -> FileLock:
 
 
 def _living(folder: Path, *programs: str) -> list[str]:
-    """Other processes of this host that run one of the programs in the folder, in words."""
+    """Describes the other processes on this host that run one of the programs in the folder."""
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter(["username", "cmdline", "cwd"]):
         names = [Path(word).name for word in (process.info["cmdline"] or [])[:3]]
-        # Not an editor that has one of them open.
+        # This leaves out other programs, such as an editor in which one of the files is open.
         runs = names[:1] == ["snakemake"] or (names and names[0].startswith("python") and {*programs} & {*names})
         if runs and process.pid not in own and process.info["cwd"] == str(folder):
             found.append(f"process {process.pid} of {process.info['username']} on {platform.node()}")
@@ -93,7 +97,11 @@ def _living(folder: Path, *programs: str) -> list[str]:
 
 
 def _check_slurm(folder: Path) -> None:
-    """Refuses to submit again what Slurm still runs: its jobs outlive a Snakemake that is killed."""
+    """Checks that Slurm has no jobs of a killed run, which would be submitted a second time.
+
+    Raises:
+        Refusal: jobs are left, or squeue cannot be run.
+    """
     try:
         command = ["squeue", "--me", "--noheader", "--format=%i|%j|%Z"]
         listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -105,25 +113,25 @@ def _check_slurm(folder: Path) -> None:
 
 
 def _end_orphans(folder: Path) -> None:
-    """Ends the stages that a killed Snakemake has left, and waits for it: trainings save their state first."""
-    said: set[int] = set()
+    """Terminates the stages that a killed Snakemake left running, and waits, since trainings save their state first."""
+    terminated: set[int] = set()
     while marked := _marked(folder):
         for process in marked:
             with suppress(psutil.Error):
-                # A shell would die alone. A stage ends its own workers.
+                # Shells are left out, since they would die without their stage; a stage ends its own workers.
                 if _is_shell(process) or process.ppid() in {other.pid for other in marked if not _is_shell(other)}:
                     continue
-                if process.pid not in said:
+                if process.pid not in terminated:
                     print(
                         "run: ends what a killed run has left:", process.pid, *process.cmdline()[1:3], file=sys.stderr
                     )
                     process.terminate()
-                said.add(process.pid)
+                terminated.add(process.pid)
         psutil.wait_procs(marked, timeout=1)
 
 
 def _marked(folder: Path) -> list[psutil.Process]:
-    """The living processes of a run in this folder."""
+    """The living processes that a run in this folder started."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -139,15 +147,19 @@ def _is_shell(process: psutil.Process) -> bool:
 
 
 def _unlock(folder: Path, words: Sequence[str]) -> None:
-    """Removes the lock that a killed Snakemake has left, unless it may live where it cannot be seen."""
+    """Removes the lock of a killed Snakemake.
+
+    Raises:
+        Refusal: the Snakemake belongs to another host or user, where it may still be running.
+    """
     locked = max((path.stat().st_mtime for path in locks(folder)), default=None)
     if locked is None:
         return
     ours = {"Host": platform.node(), "User": getpass.getuser()}
-    for log, said in logs(folder):
-        # A living Snakemake writes to its log after it has locked; clocks may differ.
-        if said and said != ours and log.stat().st_mtime >= locked - 60:
-            who = f"{said['User']} on {said['Host']}"
+    for log, owner in logs(folder):
+        # A running Snakemake writes to its log after it has locked the folder; a minute allows for different clocks.
+        if owner and owner != ours and log.stat().st_mtime >= locked - 60:
+            who = f"{owner['User']} on {owner['Host']}"
             raise Refusal(f"{folder}: locked by Snakemake of {who} ({log.name}); where it is dead, snakemake --unlock")
     print("run: the last run was killed; going on", file=sys.stderr)
     command = [sys.executable, "-m", "snakemake", "--quiet", "--unlock", *words]

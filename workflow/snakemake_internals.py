@@ -1,7 +1,7 @@
-"""What this workflow uses of Snakemake beyond its documented interface, in one place.
+"""All uses of Snakemake's internals, beyond its documented interface, in one place.
 
-Each function names the release that it was read in. None of this is promised by Snakemake: pyproject.toml allows no
-other major version, and a new minor one needs this file read beside its sources.
+Each function names the release in whose sources its internals were read. Snakemake does not guarantee any of them:
+pyproject.toml pins the major version, and for a new minor version this file has to be checked against its sources.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def given_cores(workflow: Workflow) -> int | None:
-    """--cores; None where none are given, as for --unlock or on a cluster, where workflow.cores is an error.
+    """The value of --cores; None if not given, as for --unlock or on a cluster, where workflow.cores raises an error.
 
     Read in 9.27.1: Workflow.resource_settings, ResourceSettings.cores.
     """
@@ -27,7 +27,7 @@ def given_cores(workflow: Workflow) -> int | None:
 
 
 def resource_limit(workflow: Workflow, name: str) -> int | None:
-    """The amount of a resource that all jobs share, --resources NAME=AMOUNT; None where it is not limited.
+    """The amount of a resource that all jobs share, --resources NAME=AMOUNT; None if it is not limited.
 
     Read in 9.27.1: Workflow.global_resources, resources.Resources.get.
     """
@@ -35,7 +35,7 @@ def resource_limit(workflow: Workflow, name: str) -> int | None:
 
 
 def given_config(workflow: Workflow) -> Mapping[str, Any]:
-    """What --configfile and --config set, without the values of the Snakefile's own `configfile:`.
+    """The values set by --configfile and --config, without those of the Snakefile's own `configfile:`.
 
     Read in 9.27.1: Workflow.config_settings, ConfigSettings.overwrite_config.
     """
@@ -51,7 +51,7 @@ def first_output(workflow: Workflow, rule: str, wildcards: Mapping[str, str]) ->
 
 
 def recorded_params(workflow: Workflow, output: str) -> Sequence[str]:
-    """The params that a file was made with, as `repr` writes them; none where nothing is recorded.
+    """The params that a file was made with, as written by `repr`; empty if nothing is recorded.
 
     Read in 9.27.1: Workflow.persistence, PersistenceBase.params and _serialize_param.
     """
@@ -59,7 +59,7 @@ def recorded_params(workflow: Workflow, output: str) -> Sequence[str]:
 
 
 def is_recorded(workflow: Workflow, output: str) -> bool:
-    """Whether Snakemake has taken note that a file is complete.
+    """Whether Snakemake has recorded that a file is complete.
 
     Read in 9.27.1: Workflow.persistence, PersistenceBase.metadata, MetadataRecord.incomplete.
     """
@@ -68,9 +68,9 @@ def is_recorded(workflow: Workflow, output: str) -> bool:
 
 
 def make_names_targets(run: str) -> None:
-    """Makes the name of a rule a target, `snakemake summary`: its files of the run, where {run} is its only wildcard.
+    """Allows the name of a rule whose only wildcard is {run} as a target, which stands for its files of the main run.
 
-    Snakemake itself refuses the name of a rule that has wildcards.
+    An example is `snakemake summary`; Snakemake itself refuses rules with wildcards as targets.
 
     Read in 9.27.1: dag.DAG.rule2job, which makes the job of a target that is a rule's name, and DAG.new_job.
     """
@@ -87,7 +87,7 @@ def make_names_targets(run: str) -> None:
 
 
 def options_of(words: Sequence[str]) -> argparse.Namespace:
-    """The options that Snakemake takes from the words of a command line, its profiles read.
+    """Parses a command line as Snakemake does, including its profiles.
 
     Read in 9.27.1: cli.parse_args.
     """
@@ -97,7 +97,7 @@ def options_of(words: Sequence[str]) -> argparse.Namespace:
 
 
 def locks(folder: Path) -> list[Path]:
-    """The files by which a Snakemake that lives in a folder, or was killed there, has locked it.
+    """The lock files in a folder of a Snakemake that is running there or was killed.
 
     Read in 9.27.1: persistence.file.FilePersistence, whose _lockdir this is.
     """
@@ -105,7 +105,7 @@ def locks(folder: Path) -> list[Path]:
 
 
 def logs(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """The logs of the Snakemakes that ran in a folder, with their {"Host": ..., "User": ...}; {} where one has none.
+    """Yields the logs of earlier Snakemakes in a folder, with their {"Host": ..., "User": ...}; {} if a log has none.
 
     Read in 9.27.1: logging.DefaultFormatter.format_workflow_started, which writes these two lines.
     """
@@ -115,7 +115,7 @@ def logs(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def is_slurm_job(name: str) -> bool:
-    """Whether a job in Slurm has the name that Snakemake gives its own, which ends in the id of a run.
+    """Whether a Slurm job was submitted by Snakemake, whose job names end in the id of a run.
 
     Read in snakemake-executor-plugin-slurm 2.8.0: Executor.run_uuid.
     """

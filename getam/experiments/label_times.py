@@ -1,4 +1,7 @@
-"""How long label makers take for batches of images: rounds in turn, so that what else the machine does hits all."""
+"""Measures how long label methods take for batches of images.
+
+The methods take turns in every round, so that other load on the machine affects all of them alike.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +23,29 @@ ROUNDS = 3
 
 
 class Item(NamedTuple):
-    """What an image's labels are made from."""
+    """The inputs from which an image's labels are made."""
 
     photograph: np.ndarray
     """(H, W, 3), uint8."""
     maps: Any
-    """(K, H, W), float32; numpy, or torch on a device."""
+    """(K, H, W), float32, in [0, 1]; a numpy array, or a tensor on a device."""
     classes: list[int]
     saliency: Any
-    """(H, W), uint8 in 0..255; of the maps' kind."""
+    """(H, W), uint8 in 0..255; an array or a tensor like `maps`."""
 
 
 def time_labels(
     items: Sequence[Item], settings: LabelSettings, *, batch_sizes: Sequence[int], device: torch.device
 ) -> dict[str, dict[int, float]]:
-    """Median seconds an image of each of LABEL_METHODS, by the method's name and the batch size.
+    """Measures every label method: {name: {batch size: median seconds an image}}.
 
-    Methods that can run on `device`, of which completion is one: their maps and saliency lie there before the time
-    begins, and their labels stay there. They use torch's threads. The others know the CPU alone, and one thread. Each
-    takes a batch image by image.
+    Methods that can run on `device`, such as completion, use torch's threads; their maps and saliency lie on the device
+    before the clock starts, and their labels stay there. The others run on the CPU, on one thread. Every method labels
+    the images of a batch one after the other.
 
     Args:
-        items: images, all of which every batch size labels; a batch that lacks some takes the first ones again.
+        items: the images; every batch size labels all of them. An incomplete last batch is filled with the first ones.
+        settings: settings of the label methods; `method` is ignored.
     """
     on_device = [
         item._replace(
@@ -53,17 +57,17 @@ def time_labels(
         key: {size: _batches(on_device if method.on_device else items, size) for size in batch_sizes}
         for key, method in LABEL_METHODS.items()
     }
-    own = {key: settings.model_copy(update={"method": key}) for key in LABEL_METHODS}
+    settings_of = {key: settings.model_copy(update={"method": key}) for key in LABEL_METHODS}
     for key, by_size in batches.items():
-        # What is done once only, such as loading a library, is no image's.
-        _label(by_size[batch_sizes[0]][0][:1], own[key], device)
+        # A first run outside of the clock does what is done only once, such as loading a library.
+        _label(by_size[batch_sizes[0]][0][:1], settings_of[key], device)
     seconds: dict[str, dict[int, list[float]]] = {key: {size: [] for size in batch_sizes} for key in LABEL_METHODS}
     for _ in range(ROUNDS):
         for size in batch_sizes:
             for key, by_size in batches.items():
                 start = time.perf_counter()
                 for batch in by_size[size]:
-                    _label(batch, own[key], device)
+                    _label(batch, settings_of[key], device)
                 seconds[key][size].append((time.perf_counter() - start) / (len(by_size[size]) * size))
     return {
         LABEL_METHODS[key].name: {size: statistics.median(rounds) for size, rounds in by_size.items()}
@@ -72,7 +76,7 @@ def time_labels(
 
 
 def _batches(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """All items in batches of one size, the first ones again where the last batch lacks some."""
+    """Cuts the items into batches of one size; an incomplete last batch is filled with the first items."""
     starts = range(0, len(items), size)
     return [[items[number % len(items)] for number in range(start, start + size)] for start in starts]
 
@@ -85,7 +89,7 @@ def _label(batch: Sequence[Item], settings: LabelSettings, device: torch.device)
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system says it."""
+    """The name of the processor; only its architecture where the system does not tell the name."""
     try:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

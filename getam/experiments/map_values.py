@@ -1,4 +1,4 @@
-"""How the values of maps are distributed, each map divided by its maximum."""
+"""The distribution of the values of maps, each map divided by its maximum (figure 7)."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ import numpy as np
 from getam.labels.class_maps import divide_by_maximum
 
 BINS = 1000
-"""Of equal width, from 0 to 1."""
+"""Number of bins of equal width, from 0 to 1."""
 
 SHARES = (0.1, 0.5, 0.9)
-"""Values of which it is said how many are as high."""
+"""Levels for which `ValueCounts.summary` gives the fraction of values that are at least as high."""
 
 
 class ValueCounts:
-    """Counts of values in [0, 1] by bins; the last one holds 1 too."""
+    """A histogram of values in [0, 1]; the last bin includes 1."""
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS, np.int64)
         self.maps = 0
         self.empty = 0
-        """Maps of zeros, which are not counted."""
+        """Number of maps that are zero everywhere, whose values are not counted."""
 
     def add(self, maps: np.ndarray) -> None:
-        """Adds the maps (K, h, w), >= 0, of an image.
+        """Adds the maps of an image: (K, h, w), floating, >= 0.
 
         Raises:
             InputError: a value is NaN, infinite or negative.
         """
         maps = divide_by_maximum(maps)
-        alive = maps.max((1, 2)) > 0
+        is_positive = maps.max((1, 2)) > 0
         self.maps += len(maps)
-        self.empty += int((~alive).sum())
-        places = (maps[alive].astype(np.float64) * BINS).astype(np.int64).clip(max=BINS - 1)
-        self.counts += np.bincount(places.ravel(), minlength=BINS)
+        self.empty += int((~is_positive).sum())
+        bins = (maps[is_positive].astype(np.float64) * BINS).astype(np.int64).clip(max=BINS - 1)
+        self.counts += np.bincount(bins.ravel(), minlength=BINS)
 
     def share_from(self) -> np.ndarray:
-        """Share of values that are at least i / BINS, i = 0 .. BINS - 1; NaN where there are no values."""
+        """The fraction of values that are at least i / BINS, i = 0 .. BINS - 1: (BINS,), float64; NaN if empty."""
         total = self.counts.sum()
         return np.cumsum(self.counts[::-1])[::-1] / total if total else np.full(BINS, np.nan)
 
     def summary(self) -> dict[str, Any]:
-        """Numbers of maps and values, shares of high values, mean and median to the width of a bin."""
+        """Counts of maps and values, fractions of high values, mean and median (exact to half a bin), for JSON."""
         total = int(self.counts.sum())
         shares = self.share_from()
         middles = (np.arange(BINS) + 0.5) / BINS

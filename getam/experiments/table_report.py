@@ -1,4 +1,4 @@
-"""A table of runs as a text and as a plot, the paper's figures beside this run's."""
+"""Formats a table of runs as JSON, text and plot, with the paper's figures beside the runs' own scores."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ from getam.runs.summary import signed, three_decimals
 from getam.system.names import shown_name
 
 LABEL = 40
-"""Letters of a row's label in a plot."""
+"""Number of letters to which a row's label is shortened in a plot."""
 
 MARKERS = "Dso^"
-"""Of the paper's figures in a plot of bars."""
+"""Markers of the paper's figures in a plot of bars."""
 
 NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
-"""Scores of which the paper's order says nothing: they know no label maker, or are no mIoU."""
+"""Scores to which the paper's order of rows does not apply: they do not depend on the labels, or are no mIoU."""
 
 
 def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str, ordered: bool) -> dict[str, Any]:
-    """All numbers of a table, with their files and protocols."""
+    """Gives all numbers of a table, with their files and protocols, as JSON values.
+
+    Args:
+        axis: the setting that the rows' values belong to; empty if none.
+        ordered: whether to compare the order of the rows with the paper's.
+    """
     base = reference(rows)
     return {
         "title": title,
@@ -69,7 +74,8 @@ def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str
 
 
 def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, ordered: bool) -> Document:
-    """The table, its differences to the reference, the protocols, and where the paper's order holds."""
+    """Makes a document of the table, with differences from the reference row, protocols, and whether the paper's order
+    holds (if `ordered`)."""
     base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
     cells = [
         (
@@ -79,7 +85,7 @@ def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, order
         )
         for row in rows
     ]
-    brackets = f"; in brackets how far they are from those of {base.label}" if len(rows) > 1 else ""
+    brackets = f"; in brackets the difference from {base.label}" if len(rows) > 1 else ""
     return Document(
         title,
         [
@@ -98,28 +104,28 @@ def _with_difference(is_base: bool, value: float | None, of_base: float | None) 
 
 
 def _protocol_lines(rows: Sequence[ScoredRow]) -> list[str]:
-    """How each column was measured; rows are named where they differ in it, columns together where they don't."""
+    """Says how each column was measured: columns with the same protocol share a line, rows are named if they differ."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for heading in headings(rows):
         labels: dict[str, list[str]] = {}
         for row in rows:
             if heading in row.protocols:
                 labels.setdefault(row.protocols[heading], []).append(row.label)
-        said = tuple(
-            f"{protocol} ({'; '.join(of)})" if len(labels) > 1 else protocol for protocol, of in labels.items()
+        protocols = tuple(
+            f"{protocol} ({'; '.join(names)})" if len(labels) > 1 else protocol for protocol, names in labels.items()
         )
-        if said:
-            columns.setdefault(said, []).append(heading)
-    return [f"{'; '.join(named)}: {' / '.join(said)}" for said, named in columns.items()]
+        if protocols:
+            columns.setdefault(protocols, []).append(heading)
+    return [f"{'; '.join(names)}: {' / '.join(protocols)}" for protocols, names in columns.items()]
 
 
 def _ordered_headings(rows: Sequence[ScoredRow]) -> list[str]:
-    """The scores that can be compared with the paper's order; none where it has no two of the rows."""
+    """The scores that can be compared with the paper's order; none if the paper has figures for less than two rows."""
     return [heading for heading in headings(rows) if heading not in NO_ORDER] if len(ranked(rows)) > 1 else []
 
 
 def _order(rows: Sequence[ScoredRow], heading: str) -> Items:
-    """What of the paper's order holds by one score, in words that the numbers decide."""
+    """Says for each step of the paper's order whether it holds in one score of this run."""
     steps = order(rows, heading)
     held = sum(step.holds is True for step in steps)
     return Items(
@@ -137,22 +143,22 @@ def _answer(step: Step) -> str:
 
 
 def _best(rows: Sequence[ScoredRow], heading: str) -> str:
-    """Whether the paper's best is the best here, of the rows that the paper has too."""
+    """Says whether the paper's best row is the best here, among the rows that the paper has figures for."""
     published = ranked(rows)
     scores = {row.label: row.scores.get(heading) for row in published}
     known = {label: score for label, score in scores.items() if score is not None}
-    said = f"best as in the paper, {published[0].label}"
+    statement = f"best as in the paper, {published[0].label}"
     if len(known) < len(scores):
-        return f"{said}: not known, a score is missing"
+        return f"{statement}: not known, a score is missing"
     best = max(known.values())
     winners = [label for label, score in known.items() if score == best]
     if winners == [published[0].label]:
-        return f"{said}: yes ({best:.3f})"
-    return f"{said}: no, {' and '.join(winners)} ({best:.3f})"
+        return f"{statement}: yes ({best:.3f})"
+    return f"{statement}: no, {' and '.join(winners)} ({best:.3f})"
 
 
 def draw_table(figure: Figure, title: str, rows: Sequence[ScoredRow], *, axis: str) -> None:
-    """Bars of every score, row by row; lines over the rows' values where they have some."""
+    """Draws lines over the rows' values of the setting `axis`; bars, row by row, if the rows have no such values."""
     axes = figure.subplots()
     axes.set_title(title)
     values = [row.value for row in rows]
@@ -165,7 +171,7 @@ def draw_table(figure: Figure, title: str, rows: Sequence[ScoredRow], *, axis: s
 
 
 def _series(rows: Sequence[ScoredRow]) -> list[tuple[str, bool, list[float]]]:
-    """(heading, whether it is the paper's, number of each row; NaN where there is none)."""
+    """Series of numbers to draw: (heading, whether it is the paper's, number of each row or NaN)."""
     paper = [(heading, True, [row.paper.get(heading) for row in rows]) for heading in paper_headings(rows)]
     own = [(heading, False, [row.scores.get(heading) for row in rows]) for heading in headings(rows)]
     return [

@@ -1,4 +1,4 @@
-"""The runs that the tables compare: made known as variants of a run, with the files that their scores are in."""
+"""The runs that the tables compare: registers them as variants of a run, and finds the files with their scores."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from getam.settings.tables import SweepSettings
 
 
 def register(variants: Variants) -> dict[str, list[str]]:
-    """Makes all runs of the comparisons known.
+    """Registers the runs of all comparisons as variants.
 
     Returns:
-        {comparison: names of its rows' runs}; a comparison that the run's settings rule out is left out.
+        {comparison: names of its rows' runs}, without comparisons that the run's settings rule out.
     """
     names = {}
     for table in definitions(variants[variants.run]):
         try:
             names[table] = [name for _, name in runs_of(variants, table)]
         except InputError:
-            # Said to who asks for it: a run without saliency, say, has no completion to compare, and need not.
+            # The error is shown only if the comparison is asked for: not every run can have all of them (a run without
+            # saliency has no completion to compare).
             continue
     return names
 
 
 def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
-    """The rows of a comparison with their runs' names.
+    """The rows of a comparison, each with the name of its run.
 
     Raises:
-        InputError: the run's settings rule it out, or there is nothing to sweep.
+        InputError: the run's settings rule the comparison out, or the section `sweep` names nothing to compare.
     """
     settings = variants[variants.run]
     definition = definitions(settings)[table]
@@ -47,10 +48,10 @@ def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
     for row in definition.rows:
         name = variants.add(row.overlay, source=f"{table}, {row.label}")
         if table == "sweep":
-            # As it was read: a command line's values are all text.
+            # The label uses the validated value: values from a command line are all text.
             row = _swept(row, value_of(variants[name], tuple(settings.sweep.key.split("."))), settings.sweep.key)
         name = name if row.split == variants.split(name) else variants.add_split(row.split)
-        # A value that is named twice is one row.
+        # A value that is listed twice gives one row.
         found.setdefault((row.label, name), row)
     if table == "sweep" and len(found) == 1 < len(settings.sweep.values):
         raise InputError(f"sweep: all values of {settings.sweep.key} are the same run; name others, or another setting")
@@ -78,7 +79,7 @@ def _check(sweep: SweepSettings, table: Table) -> None:
 
 
 def content_flags(variants: Variants, table: str) -> list[str]:
-    """What a comparison's table says, as the flags of make_table; each score with the file that holds it.
+    """The content of a comparison's table as flags of make-table; each score with the file that contains it.
 
     Raises:
         InputError: see runs_of.
@@ -105,12 +106,12 @@ def content_flags(variants: Variants, table: str) -> list[str]:
         "--ordered": json.dumps(definition.ordered),
         "--rows": json.dumps(rows),
     }
-    # One word each: Snakemake's quoting drops empty ones.
+    # Flag and value form one word, since Snakemake's quoting drops empty words.
     return [f"{flag}={text}" for flag, text in texts.items()]
 
 
 def score_files(variants: Variants, table: str) -> list[str]:
-    """The files that a comparison's scores are in, each once.
+    """The files with the scores of a comparison, each once.
 
     Raises:
         InputError: see runs_of.

@@ -1,4 +1,4 @@
-"""The numbers of a table of runs: scores from the rows' files, their differences, whether the paper's order holds."""
+"""The numbers of a table of runs: reads the rows' scores, and compares their order with the paper's."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from getam.runs.summary import describe_inference, describe_supervision
 from getam.system.files import read_json
 
 PAPER = "Paper"
-"""Heading of the figures whose order is compared."""
+"""Heading of the paper's figures by which rows are ordered."""
 
 
 class GivenScore(BaseModel):
-    """Where a score is: a file, and the keys that lead to it."""
+    """The place of a score: a JSON file, and the nested keys of the score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,13 +29,17 @@ class GivenScore(BaseModel):
 
 
 class GivenRow(BaseModel):
-    """One run of a table: its label and where its scores are."""
+    """One row of a table, as make-table is given it: a label, and the places of its scores.
+
+    `value` is the value of the setting in which the rows differ. By heading, `paper` holds the paper's figures, `given`
+    scores that were measured elsewhere, and `scores` the places of the run's own scores.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
     own: bool
-    """Whether it is the run itself, which the others are compared with."""
+    """Whether the row is the run itself, with which the other rows are compared."""
     value: float | None
     paper: dict[str, float]
     given: dict[str, float | None]
@@ -44,11 +48,11 @@ class GivenRow(BaseModel):
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A row with its numbers, by their headings."""
+    """A row with its numbers, files and protocols, by heading."""
 
     label: str
     own: bool
-    """Whether it is the run itself."""
+    """Whether the row is the run itself."""
     value: float | None
     paper: Mapping[str, float]
     scores: Mapping[str, float | None]
@@ -58,7 +62,7 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class Step:
-    """Two rows that follow each other in the paper's order, and what this run says of them; None: nothing."""
+    """Two rows that follow each other in the paper's order, with their scores here; None for a missing score."""
 
     better: str
     worse: str
@@ -66,6 +70,7 @@ class Step:
 
     @property
     def holds(self) -> bool | None:
+        """Whether the paper's order holds here; None if a score is missing."""
         first, second = self.values
         return None if first is None or second is None else first > second
 
@@ -93,13 +98,13 @@ def read_rows(rows: Sequence[GivenRow]) -> list[ScoredRow]:
 
 
 GIVEN = "as it was measured elsewhere, named in the configuration"
-"""The protocol of a score that no stage has measured."""
+"""The protocol of a score that no stage of this run measured."""
 
 
 def _number(content: Any, score: GivenScore) -> float | None:
     for key in score.path:
         if content is None:
-            # Without ground truth there is no best threshold.
+            # Without ground truth, best_threshold is null.
             return None
         if not isinstance(content, dict) or key not in content:
             raise InputError(f"{score.file}: lacks {'.'.join(score.path)}; {AGAIN}")
@@ -110,7 +115,7 @@ def _number(content: Any, score: GivenScore) -> float | None:
 
 
 def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
-    """How a file's score was measured: "200 images of val, scale 1, flip, no CRF, supervision I+S (annotations)"."""
+    """How a score was measured, as text: "200 images of val, scale 1, flip, no CRF, supervision I+S (annotations)"."""
     of_maps = score.path[0] == "best_threshold"
     try:
         measured = content.get("protocol", content)
@@ -127,16 +132,16 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
 
 
 THE_PAPERS = "deeplabv2"
-"""The architecture that goes without saying."""
+"""The paper's architecture, which protocols do not mention."""
 
 AGAIN = "delete it and run the stage that writes it again"
 
 VAL = "val"
-"""What the saliency network is scored on, which its file need not say."""
+"""The split of scores whose file names none: those of the saliency network."""
 
 
 def reference(rows: Sequence[ScoredRow]) -> ScoredRow:
-    """The row that the others are compared with: the run itself, or the first."""
+    """The row with which the others are compared: the run itself, or the first row."""
     return next((row for row in rows if row.own), rows[0])
 
 
@@ -146,21 +151,22 @@ def headings(rows: Sequence[ScoredRow]) -> list[str]:
 
 
 def paper_headings(rows: Sequence[ScoredRow]) -> list[str]:
+    """The headings of the paper's figures, in the order of the rows."""
     return list(dict.fromkeys(heading for row in rows for heading in row.paper))
 
 
 def difference(value: float | None, other: float | None) -> float | None:
-    """How far a score is from another; None where one is missing."""
+    """The difference `value - other`; None if one is missing."""
     return None if value is None or other is None else value - other
 
 
 def ranked(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
-    """The rows that the paper has a figure for, from its best to its worst."""
+    """The rows that the paper has a figure for, from the best to the worst."""
     return sorted((row for row in rows if PAPER in row.paper), key=lambda row: -row.paper[PAPER])
 
 
 def order(rows: Sequence[ScoredRow], heading: str) -> list[Step]:
-    """The paper's order of the rows by pairs of neighbors, beside what a score of this run says."""
+    """The paper's order as pairs of neighboring rows, each with its scores under `heading` here."""
     return [
         Step(better.label, worse.label, (better.scores.get(heading), worse.scores.get(heading)))
         for better, worse in pairwise(ranked(rows))

@@ -1,13 +1,13 @@
-"""The paper's tables, the runs that its figures compare, and sweeps, as data: runs of which a few settings differ.
+"""Definitions of the paper's tables, of the runs that its figures compare, and of sweeps, as data.
 
-A row is the run with an overlay; getam.experiments.variants finds what it shares with the others. Figures of the paper
-stand beside as fractions, each under the protocol that the caption names.
+A row is the run with an overlay of a few settings; getam.experiments.variants finds which files it shares with other
+rows. The paper's figures are fractions of 1, measured under the protocol that the caption names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from getam.experiments.table_scores import PAPER
@@ -21,15 +21,15 @@ from getam.settings.maps import MAP_METHODS
 
 
 class Score(NamedTuple):
-    """A number in a file of a run."""
+    """A score: a number in a JSON file of a run."""
 
     heading: str
     file: str
-    """Name in the folder of the run."""
+    """Path in the folder of the run."""
     path: tuple[str, ...]
-    """Keys that lead to it."""
+    """Nested keys of the number in the file."""
     of: str
-    """The file whose settings decide it."""
+    """Path of the file on whose settings the score depends."""
 
 
 class Row(NamedTuple):
@@ -37,17 +37,17 @@ class Row(NamedTuple):
 
     label: str
     overlay: Mapping[str, Any]
-    """Settings in which it differs from the run."""
+    """Settings in which the row differs from the run."""
     paper: Mapping[str, float] = {}
-    """The paper's figures for it, by their headings."""
+    """The paper's figures for the row, by heading."""
     value: float | None = None
-    """Of the setting that the rows differ in, where that is a number."""
+    """Value of the setting in which the rows differ, if it is a number."""
     scores: tuple[Score, ...] | None = None
-    """In the place of the table's."""
+    """Scores of this row in place of the table's."""
     given: Mapping[str, float | None] = {}
-    """Scores that were measured elsewhere, by their headings."""
+    """Scores that were measured elsewhere, by heading."""
     split: str = "train"
-    """Whose images have the row's maps and pseudo labels."""
+    """The split for which the row's maps and pseudo labels are made."""
 
 
 class Table(NamedTuple):
@@ -58,9 +58,9 @@ class Table(NamedTuple):
     scores: tuple[Score, ...]
     rows: tuple[Row, ...]
     axis: str = ""
-    """The setting that the rows' values are of."""
+    """The setting that the rows' values belong to; empty if none."""
     ordered: bool = False
-    """Whether the paper's figures put the rows in an order that this run's scores can be compared with."""
+    """Whether the paper's figures order the rows, so that the order of this run's scores can be compared."""
 
 
 CLASSIFIER = Score(
@@ -82,18 +82,18 @@ DEEPLAB = Score("{segmenter}, val", path_of("deeplab_scores"), ("miou",), path_o
 END_TO_END = Score("End to end, val", path_of("end_to_end_scores"), ("miou",), path_of("end_to_end_scores"))
 OF_LABELS = (*LABELS[:2], DEEPLAB)
 SCORES = (CLASSIFIER, SALIENCY, MAPS, *LABELS, COVERAGE, DEEPLAB, END_TO_END)
-"""All that a sweep may change."""
+"""All scores that a sweep may change."""
 
 VAL, TEST = "val", "test"
 
 BACKBONES = {"ViT": 0.679, "Hybrid": 0.704, "DeiT": 0.66, "DeiT-distilled": 0.697}
-"""The paper's figures, by the names in tables.backbones."""
+"""The paper's figures of table 2, by the names in tables.backbones."""
 ALPHAS = {0.85: 0.692, 0.9: 0.704, 0.95: 0.7, 1: 0.689}
-"""The paper's figures."""
+"""The paper's figures of table 6, by alpha."""
 FUSIONS = ("sum", "product", "matmul")
 
 LABEL_MAKERS = {"activation": 0.704, "rrm": 0.626, "crf": 0.551}
-"""The paper's figures; a label method that it has not follows in table 7."""
+"""The paper's figures of table 7, whose order the table keeps; label methods that the paper lacks follow."""
 READOUTS = {"CAM, token ignored": "ignore", "CAM, token added": "add"}
 
 ABLATION = (
@@ -105,11 +105,11 @@ ABLATION = (
 
 def definitions(settings: Config) -> dict[str, Table]:
     """All comparisons by their names: table1 to table7, sweep, figure2 and figure7."""
-    return {name: _named(table, settings) for name, table in _definitions(settings).items()}
+    return {name: _with_segmenter(define(settings), settings) for name, define in _DEFINITIONS.items()}
 
 
-def _named(table: Table, settings: Config) -> Table:
-    """A table with the name of the network that its runs train on pseudo labels, of all together where they differ."""
+def _with_segmenter(table: Table, settings: Config) -> Table:
+    """Replaces {segmenter} by the name of the network that the table's runs train on pseudo labels."""
     own = settings.deeplab.architecture
     architectures = (row.overlay.get("deeplab", {}).get("architecture", own) for row in table.rows)
     titles = Titles(common_segmenter_title(architectures))
@@ -117,145 +117,126 @@ def _named(table: Table, settings: Config) -> Table:
     return table._replace(caption=titles.fill(table.caption), scores=scores)
 
 
-def _definitions(settings: Config) -> dict[str, Table]:
-    """All comparisons; {segmenter} stands for the network that is trained on pseudo labels."""
-    of_maps = {method: {"maps": {"method": method}} for method in MAP_METHODS}
-    of_labels = {method: {"completion": {"method": method}} for method in (LABEL_MAKERS | LABEL_METHODS)}
-    getam, cam = of_maps["getam"], of_maps["cam"]
-    cnn = {"classifier": settings.tables.cnn, **cam}
-    paths = (
-        ("Multi-stage", Score(VAL, *DEEPLAB[1:]), settings.tables.test_miou.multi_stage),
-        ("End to end", Score(VAL, *END_TO_END[1:]), settings.tables.test_miou.end_to_end),
+def _table1(settings: Config) -> Table:
+    return Table(
+        "Table 1: pseudo labels",
+        "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val, where its authors leave pixels "
+        "without a label out. In this run, train is the whole split that its networks are trained on, with SBD's "
+        "images if it has them; the pseudo labels of val are made by the networks that were trained on train.",
+        (MAPS, *LABELS, COVERAGE),
+        (Row("train", {}, {PAPER: 0.696}), Row("val", {}, {PAPER: 0.667}, split="val")),
     )
-    return {
-        "table1": Table(
-            "Table 1: pseudo labels",
-            "The paper's figures are the mIoU of pseudo labels on VOC 2012 train and val; its authors leave pixels "
-            "without a label out. This run's train is all that it trains on, with SBD's images where it has them; its "
-            "pseudo labels of val are made by the networks that were trained on train.",
-            (MAPS, *LABELS, COVERAGE),
-            (Row("train", {}, {PAPER: 0.696}), Row("val", {}, {PAPER: 0.667}, split="val")),
-        ),
-        "table2": Table(
-            "Table 2: backbones, trained end to end",
-            "The paper's figures are the mIoU on VOC 2012 val, each backbone with ImageNet's weights. Networks that "
-            "are trained from scratch differ in their architecture alone: a DeiT is then a ViT.",
-            (END_TO_END,),
-            tuple(
-                Row(name, {"end_to_end": overlay}, _figure(BACKBONES.get(name)))
-                for name, overlay in settings.tables.backbones.items()
-            ),
-            ordered=True,
-        ),
-        "table3": Table(
-            "Table 3: maps and label makers",
-            ABLATION,
-            (MAPS, *OF_LABELS),
-            tuple(
-                Row(
-                    f"{maps} + {LABEL_METHODS[labels].name}",
-                    {**overlay, **of_labels[labels]},
-                    _figure(figure),
-                )
-                for maps, overlay, figures in (
-                    ("GETAM", getam, {"activation": 0.704, "crf": 0.551}),
-                    ("ViT CAM", cam, {"activation": 0.553, "crf": None}),
-                    ("CNN CAM", cnn, {"activation": 0.647, "crf": None}),
-                )
-                for labels, figure in figures.items()
-            ),
-            ordered=True,
-        ),
-        "table4": Table(
-            "Table 4: both paths on PASCAL VOC 2012",
-            "The paper's figures are mIoU on VOC 2012, test as its server answered; the released ones are those of the "
-            "authors' checkpoint. This run's are of its own data set; test is what tables.test_miou says.",
-            (),
-            tuple(
-                Row(label, {}, figures, scores=(score,), given={TEST: test})
-                for (label, score, test), figures in zip(
-                    paths,
-                    (
-                        {"Paper, val": 0.706, "Paper, test": 0.704},
-                        {"Paper, val": 0.704, "Paper, test": 0.699, "Released, val": 0.717, "Released, test": 0.723},
-                    ),
-                    strict=True,
-                )
-            ),
-        ),
-        "table5": Table(
-            "Table 5: both paths on COCO 2014",
-            "The paper's figures are mIoU on COCO 2014 val; the released one is that of the authors' checkpoint. This "
-            "run's are of its own data set.",
-            (),
-            tuple(
-                Row(label, {}, figures, scores=(score,))
-                for (label, score, _), figures in zip(
-                    paths, ({}, {"Paper, val": 0.349, "Released, val": 0.364}), strict=True
-                )
-            ),
-        ),
-        "table6": Table(
-            "Table 6: share of activations that is not mined, alpha",
-            ABLATION,
-            OF_LABELS,
-            tuple(
-                Row(
-                    f"alpha {value_label(alpha)}",
-                    {"completion": {"method": "activation", "alpha": alpha}},
-                    _figure(ALPHAS.get(alpha)),
-                    value=alpha,
-                )
-                for alpha in settings.tables.alphas
-            ),
-            axis="completion.alpha",
-            ordered=True,
-        ),
-        "table7": Table(
-            "Table 7: label makers",
-            ABLATION,
-            (*OF_LABELS, COVERAGE),
-            tuple(
-                Row(capitalized(LABEL_METHODS[method].name), overlay, _figure(LABEL_MAKERS.get(method)))
-                for method, overlay in of_labels.items()
-            ),
-            ordered=True,
-        ),
-        "sweep": _sweep(settings),
-        "figure2": Table(
-            "Figure 2: class activation maps",
-            "Refined maps of one class of each image; the number of a method is the mIoU on train of its maps at their "
-            "best threshold.",
-            (MAPS,),
-            (
-                *(Row(label, {"classifier": {"readout": readout}, **cam}) for label, readout in READOUTS.items()),
-                # The baselines come before the paper's method, which MAP_METHODS has first.
-                *(
-                    Row(capitalized(MAP_METHODS[key].name), of_maps[key])
-                    for key in reversed(MAP_METHODS)
-                    if key != "cam"
-                ),
-                Row("CNN CAM", cnn),
-            ),
-        ),
-        "figure7": Table(
-            "Figure 7: values of maps by how blocks are fused",
-            "Raw maps of train, each divided by its maximum.",
-            (),
-            tuple(Row(fusion, {"maps": {"method": "getam", "fusion": fusion}}) for fusion in FUSIONS),
-        ),
-    }
 
 
-def _figure(value: float | None) -> dict[str, float]:
-    return {PAPER: value} if value else {}
+def _table2(settings: Config) -> Table:
+    return Table(
+        "Table 2: backbones, trained end to end",
+        "The paper's figures are the mIoU on VOC 2012 val, each backbone with ImageNet's weights. Networks that "
+        "are trained from scratch differ in their architecture alone: a DeiT is then a ViT.",
+        (END_TO_END,),
+        tuple(
+            Row(name, {"end_to_end": overlay}, _figure(BACKBONES.get(name)))
+            for name, overlay in settings.tables.backbones.items()
+        ),
+        ordered=True,
+    )
 
 
-def value_label(value: Any) -> str:
-    """A setting's value in a label: text as it is, 32 for 32.0, other values as JSON."""
-    if isinstance(value, str):
-        return value
-    return repr(value).removesuffix(".0") if isinstance(value, float) else json.dumps(value, default=str)
+def _table3(settings: Config) -> Table:
+    getam, cam, cnn = _maps("getam"), _maps("cam"), _cnn_maps(settings)
+    completion, crf = _labels("activation"), _labels("crf")
+    completion_name, crf_name = LABEL_METHODS["activation"].name, LABEL_METHODS["crf"].name
+    return Table(
+        "Table 3: maps and label makers",
+        ABLATION,
+        (MAPS, *OF_LABELS),
+        (
+            Row(f"GETAM + {completion_name}", getam | completion, {PAPER: 0.704}),
+            Row(f"GETAM + {crf_name}", getam | crf, {PAPER: 0.551}),
+            Row(f"ViT CAM + {completion_name}", cam | completion, {PAPER: 0.553}),
+            Row(f"ViT CAM + {crf_name}", cam | crf),
+            Row(f"CNN CAM + {completion_name}", cnn | completion, {PAPER: 0.647}),
+            Row(f"CNN CAM + {crf_name}", cnn | crf),
+        ),
+        ordered=True,
+    )
+
+
+def _table4(settings: Config) -> Table:
+    test = settings.tables.test_miou
+    return Table(
+        "Table 4: both paths on PASCAL VOC 2012",
+        "The paper's figures are the mIoU on VOC 2012 val and, by its evaluation server, on test; the released ones "
+        "are those of the authors' checkpoint. This run's scores are of its own data set; those of test are taken "
+        "from tables.test_miou.",
+        (),
+        (
+            Row(
+                "Multi-stage",
+                {},
+                {"Paper, val": 0.706, "Paper, test": 0.704},
+                scores=(DEEPLAB._replace(heading=VAL),),
+                given={TEST: test.multi_stage},
+            ),
+            Row(
+                "End to end",
+                {},
+                {"Paper, val": 0.704, "Paper, test": 0.699, "Released, val": 0.717, "Released, test": 0.723},
+                scores=(END_TO_END._replace(heading=VAL),),
+                given={TEST: test.end_to_end},
+            ),
+        ),
+    )
+
+
+def _table5(settings: Config) -> Table:
+    return Table(
+        "Table 5: both paths on COCO 2014",
+        "The paper's figures are the mIoU on COCO 2014 val; the released one is that of the authors' checkpoint. This "
+        "run's scores are of its own data set.",
+        (),
+        (
+            Row("Multi-stage", {}, scores=(DEEPLAB._replace(heading=VAL),)),
+            Row(
+                "End to end",
+                {},
+                {"Paper, val": 0.349, "Released, val": 0.364},
+                scores=(END_TO_END._replace(heading=VAL),),
+            ),
+        ),
+    )
+
+
+def _table6(settings: Config) -> Table:
+    return Table(
+        "Table 6: share of activations that is not mined, alpha",
+        ABLATION,
+        OF_LABELS,
+        tuple(
+            Row(
+                f"alpha {value_label(alpha)}",
+                {"completion": {"method": "activation", "alpha": alpha}},
+                _figure(ALPHAS.get(alpha)),
+                value=alpha,
+            )
+            for alpha in settings.tables.alphas
+        ),
+        axis="completion.alpha",
+        ordered=True,
+    )
+
+
+def _table7(settings: Config) -> Table:
+    return Table(
+        "Table 7: label makers",
+        ABLATION,
+        (*OF_LABELS, COVERAGE),
+        tuple(
+            Row(capitalized(LABEL_METHODS[method].name), _labels(method), _figure(LABEL_MAKERS.get(method)))
+            for method in LABEL_MAKERS | LABEL_METHODS
+        ),
+        ordered=True,
+    )
 
 
 def _sweep(settings: Config) -> Table:
@@ -267,3 +248,70 @@ def _sweep(settings: Config) -> Table:
     )
     rows = tuple(Row(f"{settings.sweep.key} = {value}", nest({path: value})) for value in settings.sweep.values)
     return Table(f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key)
+
+
+def _figure2(settings: Config) -> Table:
+    # The baselines come before the paper's method, which is the first of MAP_METHODS.
+    methods = [method for method in reversed(MAP_METHODS) if method != "cam"]
+    return Table(
+        "Figure 2: class activation maps",
+        "Refined maps of one class of each image. The number at a method is the mIoU on train of its maps at their "
+        "best threshold.",
+        (MAPS,),
+        (
+            *(Row(label, {"classifier": {"readout": readout}} | _maps("cam")) for label, readout in READOUTS.items()),
+            *(Row(capitalized(MAP_METHODS[method].name), _maps(method)) for method in methods),
+            Row("CNN CAM", _cnn_maps(settings)),
+        ),
+    )
+
+
+def _figure7(settings: Config) -> Table:
+    return Table(
+        "Figure 7: values of maps by how blocks are fused",
+        "Raw maps of train, each divided by its maximum.",
+        (),
+        tuple(Row(fusion, {"maps": {"method": "getam", "fusion": fusion}}) for fusion in FUSIONS),
+    )
+
+
+_DEFINITIONS: dict[str, Callable[[Config], Table]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "table4": _table4,
+    "table5": _table5,
+    "table6": _table6,
+    "table7": _table7,
+    "sweep": _sweep,
+    "figure2": _figure2,
+    "figure7": _figure7,
+}
+"""Name of a comparison -> its definition, in which {segmenter} stands for the network trained on pseudo labels."""
+
+
+def _maps(method: str) -> dict[str, Any]:
+    """The overlay for the maps of a method."""
+    return {"maps": {"method": method}}
+
+
+def _cnn_maps(settings: Config) -> dict[str, Any]:
+    """The overlay for the CAM of a CNN."""
+    return {"classifier": settings.tables.cnn} | _maps("cam")
+
+
+def _labels(method: str) -> dict[str, Any]:
+    """The overlay for the pseudo labels of a method."""
+    return {"completion": {"method": method}}
+
+
+def _figure(value: float | None) -> dict[str, float]:
+    """The paper's figure of a row; empty if the paper has none."""
+    return {PAPER: value} if value else {}
+
+
+def value_label(value: Any) -> str:
+    """A setting's value in a label: text as it is, 32 for 32.0, other values as JSON."""
+    if isinstance(value, str):
+        return value
+    return repr(value).removesuffix(".0") if isinstance(value, float) else json.dumps(value, default=str)

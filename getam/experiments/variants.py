@@ -1,7 +1,7 @@
-"""Variants of a run: the same run with a few settings changed, which share every file that does not depend on those.
+"""Variants of a run: the same run with a few settings changed, sharing every file that does not depend on the changes.
 
-Each part of a run depends on some of the settings, by itself or by what it is made of (PARTS). A variant's file lies in
-the folder that is named by the changes which matter for it: in that of the run itself where there are none.
+PARTS states on which settings each part of a run depends, directly or through the parts that it is made from. A file of
+a variant lies in a folder named after those changes that affect the file: in the run's own folder if none does.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from getam.settings.reading import merge
 from getam.settings.saliency import SaliencySettings
 
 Path = tuple[str, ...]
-"""Names that lead to a setting, ("maps", "fusion")."""
+"""The nested keys of a setting: ("maps", "fusion")."""
 
 Changes = Mapping[Path, Any]
 
 LONGEST_NAME = 80
+"""Longest folder name that spells out all changes, in letters; longer ones end in a hash."""
 
 
 class Part(NamedTuple):
-    """Files of a run that depend on the same settings: the artifacts of this part."""
+    """A part of a run: the artifacts that depend on the same settings."""
 
     name: str
     keys: tuple[str, ...]
-    """Sections and settings that the part depends on by itself, dotted."""
+    """Dotted keys of the sections and settings that the part depends on directly."""
     of: tuple[str, ...] = ()
-    """The parts that it is made of."""
+    """Names of the parts that it is made from."""
 
 
 PARTS = {
@@ -79,18 +80,18 @@ PARTS = {
 
 
 OF_A_SPLIT = frozenset(artifact.part for artifact in of_kind("shards"))
-"""Parts with a file for each image of a split that networks are trained on: of train, unless asked for otherwise."""
+"""Parts that are made image by image, of train or of another split (see `Variants.add_split`)."""
 
 
 class Variants:
-    """A run and its variants, each with its configuration and its files.
+    """A run and its variants, with the configuration and the files of each.
 
-    A variant goes by its name, which is that of its folder below results/: `demo/variants/completion.alpha-0.8`. So do
-    the run's pseudo labels of another split than train, which nothing is trained on: `demo/val`.
+    A variant is identified by the name of its folder below results/: `demo/variants/completion.alpha-0.8`. The run's
+    pseudo labels of another split, on which nothing is trained, have a name as well: `demo/val`.
     """
 
     def __init__(self, values: Mapping[str, Any], settings: Config) -> None:
-        """`values` and `settings`: the run's configuration, merged, and as it was read."""
+        """`values`: the run's merged configuration; `settings`: the same, validated."""
         self.values = values
         self.run = settings.run
         self._settings = {settings.run: settings}
@@ -98,25 +99,25 @@ class Variants:
         self._splits: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[str]:
-        """The names of all folders: the run's, the variants', and those of what several variants share."""
+        """The names of all folders: the run's, the variants', and those with files that several variants share."""
         return iter(self._settings)
 
     def __getitem__(self, name: str) -> Config:
-        """The settings that the files in a folder are made by."""
+        """The settings with which the files in a folder are made."""
         return self._settings[name]
 
     def add(self, overlay: Mapping[str, Any], *, source: str) -> str:
-        """Makes a variant known.
+        """Registers a variant.
 
         Args:
             overlay: the settings that differ, nested as in config.yaml.
-            source: what asks for it, for messages.
+            source: who asks for the variant, for messages.
 
         Returns:
-            Its name; the run's own where nothing differs.
+            The variant's name; the run's own if nothing differs.
 
         Raises:
-            InputError: the settings are not valid, or one of them cannot differ between variants of a run.
+            InputError: the settings are not valid, or one of them must not differ between variants of a run.
         """
         settings = validate_config(merge(self.values, overlay), source=source)
         changes = _changes(self._settings[self.run], settings)
@@ -131,7 +132,7 @@ class Variants:
         return self._register(changes)
 
     def add_split(self, split: str) -> str:
-        """Makes the pseudo labels of another split known, by the networks that were trained on train; their name."""
+        """Registers the pseudo labels of another split, made by the networks trained on train; returns their name."""
         name = f"{self.run}/{split}"
         self._settings[name] = self._settings[self.run]
         self._changes[name] = {}
@@ -139,22 +140,27 @@ class Variants:
         return name
 
     def split(self, name: str) -> str:
-        """The split whose images get maps and pseudo labels."""
+        """The split for whose images maps and pseudo labels are made."""
         return self._splits.get(name, "train")
 
     def _register(self, changes: Changes) -> str:
         name = f"{self.run}/variants/{_name(changes)}" if changes else self.run
         if name not in self._settings:
-            # Not validated: a part of valid changes may be none by itself, such as a CNN without its CAM.
+            # The settings are not validated: a subset of valid changes may be invalid alone, such as a CNN classifier
+            # without `maps.method: cam`.
             self._settings[name] = _changed(self._settings[self.run], changes)
             self._changes[name] = changes
         return name
 
     def file(self, name: str, file: str) -> str:
-        """Where a file of a run or of a variant is, from the folder that holds results/.
+        """The path of a file of a run or a variant, relative to the folder that contains results/.
+
+        Args:
+            name: the run or variant.
+            file: path within a run, such as "deeplab/metrics.json".
 
         Raises:
-            KeyError: no part of a run has such a file.
+            KeyError: no artifact of a run has such a path.
         """
         part = _part_of(file)
         if name in self._splits and part in OF_A_SPLIT:
@@ -164,8 +170,8 @@ class Variants:
         return f"results/{folder}/{file}"
 
     def files(self, name: str) -> dict[str, str]:
-        """{name in the folder of a run: where it is} of all files; {} where all lie in the run's own folder."""
-        found = {made.path: self.file(name, made.path) for made in ARTIFACTS if made.part}
+        """The paths of all files: {path within a run: actual path}; {} if all lie in the folder of `name` itself."""
+        found = {artifact.path: self.file(name, artifact.path) for artifact in ARTIFACTS if artifact.part}
         return {} if all(path == f"results/{name}/{file}" for file, path in found.items()) else found
 
 
@@ -175,7 +181,7 @@ def depends_on(file: str, path: Path) -> bool:
 
 
 def value_of(settings: BaseModel, path: Path) -> Any:
-    """A setting's value by its names."""
+    """The value of a setting, by its nested keys."""
     value: Any = settings
     for name in path:
         value = getattr(value, name)
@@ -184,7 +190,7 @@ def value_of(settings: BaseModel, path: Path) -> Any:
 
 @cache
 def _part_of(file: str) -> str:
-    """The part with the longest name that leads to the file."""
+    """The part of the artifact that contains the file; of nested artifacts, the innermost counts."""
     found = [
         (len(artifact.path), artifact.part)
         for artifact in ARTIFACTS
@@ -211,7 +217,7 @@ def _is_part_of(path: Path, key: str) -> bool:
 
 
 def _changes(base: Config, settings: Config) -> dict[Path, Any]:
-    """The settings that differ, in the order of the configuration; none of those that rerun nothing."""
+    """The settings that differ, in the order of the configuration, without those that never rerun a stage."""
     found = {}
     for path, field in leaves(Config):
         before, after = value_of(base, path), value_of(settings, path)
@@ -236,7 +242,7 @@ def _changed(settings: Model, changes: Changes) -> Model:
 
 
 def _name(changes: Changes) -> str:
-    """A folder's name that tells the changes as far as it can, and never names two."""
+    """A folder name that spells out the changes; if that is too long or unsafe, a hash makes it unique."""
     texts = [f"{'.'.join(path)}-{_text(value)}" for path, value in changes.items()]
     plain = "_".join(texts)
     if len(plain) <= LONGEST_NAME and re.fullmatch(r"[\w.-]+", plain, re.ASCII):

@@ -1,4 +1,4 @@
-"""A few telling images of a run on one page that holds its pictures: the worst, the best, the most unknown."""
+"""The contact sheet: one self-contained page with the best, the worst and the most unknown images of a run."""
 
 from __future__ import annotations
 
@@ -22,33 +22,39 @@ from getam.scores.images import image_iou
 from getam.system.files import UNKNOWN, read_gray, read_image, read_labels, voc_palette, write_text
 
 LOOKED_AT = 400
-"""Most images of a split that are chosen from, evenly spaced over its sorted ids."""
+"""Candidates: number of images of a split at most, evenly spaced over its sorted ids."""
 
 SHOWN = 8
-"""Most images of a kind."""
+"""Number of images at most in each group."""
 
 SIDE = 150
 """Longest side of a picture, pixels."""
 
 PICTURES = ("photograph", "ground_truth", "pseudo_labels", *PREDICTIONS, "saliency")
-"""What is shown of an image, in this order."""
+"""Layers that are shown of an image, in this order."""
 
 LABEL_SOURCES = ("pseudo_labels", *PREDICTIONS)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Candidate:
+    """An image with its IoU by source of labels, and the fraction of unknown pixels in its pseudo label."""
+
     row: IndexRow
     scores: Mapping[str, float]
     unknown: float | None
 
 
 def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classes: Sequence[str], shards: int) -> None:
-    """Writes the page `out`, at most a few MB, which needs no other file.
+    """Writes the page `out`, a few MB at most, which needs no other file; writes nothing for a run without labels.
 
-    Of LOOKED_AT images of each split, shows the SHOWN with the lowest and with the highest IoU of each source of labels
-    (a predicted 255 as background), and those with the most unknown pixels. Nothing is written for a run without
-    labels. `classes` are the names of the label values 1, 2, ...; of its per-image stages, the run has `shards`.
+    From LOOKED_AT candidates of each split it shows, for each source of labels, the SHOWN images with the lowest IoU (a
+    predicted 255 counts as background); of the pseudo labels also those with the highest IoU and with the most unknown
+    pixels.
+
+    Args:
+        classes: names of the label values 1, 2, ...
+        shards: number of shards of the run's per-image stages.
 
     Raises:
         InputError: a file can't be read; the message names it.
@@ -59,9 +65,9 @@ def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classe
     }
     files |= {layer: files_by_id([run / artifact.path], ".png") for layer, artifact in PREDICTIONS.items()}
     files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
-    seen = [_look(row, files) for row in _candidates(rows)]
+    candidates = [_scored(row, files) for row in _chosen_rows(rows)]
     titles = layer_titles(titles_of(run))
-    groups = {title: images for title, images in _groups(seen, titles) if images}
+    groups = {title: images for title, images in _groups(candidates, titles) if images}
     if not groups:
         return
     palette = voc_palette()
@@ -69,7 +75,7 @@ def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classe
     page = render(
         "contact_sheet.html",
         run=run.name,
-        looked_at=len(seen),
+        looked_at=len(candidates),
         total=len(rows),
         colors=[
             (name, "#" + palette[value].tobytes().hex())
@@ -77,20 +83,22 @@ def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classe
             if name in present or not value
         ],
         groups={
-            title: [(image.row, _facts(image, titles), list(_pictures(image.row, files, titles))) for image in images]
+            title: [
+                (image.row, _measures(image, titles), list(_pictures(image.row, files, titles))) for image in images
+            ]
             for title, images in groups.items()
         },
     )
     write_text(out, page)
 
 
-def _candidates(rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
+def _chosen_rows(rows: Sequence[IndexRow]) -> Iterator[IndexRow]:
     for split in dict.fromkeys(row.split for row in rows):
         members = sorted((row for row in rows if row.split == split), key=lambda row: row.id)
         yield from evenly_spaced(members, LOOKED_AT)
 
 
-def _look(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Seen:
+def _scored(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Candidate:
     scores, unknown = {}, None
     truth = read_labels(files["ground_truth"][row.id]) if row.id in files["ground_truth"] else None
     for layer in LABEL_SOURCES:
@@ -101,32 +109,36 @@ def _look(row: IndexRow, files: Mapping[str, Mapping[str, Path]]) -> _Seen:
             unknown = float((labels == UNKNOWN).mean())
         if truth is not None and truth.shape == labels.shape and (iou := image_iou(labels, truth)) is not None:
             scores[layer] = iou
-    return _Seen(row, scores, unknown)
+    return _Candidate(row, scores, unknown)
 
 
-def _groups(seen: Sequence[_Seen], titles: Mapping[str, str]) -> Iterator[tuple[str, list[_Seen]]]:
+def _groups(candidates: Sequence[_Candidate], titles: Mapping[str, str]) -> Iterator[tuple[str, list[_Candidate]]]:
+    """Yields the title and the images of each group."""
     for layer in LABEL_SOURCES:
-        # An id decides between equals, so that the page is the same every time.
-        ranked = sorted((image for image in seen if layer in image.scores), key=lambda i: (i.scores[layer], i.row.id))
+        # Ties are broken by the id, so that the page is the same every time.
+        scored = [image for image in candidates if layer in image.scores]
+        ranked = sorted(scored, key=lambda image: (image.scores[layer], image.row.id))
         most = min(SHOWN, len(ranked) // 2)
         yield f"{titles[layer]}: lowest IoU", ranked[:most]
         if layer == "pseudo_labels":
             yield f"{titles[layer]}: highest IoU", ranked[::-1][:most]
-    unknown = sorted((image for image in seen if image.unknown), key=lambda i: (-(i.unknown or 0), i.row.id))
+    unknown = sorted(
+        [image for image in candidates if image.unknown], key=lambda image: (-(image.unknown or 0), image.row.id)
+    )
     yield f"{titles['pseudo_labels']}: most unknown", unknown[:SHOWN]
 
 
-def _facts(image: _Seen, titles: Mapping[str, str]) -> str:
-    facts = [f"IoU {titles[layer]} {score:.3f}" for layer, score in image.scores.items()]
+def _measures(image: _Candidate, titles: Mapping[str, str]) -> str:
+    parts = [f"IoU {titles[layer]} {score:.3f}" for layer, score in image.scores.items()]
     if image.unknown is not None:
-        facts.append(f"{100 * image.unknown:.1f} % unknown")
-    return ", ".join(facts)
+        parts.append(f"{100 * image.unknown:.1f} % unknown")
+    return ", ".join(parts)
 
 
 def _pictures(
     row: IndexRow, files: Mapping[str, Mapping[str, Path]], titles: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Name and address of each layer's picture."""
+    """Yields the title of each layer that the image has, and its picture as a data URL."""
     scale = min(1.0, SIDE / max(row.height, row.width))
     size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
     for layer in PICTURES:
@@ -138,13 +150,13 @@ def _pictures(
             picture = Image.fromarray(read_gray(files[layer][row.id])).resize(size, Image.Resampling.BILINEAR)
         else:
             picture = label_picture(read_labels(files[layer][row.id]), size)
-        yield titles[layer], _address(picture, "JPEG" if layer == "photograph" else "PNG")
+        yield titles[layer], _data_url(picture, "JPEG" if layer == "photograph" else "PNG")
 
 
-def _address(picture: Image.Image, kind: str) -> str:
+def _data_url(picture: Image.Image, kind: str) -> str:
     file = io.BytesIO()
     if kind == "PNG":
-        # Few colors: a palette takes a third of the bytes.
+        # Label pictures have few colors: with a palette they take a third of the bytes.
         picture = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE) if picture.mode == "RGB" else picture
     picture.save(file, format=kind, quality=80)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""A sheet of maps: a row an image, a column a method, as an ordinary picture."""
+"""Draws a sheet of maps as one picture: a row for each image, a column for each method."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from getam.pages.pictures import heat_picture, label_picture
 from getam.system.names import shown_name
 
 TILE = 128
-"""Height and width of a tile, pixels; a picture lies in its middle."""
+"""Height and width of a tile, pixels; a smaller picture is centered in it."""
 GAP = 4
 LINE = 15
 """Height of a line of text."""
 LETTERS = 21
-"""Letters of a line that a tile has room for."""
+"""Number of letters that fit into the width of a tile."""
 PHOTOGRAPH_SHARE = 0.3
-"""Of a tile with a map: how much is the gray photograph, so that what the map shows can be seen."""
+"""Opacity of the gray photograph that is blended into a map, so that the map's objects can be recognized."""
 
 
 class SheetRow(NamedTuple):
@@ -35,10 +35,10 @@ class SheetRow(NamedTuple):
 
 
 def draw_sheet(headings: Sequence[Sequence[str]], rows: Sequence[SheetRow]) -> Image.Image:
-    """A sheet with photograph and ground truth before the maps.
+    """Draws a sheet with the columns photograph, ground truth, and the maps of each method.
 
     Args:
-        headings: lines above the column of each method.
+        headings: lines of text above the column of each method.
     """
     columns = [("photograph",), ("ground truth",), *headings]
     lines = max(map(len, columns))

@@ -1,4 +1,4 @@
-"""The overview of a run: scores with their protocols, plots, times and the settings that its files record."""
+"""The overview page of a run: scores with their protocols, plots, times, and the settings that its files record."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 from getam.pages.plots.run import captions, write_plots
 from getam.pages.rendering import render
-from getam.runs import summary as report
 from getam.runs.artifacts import PREDICTIONS, RECORDS, SCORE_FILES, capitalized
 from getam.runs.folder import Run
 from getam.runs.recorded import recorded_settings, setting_text, titles_of
+from getam.runs.summary import HEADINGS, score_rows, summarize
 from getam.runs.timings import duration, stage_times
 from getam.system.files import read_json, write_text
 
 CONFUSIONS = 8
-"""Most pairs of classes that the page names as confused."""
+"""Number of pairs of classes at most that the page lists as confused."""
 
 BROAD = 8.0
-"""A plot that is wider than this, inches, gets the page's whole width."""
+"""Plots wider than this, in inches, take the whole width of the page."""
 
 
 class _Confusion(NamedTuple):
@@ -30,17 +30,17 @@ class _Confusion(NamedTuple):
 
 
 def write_overview(run: Run, out: Path) -> None:
-    """Writes overview.html for the run in folder `run`, and its plots in plots/, into the existing folder `out`.
+    """Writes overview.html and plots/ for the run in folder `run` into the existing folder `out`.
 
-    The page opens from disk wherever the folder is copied to. Whatever the run doesn't have is left out; a contact
-    sheet is linked where it is in `out` already.
+    The page opens from disk, also where the folder is copied elsewhere. Results that the run doesn't have are left out;
+    the contact sheet is linked if `out` already contains it.
 
     Raises:
-        InputError: a file is not what its stage writes; the message names it.
+        InputError: a file has not the content that its stage writes; the message names it.
     """
     (out / "plots").mkdir()
     widths = write_plots(run, out / "plots")
-    summary, titles = report.summarize(run), titles_of(run)
+    summary, titles = summarize(run), titles_of(run)
     confusions = {
         capitalized(titles.fill(SCORE_FILES[section].title)): _largest_confusions(
             read_json(run / SCORE_FILES[section].path)
@@ -52,8 +52,8 @@ def write_overview(run: Run, out: Path) -> None:
     page = render(
         "overview.html",
         run=run.name,
-        headings=report.HEADINGS,
-        scores=[astuple(row) for row in report.score_rows(summary)],
+        headings=HEADINGS,
+        scores=[astuple(row) for row in score_rows(summary)],
         plots=[(name, caption, widths[name] > BROAD) for name, caption in captions(titles).items() if name in widths],
         confusions={title: pairs for title, pairs in confusions.items() if pairs},
         contact_sheet=(out / "contact_sheet.html").is_file(),
@@ -86,7 +86,7 @@ def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _largest_confusions(metrics: Mapping[str, Any]) -> list[_Confusion]:
-    """The pairs of classes with the largest share of the ground truth's pixels of one predicted as the other."""
+    """The pairs of classes with the largest fraction of the first one's pixels predicted as the second."""
     names: Sequence[str] = list(metrics["iou"])
     pairs = [
         (count / sum(counts), truth, names[column])
@@ -95,4 +95,4 @@ def _largest_confusions(metrics: Mapping[str, Any]) -> list[_Confusion]:
         if names[column] != truth and count
     ]
     pairs.sort(key=lambda pair: (-pair[0], pair[1:]))
-    return [_Confusion(truth, taken, f"{100 * share:.1f} %") for share, truth, taken in pairs[:CONFUSIONS]]
+    return [_Confusion(truth, prediction, f"{100 * share:.1f} %") for share, truth, prediction in pairs[:CONFUSIONS]]

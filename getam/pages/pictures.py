@@ -1,4 +1,4 @@
-"""Pictures of labels and maps, for the audit page and for the trainings' logs."""
+"""Draws label images and maps, for the pages and for the logs of trainings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from getam.training.double_backward import StepPictures
 
 SIDE = 160
-"""Least height and width of a tile in a training's picture, pixels."""
+"""Least size of the longer side of a tile in a training's picture, pixels."""
 CAPTION = 18
 ROWS = 4
 COLUMNS = ("image", "strongest map", "pseudo label", "prediction")
 
 
 def label_picture(labels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """Label values (H, W) in the VOC colors, unknown pixels hatched, at `size` (width, height)."""
-    shown = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    colors = voc_palette()[shown]
-    rows, columns = np.indices(shown.shape)
+    """Draws label values (H, W), uint8, in VOC's colors at `size` (width, height); unknown pixels (255) are hatched."""
+    resized = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    colors = voc_palette()[resized]
+    rows, columns = np.indices(resized.shape)
     stripe = (rows + columns) // 3 % 2 == 0
-    colors[(shown == UNKNOWN) & stripe] = 255
-    colors[(shown == UNKNOWN) & ~stripe] = 150
+    colors[(resized == UNKNOWN) & stripe] = 255
+    colors[(resized == UNKNOWN) & ~stripe] = 150
     return Image.fromarray(colors)
 
 
 def heat_picture(values: np.ndarray, size: tuple[int, int] | None = None) -> Image.Image:
-    """A map (H, W) in [0, 1] in the colors of viridis, at `size` (width, height) if one is given."""
+    """Draws a map (H, W) in [0, 1] in the colors of viridis, at `size` (width, height) or at its own."""
     picture = Image.fromarray((values.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8))
     if size is not None:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
@@ -41,12 +41,12 @@ def heat_picture(values: np.ndarray, size: tuple[int, int] | None = None) -> Ima
 
 
 def heat_colors() -> np.ndarray:
-    """viridis, whose order survives color blindness and gray printing: (256, 3), uint8."""
+    """The colors of viridis, which stay ordered for color-blind readers and in gray print: (256, 3), uint8."""
     return matplotlib.colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
 
 
 def training_picture(pictures: StepPictures) -> np.ndarray:
-    """The first images of a training step in rows: image, strongest map, pseudo label, prediction.
+    """Draws the first images of a training step, a row each: image, strongest map, pseudo label, prediction.
 
     Returns:
         (H, W, 3), uint8.
@@ -62,7 +62,7 @@ def training_picture(pictures: StepPictures) -> np.ndarray:
     for row in range(count):
         photograph = pictures.photographs[row].permute(1, 2, 0).float().round().clamp(0, 255).byte().cpu().numpy()
         peaks = pictures.maps[row].amax((1, 2), keepdim=True)
-        # Each map by its maximum, as completion compares them.
+        # Each map is divided by its maximum, as completion does before it compares classes.
         strongest = (pictures.maps[row] / peaks.where(peaks > 0, 1)).amax(0).float().cpu().numpy()
         prediction = pictures.logits[row].argmax(0).byte().cpu().numpy()
         tiles = (

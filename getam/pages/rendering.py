@@ -1,4 +1,4 @@
-"""Pages from the templates beside this module: everything that a page is given reaches it as text."""
+"""Renders pages from the jinja2 templates beside this module; all values are escaped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import jinja2
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template of getam/pages/templates makes of `values`; a value that it misses is an error."""
+    """Renders a template of getam/pages/templates with `values`.
+
+    Raises:
+        jinja2.UndefinedError: the template uses a value that is not given.
+        ValueError: a value that the template writes as JSON holds NaN.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("getam.pages"),
         autoescape=True,
@@ -16,6 +21,6 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # NaN is not JSON: a page that holds one would stay empty without saying why.
+    # NaN is not JSON: the scripts of a page with one would fail, and the page stay empty.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment.get_template(template).render(**values)

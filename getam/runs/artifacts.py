@@ -1,6 +1,7 @@
-"""What the stages of a run write, and what it is called: one table that the rules, the pages and the tables read.
+"""The table of artifacts: the files and folders that the stages of a run write, with their paths and titles.
 
-No stage that trains or maps may import it: an edit of a title must not train a network anew.
+Rules, pages and tables read it. No stage that trains a network or makes maps may import it, since an edit of a title
+would rerun that stage.
 """
 
 from __future__ import annotations
@@ -19,26 +20,27 @@ Kind = Literal["data", "weights", "training", "model", "scores", "shards", "pred
 class Artifact:
     """A file or a folder of a run.
 
-    Texts begin with a small letter where they are no names, and may hold `{segmenter}` and `{maps}`, the names that
-    `Titles` puts there.
+    Titles, headings and subjects start in lower case unless they are names. They may contain the placeholders
+    `{segmenter}` and `{maps}`, which `Titles.fill` replaces.
 
     Attributes:
-        name: by which code asks for it.
-        path: in the folder of the run.
-        stage: the rule that writes it; of saliency maps that are brought along, collect_saliency does.
-        kind: data (of the data set), weights (a note that pretrained weights are at hand), training (the folder of a
-            network that is trained: model.safetensors, model.json, perhaps TensorBoard's files), model (of one that is
-            imported), scores (a JSON file), shards (a folder of shards), predictions (a folder of label PNGs) or page
-            (what people read).
-        title: what it is called, beside others of its kind.
-        section: what its settings or its scores stand under, in recorded settings and in summary.json.
-        part: the part of a run that it belongs to, whose files depend on the same settings (experiments/variants.py).
-        record: files that record the settings that it was made by, as a pattern in the folder of the run.
-        heading: the title of those recorded settings.
-        subject: of a network, as a sentence names it: "Training of ...".
-        layer: what it is on the pages that show images.
-        suffix: of an image's file in its shards.
-        images: what its stage goes through, for an estimate of hours: train, val, both, or pairs of saliency.
+        name: key of the artifact in code.
+        path: path relative to the folder of the run.
+        stage: rule that writes it (the user's own saliency maps are written by collect_saliency instead).
+        kind: data (files of the data set), weights (a record that pretrained weights are at hand), training (folder
+            of a trained network: model.safetensors, model.json, perhaps TensorBoard's files), model (folder of an
+            imported network), scores (a JSON file), shards (a folder of shards), predictions (a folder of label PNGs)
+            or page (something for people to read).
+        title: name that distinguishes it from other artifacts of its kind.
+        section: key of its settings among the recorded settings, or of its scores in summary.json.
+        part: part of a run that it belongs to; the files of a part depend on the same settings, see
+            experiments/variants.py.
+        record: glob pattern, in the folder of the run, of the files that record the settings it was made with.
+        heading: title of those recorded settings.
+        subject: name of a network within a sentence, as in "Training of ...".
+        layer: name of its layer on the pages that show images.
+        suffix: suffix of an image's file in a shard or a folder of predictions.
+        images: what its stage processes, for an estimate of hours: train, val, both, or image/mask pairs.
     """
 
     name: str
@@ -155,13 +157,13 @@ ARTIFACTS = (
     Artifact("audit", "audit", "audit", "page"),
     Artifact("tables", "tables", "make_table", "page"),
 )  # fmt: skip
-"""Everything that a run can have, in the order of the workflow."""
+"""All artifacts of a run, in the order of the workflow."""
 
 BY_NAME = {artifact.name: artifact for artifact in ARTIFACTS}
 
 
 def path_of(name: str, *inside: str) -> str:
-    """Where an artifact lies in the folder of a run, or a file inside of it: path_of("maps", "{shard}").
+    """Path of an artifact, or of a file inside it, relative to the folder of the run: path_of("maps", "{shard}").
 
     Raises:
         KeyError: no artifact has this name.
@@ -170,47 +172,47 @@ def path_of(name: str, *inside: str) -> str:
 
 
 def of_kind(*kinds: Kind) -> tuple[Artifact, ...]:
-    """The artifacts of some kinds, in the order of the workflow."""
+    """The artifacts of the given kinds, in the order of the workflow."""
     return tuple(artifact for artifact in ARTIFACTS if artifact.kind in kinds)
 
 
 RECORDS = {artifact.section: artifact for artifact in ARTIFACTS if artifact.record}
-"""Section of recorded settings -> what was made by them."""
+"""Section of the recorded settings -> the artifact that was made with them."""
 
 SCORE_FILES = {artifact.section: artifact for artifact in of_kind("scores")}
-"""Section of summary.json -> the file that the scores come from."""
+"""Section of summary.json -> the file with its scores."""
 
 PREDICTIONS = {artifact.layer: artifact for artifact in of_kind("predictions") if artifact.layer}
-"""Layer of a network's predictions of val -> their folder; a network's section of summary.json has the same name."""
+"""Layer of a network's predictions on val -> their folder; the network's section of summary.json has the same name."""
 
 IN_SHARDS = {artifact.layer: artifact for artifact in of_kind("shards")}
-"""Layer of what is made of each training image -> its folder of shards."""
+"""Layer of a per-image result (maps, saliency, pseudo labels) -> its folder of shards."""
 
 ANY_SEGMENTER = "segmentation network"
-"""What networks of several architectures are called together."""
+"""Title of a score whose networks have different architectures."""
 
 
 def segmenter_title(architecture: str | None) -> str:
-    """The name of the network that is trained on pseudo labels.
+    """The name of the network that is trained on pseudo labels, such as "DeepLab".
 
     Args:
-        architecture: as its files record it; None of the paper's network where they do not, as earlier versions.
+        architecture: the one that its files record; None (earlier versions recorded none) is the paper's network.
     """
     known = SEGMENTERS.get("deeplabv2" if architecture is None else architecture)
     return known.title if known else str(architecture)
 
 
 def common_segmenter_title(architectures: Iterable[str | None]) -> str:
-    """The name of a score that networks of these architectures have: their name, or a general one for several."""
+    """The name of networks of these architectures: their own if they share it, otherwise ANY_SEGMENTER."""
     titles = {segmenter_title(architecture) for architecture in architectures}
     return titles.pop() if len(titles) == 1 else ANY_SEGMENTER
 
 
 def maps_title(method: str | None) -> str:
-    """What class activation maps are called.
+    """The name of the class activation maps, such as "GETAM maps".
 
     Args:
-        method: as their manifest records it; None where none does, as of maps that were brought along.
+        method: the one that their manifest records; None for maps without a manifest, such as the user's own.
     """
     if method is None:
         return "raw maps"
@@ -218,17 +220,17 @@ def maps_title(method: str | None) -> str:
 
 
 def capitalized(title: str) -> str:
-    """A title as a heading or the beginning of a line."""
+    """A title with its first letter in upper case, for a heading or the beginning of a line."""
     return title[:1].upper() + title[1:]
 
 
 @dataclass(frozen=True)
 class Titles:
-    """The names in a run of what differs between runs: its network that is trained on pseudo labels, and its maps."""
+    """The names that differ between runs: that of the network trained on pseudo labels, and that of the maps."""
 
     segmenter: str = segmenter_title(None)
     maps: str = maps_title(None)
 
     def fill(self, text: str) -> str:
-        """A text of the table, with the names in it."""
+        """Replaces the placeholders of an artifact's text by the names."""
         return text.format(segmenter=self.segmenter, maps=self.maps)

@@ -1,4 +1,4 @@
-"""How two runs differ: in scores, recorded settings, classes, and images' pseudo labels."""
+"""Compares two runs: their scores, recorded settings, classes, and the pseudo labels of their images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from getam.system.progress import progress
 
 @dataclass(frozen=True)
 class Change:
-    """A number of both runs; None where one has none."""
+    """A number in both runs, None where a run lacks it."""
 
     name: str
     a: float | None
@@ -36,9 +36,10 @@ class ScoreChange(Change):
     """A score of both runs.
 
     Attributes:
-        differing: what the two were measured by differently: heading -> (A, B). Then there is no difference to tell.
-        missing: the run that has no such score, "A" or "B".
-        classes: what the score is the mean of, the largest change first.
+        differing: where the protocols differ: heading -> (A, B). If any do, the scores are not comparable and `change`
+            is None.
+        missing: the run that lacks the score, "A" or "B"; empty if both have it.
+        classes: scores of the classes, of which the score is the mean, the largest change first.
     """
 
     differing: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class ScoreChange(Change):
 
 @dataclass(frozen=True)
 class SettingChange:
-    """A recorded setting by its dotted key, as it is shown; None where a run doesn't record it."""
+    """A recorded setting: its dotted key, and its value in each run as text; None where a run doesn't record it."""
 
     key: str
     a: str | None
@@ -61,7 +62,7 @@ class SettingChange:
 
 @dataclass(frozen=True)
 class ImageChange:
-    """The pseudo labels of one image: the share of pixels whose label differs, and its IoU in both runs."""
+    """The pseudo labels of one image: the fraction of pixels whose label differs, and the IoU in both runs."""
 
     id: str
     differing: float
@@ -70,11 +71,11 @@ class ImageChange:
 
 @dataclass(frozen=True)
 class ImageChanges:
-    """The images that were compared, the most differing first.
+    """The compared images, those that differ most first.
 
     Attributes:
-        total: images that have a pseudo label in both runs.
-        notes: what was left out, and why.
+        total: number of images with a pseudo label in both runs.
+        notes: sentences about what was left out, and why.
     """
 
     images: tuple[ImageChange, ...]
@@ -95,10 +96,11 @@ def compare_runs(a: Path, b: Path, *, most_images: int = 0) -> Comparison:
     """Compares the runs in two folders.
 
     Args:
-        most_images: images whose pseudo labels are compared, evenly spaced over their sorted ids; 0: all.
+        most_images: number of images at most whose pseudo labels are compared, evenly spaced over their sorted ids;
+            0 compares all.
 
     Raises:
-        InputError: a folder holds no run, or a file is not what its stage writes.
+        InputError: a folder holds no run, or a file has not the content that its stage writes.
     """
     summaries, records = [], []
     for run in (a, b):
@@ -118,15 +120,17 @@ def compare_runs(a: Path, b: Path, *, most_images: int = 0) -> Comparison:
 
 
 def _compare_data(a: Index | None, b: Index | None) -> dict[str, dict[str, tuple[str, str]]]:
-    """What two runs' data differ in: {split: {heading: (A, B)}}; nothing where a run has no index."""
+    """Differences between the data of two runs: {split: {heading: (A, B)}}; {} where a run has no index."""
     if a is None or b is None:
         return {}
     pairs = enumerate(zip_longest(a.classes, b.classes, fillvalue="none"), 1)
-    # The first that differs: there may be hundreds.
-    other = next(((f"{one} ({value})", f"{two} ({value})") for value, (one, two) in pairs if one != two), None)
+    # Only the first differing class is named: there may be hundreds.
+    other = next(
+        ((f"{name_a} ({value})", f"{name_b} ({value})") for value, (name_a, name_b) in pairs if name_a != name_b), None
+    )
     found: dict[str, dict[str, tuple[str, str]]] = {}
     for split in ("train", "val", "test"):
-        # Ids alone may be the same in two data sets.
+        # Two data sets may share ids, so sizes and labels are compared as well.
         of_a, of_b = ({(row.id, row.height, row.width, row.labels) for row in index.split(split)} for index in (a, b))
         found[split] = {"Class": other} if other else {}
         if of_a != of_b:
@@ -152,7 +156,7 @@ def _compare_scores(
             if value != other.protocol[heading]
         }
         if one.row.supervision != ABSENT:
-            # The saliency network's images are none of the index.
+            # Scores of the saliency network (without supervision) are measured on images outside of the index.
             differing |= other_data.get(one.row.split, {})
         classes = () if differing else _compare_classes(one.classes, other.classes)
         changes.append(ScoreChange(name, one.number, other.number, differing, classes=classes))
@@ -160,14 +164,14 @@ def _compare_scores(
 
 
 def _identity(score: Measured) -> tuple[str, ...]:
-    """What two scores have to share to be set side by side; their networks may have other names."""
-    # The section of the pseudo labels has the maps' score too, which its source tells from theirs.
+    """Key by which the scores of two runs are paired; it leaves out the names of the networks, which may differ."""
+    # The section of the pseudo labels holds the maps' score as well; their sources tell them apart.
     source = "" if score.section in PREDICTIONS else score.source
     return score.section, source, score.measure, score.row.unknown
 
 
 def _name(*scores: Measured) -> str:
-    """What a score of both runs is called: "DeepLab / SegFormer mIoU" where their networks have other names."""
+    """The name of a score of both runs: "DeepLab / SegFormer mIoU" where their networks have different names."""
     sources, unknown = dict.fromkeys(score.source for score in scores), scores[0].row.unknown
     name = f"{' / '.join(sources)} {scores[0].measure}"
     return f"{name}, 255 {unknown}" if unknown in PROTOCOL_TITLES.values() else name
@@ -198,7 +202,7 @@ def _compare_settings(a: Sequence[Recorded], b: Sequence[Recorded]) -> list[Sett
 def _shown_values(stage: Recorded | None) -> dict[str, str] | None:
     if stage is None:
         return None
-    # A fact may bear a setting's name.
+    # Facts are put in brackets, since one may have the same name as a setting.
     facts = {f"({key})": setting_text(value) for key, value in stage.facts.items()}
     return {key: setting_text(value) for key, value in stage.settings.items()} | facts
 

@@ -1,4 +1,4 @@
-"""What a training wrote of its progress, for TensorBoard or in its model's description, as arrays."""
+"""Reads the curves of a training, from its TensorBoard files or from its model.json, as arrays."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from getam.system.files import read_json
 
 
 class Curve(NamedTuple):
-    """A value of a training by its steps: (N,), int64, ascending, and (N,), float64, finite."""
+    """A scalar of a training: its steps (N,), int64, ascending, and its values (N,), float64, finite."""
 
     steps: np.ndarray
     values: np.ndarray
 
 
 def training_curves(training: Path) -> dict[str, Curve]:
-    """The scalars of a training's folder by their tags, sorted; nothing where it has none.
+    """Reads the TensorBoard scalars in a training's folder: {tag: curve}, sorted by tag; {} where there are none.
 
-    What a training wrote again after it was stopped takes the place of what it wrote before.
+    Where a resumed training wrote a step a second time, the later value counts.
     """
     folder = training / "tensorboard"
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
-    # Here and not above: it takes seconds to import.
+    # Imported here since it takes seconds.
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-    # It tells of every file that it comes to the end of.
+    # It logs every file whose end it reaches.
     logging.getLogger("tensorboard").setLevel(logging.WARNING)
-    # 0: all of them; without it, a sample. Pictures are not read.
+    # 0 reads all scalars, the default only a sample. One picture is kept at most, to save memory.
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, "images": 1})
     events.Reload()
     curves = {}
@@ -44,7 +44,7 @@ def training_curves(training: Path) -> dict[str, Curve]:
 
 
 def epoch_curves(training: Path) -> dict[str, Curve]:
-    """The means of each epoch that model.json has, by the tags of `training_curves`; their steps are epochs, from 1."""
+    """Reads the means of each epoch in model.json, by the tags of `training_curves`; steps are epochs, from 1."""
     path = training / "model.json"
     history = read_json(path).get("history") if path.is_file() else None
     curves: dict[str, list[tuple[int, float]]] = {}
@@ -62,7 +62,7 @@ def epoch_curves(training: Path) -> dict[str, Curve]:
 
 
 def smoothed(curve: Curve, *, window: int) -> Curve:
-    """The mean over `window` neighbours, fewer at the ends: what noise a loss has hides where it goes."""
+    """The running mean over `window` neighbors, fewer at the ends, which shows the trend of a noisy loss."""
     sums = np.concatenate([[0.0], curve.values.cumsum()])
     positions = np.arange(len(curve.values))
     first, last = np.maximum(positions - window // 2, 0), np.minimum(positions + window // 2 + 1, len(positions))
@@ -70,7 +70,7 @@ def smoothed(curve: Curve, *, window: int) -> Curve:
 
 
 def thinned(curve: Curve, *, most: int) -> Curve:
-    """At most `most` points, evenly spaced, first and last among them."""
+    """At most `most` points of a curve, evenly spaced, the first and the last included."""
     if len(curve.steps) <= most:
         return curve
     kept = np.linspace(0, len(curve.steps) - 1, most).round().astype(int)

@@ -1,4 +1,4 @@
-"""Where the files of a run are: in its folder, or in those of the runs that it shares files with."""
+"""Finds the files of a run: in its own folder, or in those of the runs that it shares files with."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 
 class RunFolder:
-    """The folder of a variant of a run, whose files lie in several folders.
+    """A variant of a run, whose files lie in several folders, used like the Path of a single folder.
 
-    A file is named as in the folder of a run that has everything, `folder / "deeplab/metrics.json"`, by its whole name:
-    what is beside it may lie elsewhere.
+    A file is addressed by its whole path within a run, `folder / "deeplab/metrics.json"`; its siblings may lie in other
+    folders.
     """
 
     def __init__(self, folder: Path, files: Mapping[str, Path]) -> None:
-        """`files`: {name of a file or a folder: where it is}; what is below none of these names lies in `folder`."""
+        """`files`: {path of a file or folder within a run: where it is}; everything else lies in `folder`."""
         self._folder = folder
         self._files = files
 
     @property
     def name(self) -> str:
-        """What pages call the run."""
+        """The name of the run on pages."""
         return self._folder.name
 
     def __fspath__(self) -> str:
@@ -34,7 +34,7 @@ class RunFolder:
         return self._files[longest] / file.removeprefix(longest).lstrip("/")
 
     def glob(self, pattern: str) -> Iterator[Path]:
-        """The files that a pattern names, whose part before the first `*` is the name of one folder or file."""
+        """The files that match a pattern, whose part before the first `*` must be the path of one folder or file."""
         name, star, rest = pattern.partition("*")
         if star:
             yield from (self / name.rstrip("/")).glob(star + rest)
@@ -43,4 +43,4 @@ class RunFolder:
 
 
 Run = Path | RunFolder
-"""A run to read: its folder, where every file is in it."""
+"""A run to read: its folder, or a RunFolder where its files lie in several."""

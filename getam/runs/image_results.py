@@ -1,6 +1,6 @@
-"""What a run has of an image, as layers of the audit page: label values, rules and maps, and scores beside each other.
+"""The results of a run for each image, as layers of the audit page: labels, rules of Eq. 5, maps, and scores.
 
-Imports torch only where a rule has to be computed: the processes that make the page start seconds faster without.
+Imports torch only where a rule has to be computed, since the processes that make the page start seconds faster without.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from getam.settings.completion import LABEL_METHODS, CompletionSettings
 from getam.system.files import UNKNOWN, read_array, read_gray, read_labels
 
 LAYERS = ("photograph", *IN_SHARDS, "rules", "ground_truth", *PREDICTIONS)
-"""What can be shown of an image, in the order of the page."""
+"""The layers that an image can have, in the order of the page."""
 
 LABEL_LAYERS = ("pseudo_labels", "ground_truth", *PREDICTIONS)
-"""Those whose values are label values."""
+"""The layers whose values are label values."""
 
 IMAGE_SCORES = ("excluded", "background", *PREDICTIONS)
-"""The IoUs of an image: of its pseudo label under two protocols, and of each network's prediction."""
+"""The IoUs of an image: that of its pseudo label under two protocols, and that of each network's prediction."""
 
 SHARES = {
     "coverage": "labelled",
@@ -37,7 +37,7 @@ SHARES = {
     "mined": "mined",
     "conflict": "conflict",
 }
-"""Shares of an image's pixels, by its pseudo label and by the rules."""
+"""Fractions of an image's pixels, from its pseudo label and from the rules: key -> title."""
 
 
 def layer_titles(titles: Titles) -> dict[str, str]:
@@ -46,9 +46,9 @@ def layer_titles(titles: Titles) -> dict[str, str]:
     Args:
         titles: of the run, as getam.runs.recorded.titles_of reads them.
     """
-    made = {layer: titles.fill(artifact.title) for layer, artifact in (IN_SHARDS | PREDICTIONS).items()}
+    results = {layer: titles.fill(artifact.title) for layer, artifact in (IN_SHARDS | PREDICTIONS).items()}
     others = {"photograph": "photograph", "rules": "rules of Eq. 5", "ground_truth": "ground truth"}
-    return {layer: (others | made)[layer] for layer in LAYERS}
+    return {layer: (others | results)[layer] for layer in LAYERS}
 
 
 def score_titles(titles: Titles) -> dict[str, str]:
@@ -62,12 +62,13 @@ def score_titles(titles: Titles) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Where the layers of an image are.
+    """The files of an image's layers.
 
     Attributes:
-        values: the label values of its classes, ascending.
-        completion: how its pseudo label was made; None where no rule of Eq. 5 made it.
-        rejected: whether a person's verdict has left out or blanked its pseudo label.
+        values: label values of the image's classes, ascending.
+        paths: layer -> file, for the layers that exist.
+        completion: settings with which the rules of Eq. 5 made its pseudo label; None where another method made it.
+        rejected: whether a person's verdict left out its pseudo label or set it to unknown.
     """
 
     row: IndexRow
@@ -79,12 +80,12 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageLayers:
-    """The layers of an image but for its photograph.
+    """The layers of an image except its photograph; None where the run has no such layer.
 
     Attributes:
-        labels: label values and rules by layer, (H, W), uint8.
+        labels: layer -> label values, or values of Decision for the rules, (H, W), uint8.
         saliency: (H, W), uint8.
-        raw, refined: (K, h, w), >= 0, one a class.
+        raw, refined: (K, h, w), >= 0, one map a class.
     """
 
     labels: dict[str, np.ndarray]
@@ -94,9 +95,9 @@ class ImageLayers:
 
 
 def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], shards: int) -> list[ImageFiles]:
-    """Looks up what the run in folder `run` has of each row.
+    """Finds the files that the run in folder `run` has for each row.
 
-    Shards beyond `shards` are of an earlier, larger number and not looked at.
+    Only the first `shards` shards are read; others are left from a run that was cut into more of them.
 
     Raises:
         InputError: a manifest of pseudo labels can't be read.
@@ -109,7 +110,7 @@ def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], sh
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
     for folder in shard_folders(run / path_of("pseudo_labels"), shards):
-        # Labels that are brought along have no manifest.
+        # The user's own labels have no manifest.
         manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
         rejected |= {*manifest.get(REJECTED, ())}
         completion[folder] = _completion(manifest.get("settings", {}))
@@ -133,7 +134,7 @@ def _completion(settings: Mapping[str, object]) -> CompletionSettings | None:
 
 
 def read_layers(files: ImageFiles) -> ImageLayers:
-    """Reads what there is of an image.
+    """Reads the layers that an image has.
 
     Raises:
         InputError: a file can't be read, or has another size or number of classes than the index says.
@@ -185,7 +186,7 @@ def _rules(
 
 
 def scores_and_shares(labels: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """Keys of IMAGE_SCORES and SHARES -> a fraction; None where the image has none."""
+    """Computes an image's scores and shares: keys of IMAGE_SCORES and SHARES -> a fraction, None if unknown."""
     values: dict[str, float | None] = dict.fromkeys((*IMAGE_SCORES, *SHARES))
     pseudo, rules, truth = (labels.get(name) for name in ("pseudo_labels", "rules", "ground_truth"))
     if pseudo is not None:

@@ -1,4 +1,4 @@
-"""The settings that a run's files were made by, as the files themselves record them."""
+"""Reads the settings that a run's files were made with, as the files themselves record them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from getam.runs.folder import Run
 from getam.system.files import read_json
 
 LISTS = ("ids", "classes", "history", "splits", "repeated", "turned", "rejected")
-"""Entries that are no settings but what was found or done."""
+"""Entries of manifests and descriptions that record data or results rather than settings."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the files of one stage say.
+    """What the files of one stage record.
 
-    `settings` are the stage's own, by dotted keys; `facts` the rest: version of the package, supervision, numbers.
+    `settings` are the stage's own, by dotted keys; `facts` is the rest: package version, supervision, counts.
     """
 
     section: str
@@ -32,27 +32,27 @@ class Recorded:
 
 
 def recorded_settings(run: Run) -> list[Recorded]:
-    """What the run in folder `run` records, in the order of the workflow; a stage that didn't run is left out.
+    """Reads what the run in folder `run` records, in the order of the workflow, without the stages that didn't run.
 
     Raises:
-        InputError: a file is not what its stage writes.
+        InputError: a file has not the content that its stage writes.
     """
     found = []
-    for made in RECORDS.values():
-        # Sorted: shards of an earlier, larger number come after those that are used now.
-        paths = sorted(run.glob(made.record))
+    for artifact in RECORDS.values():
+        # Sorted by name, so that shards left from a run that was cut into more of them come last.
+        paths = sorted(run.glob(artifact.record))
         if paths:
-            found.append(_read(run, made, paths))
+            found.append(_read(run, artifact, paths))
     return found
 
 
 def titles_of(run: Run) -> Titles:
-    """The names in a run of what differs between runs, by what its files record.
+    """Gives the names of the run's network and maps, from the architecture and the method that its files record.
 
     Raises:
-        InputError: a file is not what its stage writes.
+        InputError: a file has not the content that its stage writes.
     """
-    # The scores name the architecture too: those of a model that lies elsewhere.
+    # If the model lies elsewhere, the scores still name its architecture.
     architecture = _recorded(run / path_of("deeplab", "model.json"), "settings", "architecture") or _recorded(
         run / path_of("deeplab_scores"), "protocol", "architecture"
     )
@@ -62,33 +62,33 @@ def titles_of(run: Run) -> Titles:
 
 
 def _recorded(path: Path, *keys: str) -> str | None:
-    """A text of a file by the keys that lead to it; None where there is none."""
+    """The text under nested keys of a JSON file; None where there is none."""
     value: Any = _content(path) if path.is_file() else None
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, str) else None
 
 
-def _read(run: Run, made: Artifact, paths: list[Path]) -> Recorded:
+def _read(run: Run, artifact: Artifact, paths: list[Path]) -> Recorded:
     contents = [_content(path) for path in paths]
     first = contents[0]
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}
     settings, facts = first.get("settings", {}), rest
-    if made.section == "data":
+    if artifact.section == "data":
         settings, facts = (
             rest,
             {f"{name} images": split.get("images") for name, split in first.get("splits", {}).items()},
         )
-    if made.kind == "shards":
+    if artifact.kind == "shards":
         facts = facts | {
             "images": sum(len(content.get("ids", ())) for content in contents),
             "shards": len(paths),
         }
         if any(content.get("settings") != first.get("settings") for content in contents):
-            facts["note"] = "the shards were made by different settings; these are the first's"
+            facts["note"] = "the shards were made by different settings; these are the first shard's"
     if "classes" in first:
         facts = facts | {"classes": len(first["classes"])}
-    return Recorded(made.section, os.path.relpath(paths[0], run), dict(dotted(settings)), dict(dotted(facts)))
+    return Recorded(artifact.section, os.path.relpath(paths[0], run), dict(dotted(settings)), dict(dotted(facts)))
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def dotted(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested dicts by dotted keys; a list is a value."""
+    """Yields (dotted key, value) for the leaves of nested dicts; lists and empty dicts are leaves."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from dotted(value, prefix=f"{prefix}{key}.")
@@ -108,7 +108,7 @@ def dotted(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str
 
 
 def setting_text(value: Any) -> str:
-    """A setting as it is written in YAML, nearly: JSON, with texts as they are."""
+    """A setting as text, nearly as in YAML: strings as they are, other values as JSON."""
     if isinstance(value, str):
         return value or '""'
     return json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""Every score of a run in one place: the content of summary.json, and its rows as they are shown.
+"""Gathers all scores of a run: the content of summary.json, and the rows of its table.
 
-The scores are what the evaluating stages left in their JSON files, as fractions of 1; nothing is computed
-here. A run that took only one of the two paths has no files of the other, whose section is then left out.
+The scores are read from the JSON files of the evaluating stages, as fractions of 1; nothing is computed here. Sections
+whose file does not exist are left out, as in a run that took only one of the two paths.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PROTOCOL_TITLES = {
     "background": "as background",
     "wrong": "as wrong",
 }
-"""What each protocol does with a pixel that is predicted as 255, in the order of the report."""
+"""Protocol -> what it does with a pixel that is predicted as 255, in words; in the order of the summary."""
 
 ABSENT = "-"
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score with its protocol, each field as it is shown."""
+    """One score with its protocol, each field as text."""
 
     score: str
     value: str
@@ -43,14 +43,15 @@ HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "
 
 @dataclass(frozen=True)
 class Measured:
-    """One score as a number, beside the row that shows it.
+    """One score as a number, with the row that shows it.
 
     Attributes:
-        section: of summary.json, which has the score.
-        source: what the score is of, as it is shown: "SegFormer"; a run with another network has another.
-        measure: what it says of that: "mIoU".
-        classes: what the score is the mean of; None for a class that nothing says anything about.
-        inference: the row's, without what is found rather than set, as the best threshold is.
+        section: section of summary.json that contains the score.
+        source: what was scored, as text: "SegFormer" in one run, "DeepLab" in another.
+        measure: the measure: "mIoU".
+        classes: scores of the classes, of which the score is the mean; None for a class without one.
+        inference: inference settings that two comparable scores share; unlike the row's, without values that were
+            found rather than set, such as the best threshold.
     """
 
     row: ScoreRow
@@ -63,7 +64,7 @@ class Measured:
 
     @property
     def protocol(self) -> dict[str, str]:
-        """What two scores have to share to be compared, by the headings of the table."""
+        """What two scores must have in common to be comparable: heading of the table -> text."""
         shared = (self.row.split, self.row.images, self.row.unknown, self.inference, self.row.supervision)
         return dict(zip(HEADINGS[2:], shared, strict=True))
 
@@ -75,7 +76,9 @@ def summarize(run: Run) -> dict[str, Any]:
     A key starts with the split that it was measured on, as in `deeplab.val_miou` and
     `pseudo_labels.train_miou.excluded`. All scores lie in [0, 1]; the IoU of a class is None where
     neither ground truth nor prediction contain it.
-    Raises InputError, naming the file and the key, for a file that lacks one.
+
+    Raises:
+        InputError: a file lacks a key; the message names both.
     """
     summary = {}
     for section, artifact in SCORE_FILES.items():
@@ -155,12 +158,20 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 
 def score_rows(summary: Mapping[str, Any]) -> list[ScoreRow]:
-    """The scores of `summarize` in the order of the workflow, values with three decimals."""
+    """The rows of the table of scores, in the order of the workflow, values with three decimals.
+
+    Args:
+        summary: the result of `summarize`.
+    """
     return [measured.row for measured in measured_scores(summary)]
 
 
 def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
-    """The scores of `summarize` in the order of the workflow."""
+    """The scores in a summary, in the order of the workflow.
+
+    Args:
+        summary: the result of `summarize`.
+    """
     scores = []
     if classifier := summary.get("classifier"):
         split = classifier["split"]
@@ -212,11 +223,11 @@ def _measured(
     compared: str | None = None,
     supervision: str = ABSENT,
 ) -> Measured:
-    """A score with its row.
+    """Makes a score with its row.
 
     Args:
-        scores: the section of `summarize`, which says the split and the number of images.
-        compared: what of the inference two scores have to share to be compared; None: all.
+        scores: section of the summary, which names the split and the number of images.
+        compared: inference settings that two comparable scores share; None: all of `inference`.
     """
     row = ScoreRow(
         f"{source} {measure}",
@@ -231,13 +242,13 @@ def _measured(
 
 
 def source_title(summary: Mapping[str, Any], section: str) -> str:
-    """What the scores of a section are of, as a heading: by the architecture that they were measured with."""
+    """The title of a section's scores, which names the architecture that they were measured with."""
     architecture = summary.get("deeplab", {}).get("protocol", {}).get("architecture")
     return capitalized(Titles(segmenter_title(architecture)).fill(SCORE_FILES[section].title))
 
 
 def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Section, title and scores of each network that segments."""
+    """Yields section, title and scores of each segmentation network in a summary."""
     for section in PREDICTIONS:
         if scores := summary.get(section):
             yield section, source_title(summary, section), scores
@@ -247,8 +258,8 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
     split = labels["split"]
     supervision = describe_supervision(labels["supervision"], labels)
     if best := labels["best_threshold"]:
-        # Neither completion nor saliency in this one, and the ground truth chose the threshold: an upper
-        # bound of what a threshold on the maps can give.
+        # This score involves neither completion nor saliency. The ground truth chose the threshold, so it is an upper
+        # bound for any threshold on the maps.
         chosen = f"the best on {split}"
         yield _measured(
             "pseudo_labels",
@@ -276,13 +287,13 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
 
 
 def describe_supervision(used: str, scores: Mapping[str, Any]) -> str:
-    """What the networks learned from, and where the image labels among it come from: "I+S (annotations)"."""
+    """What the networks learned from, with the origin of the image labels in brackets: "I+S (annotations)"."""
     source = scores.get("image_labels")
     return f"{used} ({source})" if source else used
 
 
 def describe_inference(protocol: Mapping[str, Any]) -> str:
-    """How a network's predictions were made, from what its scores say: "scale 1, flip, no CRF"."""
+    """How a network's predictions were made, according to the protocol of its scores: "scale 1, flip, no CRF"."""
     key = "squares" if protocol["squares"] else "scales"
     sizes = protocol[key]
     parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
@@ -292,12 +303,12 @@ def describe_inference(protocol: Mapping[str, Any]) -> str:
 
 
 def three_decimals(value: float | None) -> str:
-    """A score as it is shown everywhere: three decimals, or what stands for none."""
+    """A score as text: three decimals, or a dash for None."""
     return ABSENT if value is None else f"{value:.3f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference with its sign; no sign where three decimals show none."""
+    """A difference with its sign and three decimals; 0.000 has no sign, None is a dash."""
     if value is None:
         return ABSENT
     return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"

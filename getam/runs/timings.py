@@ -1,4 +1,4 @@
-"""What the stages of a run took: Snakemake's benchmark files, the shards of a stage summed."""
+"""Time and memory of the stages of a run, from Snakemake's benchmark files; the shards of a stage are summed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageTime:
-    """What all jobs of a stage took together.
+    """Time and memory of all jobs of a stage.
 
-    `seconds` is their sum, whether they ran at the same time or not; `longest` that of the longest job; `max_rss` the
-    most memory of any, MB, None where no job ran long enough to be measured.
+    `seconds` is the sum over the jobs, even if they ran at the same time; `longest` the seconds of the longest job;
+    `max_rss` the largest memory of a job, MB, None if no job ran long enough to be measured.
     """
 
     stage: str
@@ -28,9 +28,9 @@ class StageTime:
 
 
 def stage_times(run: Run) -> list[StageTime]:
-    """The stages of the run in folder `run`, from benchmarks/<stage>.tsv and benchmarks/<stage>/*.tsv, longest first.
+    """Reads benchmarks/<stage>.tsv and benchmarks/<stage>/*.tsv of the run in folder `run`; longest stage first.
 
-    A file that is not what Snakemake writes is left out, with a warning: a run's scores don't hang on it.
+    A file that is no benchmark is left out with a warning, since scores do not depend on it.
     """
     folder = run / "benchmarks"
     jobs: dict[str, list[tuple[float, float]]] = {}
@@ -50,18 +50,18 @@ def stage_times(run: Run) -> list[StageTime]:
 
 
 def _megabytes(text: str) -> float:
-    """NaN for a job that ended before Snakemake looked at it."""
+    """Memory in MB; NaN for a job that ended before Snakemake measured it."""
     return math.nan if text in ("", "-", "NA") else float(text)
 
 
 def _summed(stage: str, lines: list[tuple[float, float]]) -> StageTime:
-    seconds = [each for each, _ in lines]
+    seconds = [time for time, _ in lines]
     measured = [memory for _, memory in lines if not math.isnan(memory)]
     return StageTime(stage, len(lines), sum(seconds), max(seconds), max(measured, default=None))
 
 
 def duration(seconds: float) -> str:
-    """3.4 s, 2 min 07 s, 5 h 12 min."""
+    """A duration as text: 3.4 s, 2 min 07 s, 5 h 12 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

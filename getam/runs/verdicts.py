@@ -1,4 +1,4 @@
-"""What a person says of the images of a run: the file that the audit page exports."""
+"""Reads a person's verdicts on the images of a run, from a file that the audit page exports."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ WORDS: tuple[str, ...] = get_args(Word)
 COLUMNS = ("id", "verdict", "note")
 
 MAX_BYTES = 64_000_000
-"""Largest file that is read: 100,000 images with long notes have less."""
+"""Size limit of the file; 100,000 images with long notes stay below."""
 
 CURE = "export it from the audit page again"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of one image."""
+    """A person's verdict on one image."""
 
     id: str
     word: str
@@ -33,7 +33,7 @@ class Verdict:
 
 
 def rejected_ids(path: Path, known: Collection[str]) -> frozenset[str]:
-    """The ids that a file of verdicts calls bad."""
+    """The ids with the verdict "bad" in a file; see `read_verdicts`."""
     return frozenset(verdict.id for verdict in read_verdicts(path, known) if verdict.word == "bad")
 
 
@@ -47,14 +47,14 @@ def read_verdicts(path: Path, known: Collection[str]) -> list[Verdict]:
         known: the ids of the index.
 
     Raises:
-        InputError: there is no such file, it is larger than MAX_BYTES or no such JSON or CSV, a word is none of the
-            three, an id is not known, or has two different verdicts.
+        InputError: the file does not exist, is larger than MAX_BYTES or has another format; a verdict is none of the
+            three words; an id is unknown or has two different verdicts.
     """
     read = {".json": _read_json, ".csv": _read_csv}.get(path.suffix.lower())
     if read is None:
         raise InputError(f"{path}: neither .json nor .csv; {CURE}")
     try:
-        # A byte more than allowed: a size that was asked for before may have grown since.
+        # Reading one byte beyond the limit detects a larger file, even one that grows meanwhile.
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         text = content.decode("utf-8-sig")
@@ -111,7 +111,7 @@ def _read_csv(text: str) -> Iterator[tuple[str, Verdict]]:
 
 
 def _from_words(field: str) -> str:
-    """Without the apostrophe that keeps a spreadsheet from taking a field for a formula."""
+    """Removes the apostrophe by which the export keeps spreadsheets from reading a field as a formula."""
     return re.sub(r"^'(?='*[=+\-@])", "", field)
 
 

@@ -1,4 +1,4 @@
-"""Scores: int64 confusion matrices at original resolution, IoU under each protocol, curves, average precision."""
+"""Scores at original resolution: confusion matrix, IoU under each protocol, threshold curve, average precision."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from getam.system.files import UNKNOWN, read_labels, write_json
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("excluded", "background", "wrong")
-"""How a predicted 255 counts: left out (as the paper's authors do), as background, or as an error."""
+"""How a predicted 255 counts: left out (as in the authors' program), as background, or as an error."""
 
 
 class ConfusionMatrix:
-    """Counts of pixels by (ground truth, prediction); the last column counts predicted unknown.
+    """Pixel counts by (ground truth, prediction), (C + 1, C + 2); the last column counts pixels predicted unknown.
 
-    Ground-truth 255 is ignored. Counts are int64: 2^31 pixels are less than one epoch of VOC.
+    Ground-truth 255 is ignored. Counts are int64, since a data set such as VOC has more than 2^31 pixels.
     """
 
     def __init__(self, num_classes: int) -> None:
-        """`num_classes` counts background."""
+        """`num_classes`: C + 1, background included."""
         self.num_classes = num_classes
         self.counts = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Adds one image: (H, W) label values each.
+        """Adds one image; both arrays are label values (H, W), 0..C and 255.
 
         Raises:
-            InputError: sizes differ, or a value is beyond the classes.
+            InputError: the sizes differ, or a value is beyond the classes.
         """
         if truth.shape != prediction.shape:
             raise InputError(f"ground truth {truth.shape} and prediction {prediction.shape} differ in size (H, W)")
@@ -62,17 +62,17 @@ class ConfusionMatrix:
         return _ratio(hits, truth + predicted - hits)
 
     def precision(self, protocol: str = "excluded") -> np.ndarray:
-        """Share of each class's predicted pixels that are right: (num_classes,), float64; NaN where there are none."""
+        """Fraction of each class's predicted pixels that are right: (num_classes,), float64; NaN if there are none."""
         hits, _, predicted = self._sums(protocol)
         return _ratio(hits, predicted)
 
     def recall(self, protocol: str = "excluded") -> np.ndarray:
-        """Share of each class's true pixels that are found: (num_classes,), float64; NaN where there are none."""
+        """Fraction of each class's true pixels that are found: (num_classes,), float64; NaN if there are none."""
         hits, truth, _ = self._sums(protocol)
         return _ratio(hits, truth)
 
     def _sums(self, protocol: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels of each class that are right, true, and predicted: (num_classes,), int64 each."""
+        """Counts each class's correctly predicted, ground-truth and predicted pixels: (num_classes,), int64 each."""
         square = self.counts[:, :-1].copy()
         if protocol == "background":
             square[:, 0] += self.counts[:, -1]
@@ -82,10 +82,10 @@ class ConfusionMatrix:
         return np.diag(square), truth, square.sum(0)
 
     def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
-        """{"miou", "iou": {name: ...}, "precision": ..., "recall": ...} as fractions.
+        """Gives {"miou", "iou": {name: ...}, "precision": {...}, "recall": {...}}, fractions in [0, 1] or None.
 
         mIoU is the mean over the classes that occur, in truth or prediction. Under `excluded` a class whose pixels are
-        all predicted 255 occurs in neither, and is left out.
+        all predicted 255 occurs in neither and is left out.
         """
         measures = {"iou": self.iou(protocol), "precision": self.precision(protocol), "recall": self.recall(protocol)}
         per_class = {
@@ -95,7 +95,7 @@ class ConfusionMatrix:
         return {"miou": mean_of_known(measures["iou"]), **per_class}
 
     def pixel_accuracy(self) -> float | None:
-        """Share of known ground-truth pixels that are right; a predicted unknown is an error."""
+        """Fraction of known ground-truth pixels that are right; a predicted 255 is an error."""
         total = self.counts.sum()
         return float(np.trace(self.counts[:, :-1]) / total) if total else None
 
@@ -110,19 +110,25 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 class ThresholdCurve:
-    """Scores of maps alone at every threshold: the strongest class where its map is above, else background.
+    """Scores of maps without saliency at every threshold: the strongest class where its map is above, else background.
 
-    One histogram serves all thresholds: (ground truth, strongest class, number of thresholds below its map), int64.
+    One histogram serves all thresholds, int64: (ground truth, strongest class, number of thresholds below the value).
     """
 
     def __init__(self, num_classes: int, thresholds: Sequence[float]) -> None:
-        """`num_classes` counts background; `thresholds` ascend."""
+        """`num_classes`: C + 1, background included; `thresholds`: ascending."""
         self.num_classes = num_classes
         self.thresholds = tuple(thresholds)
         self.counts = np.zeros((num_classes, num_classes, len(self.thresholds) + 1), np.int64)
 
     def add(self, truth: np.ndarray, strongest: np.ndarray, highest: np.ndarray) -> None:
-        """Adds one image: label values (H, W), the strongest class's label values (H, W), and its map (H, W)."""
+        """Adds one image.
+
+        Args:
+            truth: label values (H, W), 255 is ignored.
+            strongest: label value of the strongest class, (H, W).
+            highest: value of that class's map, (H, W), floating.
+        """
         known = truth != UNKNOWN
         below = np.searchsorted(np.asarray(self.thresholds, highest.dtype), highest[known], side="left")
         pairs = truth[known].astype(np.int64) * self.num_classes + strongest[known]
@@ -130,7 +136,7 @@ class ThresholdCurve:
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def points(self) -> list[dict[str, float | None]]:
-        """{"threshold", "miou", "precision", "recall"} of each threshold, means over the classes that occur."""
+        """Gives {"threshold", "miou", "precision", "recall"} at each threshold, means over the classes that occur."""
         points = []
         for number, threshold in enumerate(self.thresholds):
             matrix = ConfusionMatrix(self.num_classes)
@@ -142,6 +148,7 @@ class ThresholdCurve:
 
 
 def mean_of_known(values: np.ndarray) -> float | None:
+    """Mean of the values that are not NaN; None where all are."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None
 
@@ -151,7 +158,7 @@ def _or_none(value: float) -> float | None:
 
 
 def average_precision(scores: torch.Tensor, targets: torch.Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Average precision of multi-label scores.
+    """Computes the average precision of multi-label scores.
 
     Args:
         scores: (N, C), logits.
@@ -161,7 +168,7 @@ def average_precision(scores: torch.Tensor, targets: torch.Tensor, names: Sequen
         {"mean_average_precision", "average_precision": {name: ...}}; a class without a positive image has None
         and is left out of the mean.
     """
-    # Shifted so that no confident score saturates: ties among logits above 17 would be ranked as equal.
+    # Shifting keeps confident scores from saturating: the sigmoid makes all float32 logits above 17 equal.
     probabilities = (scores - scores.amax(0)).sigmoid()
     per_class = np.full(targets.shape[1], np.nan)
     for c in range(targets.shape[1]):
@@ -179,10 +186,10 @@ def evaluate_predictions(
     """Scores a folder of predictions <id>.png on a split's images that have a mask.
 
     Args:
-        image_labels: where the image labels of the training come from, for the protocol.
+        image_labels: origin of the image labels of the training, recorded in the protocol.
 
     Raises:
-        InputError: the folder's manifest names other images than the split, or a file is missing or of another size.
+        InputError: the folder's manifest names other images than the split, or a file is missing or has another size.
     """
     manifest = read_manifest(predictions)
     check_classes(manifest.get("classes", []), index, source=predictions / MANIFEST)
@@ -223,7 +230,11 @@ class EvaluationArguments(MachineArguments):
 
 
 def write_scores(arguments: EvaluationArguments, *, what: str) -> None:
-    """Scores a folder of predictions and writes the result."""
+    """Scores a folder of predictions and writes metrics.json.
+
+    Args:
+        what: name of the stage, for the log.
+    """
     scores = evaluate_predictions(
         read_index(arguments.index),
         arguments.predictions,

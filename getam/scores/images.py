@@ -1,4 +1,4 @@
-"""The score of a single image, to find the bad ones by: a run's mIoU sums over all images first."""
+"""IoU of single images, to find bad ones. A run's mIoU is another measure: it sums the counts of all images first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from getam.system.files import UNKNOWN
 
 
 def image_iou(predicted: np.ndarray, truth: np.ndarray) -> float | None:
-    """Mean IoU over the label values that the ground truth contains, 255 of the prediction as background.
+    """Mean IoU over the label values in the ground truth; a predicted 255 counts as background.
 
     Args:
         predicted, truth: label values (H, W), uint8; the ground truth's 255 is ignored.
@@ -20,7 +20,7 @@ def image_iou(predicted: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pixels by (ground truth, prediction), but those of unknown ground truth: (256, 256), int64."""
+    """Counts pixels by (ground truth, prediction), without those of unknown ground truth: (256, 256), int64."""
     joint = truth.astype(np.uint16) << 8 | predicted
     counts = np.bincount(joint.ravel(), minlength=1 << 16).reshape(256, 256)
     counts[UNKNOWN] = 0
@@ -28,7 +28,7 @@ def joint_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 
 
 def with_unknown_as_background(counts: np.ndarray) -> np.ndarray:
-    """Counts as if 0 had been predicted in place of 255."""
+    """Gives the counts (256, 256) as if 0 had been predicted in place of 255."""
     moved = counts.copy()
     moved[:, 0] += moved[:, UNKNOWN]
     moved[:, UNKNOWN] = 0
@@ -36,12 +36,9 @@ def with_unknown_as_background(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(counts: np.ndarray) -> float | None:
-    """Mean IoU over the label values that the ground truth contains; None where it contains none.
-
-    An image's own score, to find the bad ones by: the run's mIoU sums over all images first.
-    """
+    """Mean IoU, in [0, 1], over the label values in the ground truth, from counts (256, 256); None if it has none."""
     hits, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
-    there = true > 0
-    if not there.any():
+    present = true > 0
+    if not present.any():
         return None
-    return float((hits[there] / (true + predicted - hits)[there]).mean())
+    return float((hits[present] / (true + predicted - hits)[present]).mean())

@@ -1,4 +1,4 @@
-"""Segmentation of whole images: probabilities averaged over input sizes and mirror images, then dense CRF."""
+"""Segmentation of whole images: averages probabilities over input sizes and mirror images, then applies dense CRF."""
 
 from __future__ import annotations
 
@@ -38,13 +38,14 @@ def predict(
     what: str,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Writes <id>.png of each row, original resolution, and a manifest with the settings into the folder `out`.
+    """Predicts each row and writes <id>.png, at original resolution, and a manifest with the settings into `out`.
 
     Args:
-        network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
+        network: normalized images (B, 3, h, w) -> logits (B, 1 + C, h', w') of any size; in evaluation mode.
         multiple: input sides are rounded to a multiple of this.
-        classes: names, without background.
+        classes: class names, without background.
         model: folder of the network's weights.
+        what: name of the stage, for the log.
         facts: further entries of the manifest.
     """
 
@@ -85,7 +86,7 @@ def predict(
                         yield shard.submit(row.id, _write, resized)
             yield from shard.wait()
 
-        # Files, not what the network is done with: the CRF may be the slower of the two.
+        # Progress counts written files rather than network passes: the CRF may be the slower of the two.
         for _ in progress(written(), total=sum(map(len, todo)), unit="image", what=what, size=int):
             pass
 
@@ -100,12 +101,15 @@ def validation_miou(
     device: torch.device,
     threads: int,
 ) -> float | None:
-    """mIoU of plain predictions (one scale, no flip, no CRF) on the rows that have a mask, to watch a training by.
+    """mIoU, in [0, 1], of plain predictions (one scale, no flip, no CRF) on the rows with a mask, for validation.
 
     Args:
-        network: images (B, 3, h, w), normalized, in evaluation mode -> logits (B, 1 + C, h', w') of any size.
+        network: normalized images (B, 3, h, w) -> logits (B, 1 + C, h', w') of any size; in evaluation mode.
         multiple: input sides are rounded to a multiple of this.
-        num_classes: C.
+        num_classes: C, without background.
+
+    Returns:
+        None where no row has a mask.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -128,7 +132,7 @@ def validation_miou(
 def _averaged(
     network: Callable[[Tensor], Tensor], images: Tensor, settings: PredictionSettings, multiple: int
 ) -> Tensor:
-    """Mean softmax probabilities over scales or squares, and flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
+    """Averages softmax probabilities over scales or squares, and over the flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
     height, width = images.shape[2:]
     longer = max(height, width)
     sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in settings.scales]

@@ -1,4 +1,4 @@
-"""Scores of saliency maps beside masks: MAE, F-measure, S-measure, E-measure."""
+"""Scores of saliency maps against masks: MAE, F-measure, S-measure, E-measure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BATCH_SIZE = 16
 
 EPSILON = np.spacing(1)
 F_BETA = 0.3
-"""beta^2 of the F-measure: precision counts more."""
+"""beta^2 of the F-measure; below 1, it weights precision more than recall."""
 
 
 def saliency_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """The scores of a data set, of maps as they are (not stretched to their range).
+    """Scores the saliency maps of a data set, as they are (not stretched to their range).
 
     Args:
         pairs: maps (H, W), uint8, each with its mask (H, W), {0, 1}.
@@ -29,10 +29,10 @@ def saliency_scores(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str,
     Returns:
         mae: mean over images of mean |p - g|.
         max_f: maximum over the 256 thresholds of F (beta^2 = 0.3), from the precision and the recall averaged over
-            images; an image has precision 0 at a threshold that nothing reaches.
+            images; an image's precision is 0 at a threshold that no pixel reaches.
         s_measure: mean over images of the structure measure (Fan et al. 2017).
         max_e: maximum over the 256 thresholds of the enhanced-alignment measure (Fan et al. 2018), averaged over
-            images; with its n / (n - 1), so that a perfect map has a little more than 1.
+            images; it divides by n - 1 of n pixels as published, so that a perfect map scores slightly above 1.
     """
     errors, precisions, recalls, structures, alignments = [], [], [], [], []
     for values, mask in pairs:
@@ -63,13 +63,13 @@ def predicted_pairs(
     device: torch.device,
     threads: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A network's map of each pair, at the mask's size, with that mask, as `saliency_scores` takes them.
+    """Predicts each pair: yields (map, mask), both (H, W) at the mask's size, as `saliency_scores` takes them.
 
     Args:
         model: in evaluation mode, on the device.
-        image_size: side of its input, pixels.
+        image_size: side of the network's input, pixels.
         stretch: see getam.networks.saliency.saliency_map.
-        threads: images read at the same time.
+        threads: number of images read at the same time.
     """
 
     def size(pair: SaliencyPair) -> tuple[int, int]:
@@ -84,12 +84,12 @@ def predicted_pairs(
 
 
 def _above(values: np.ndarray) -> np.ndarray:
-    """Number of values that reach each level: (256,)."""
+    """Counts the values (uint8) at or above each level 0..255: (256,), int64."""
     return np.bincount(values.ravel(), minlength=256)[::-1].cumsum()[::-1]
 
 
 def s_measure(values: np.ndarray, salient: np.ndarray) -> float:
-    """Structure measure (Fan et al. 2017): half of the objects' likeness, half of the likeness of four regions.
+    """Structure measure (Fan et al. 2017): the mean of its object-aware and its region-aware similarity.
 
     Args:
         values: map (H, W) in [0, 1].
@@ -108,9 +108,9 @@ def _likeness(values: np.ndarray) -> float:
 
 
 def _regions(values: np.ndarray, salient: np.ndarray) -> float:
-    """Structural similarity of the four parts that the object's center cuts the image into, weighted by area.
+    """Structural similarity of the four parts into which the object's center divides the image, weighted by area.
 
-    A center of exactly .5 is rounded to the even number, as numpy does; Fan's MATLAB rounds it up.
+    numpy rounds a center at .5 to the even number; Fan's MATLAB code rounds it up.
     """
     y, x = (int(center) + 1 for center in np.argwhere(salient).mean(0).round())
     total = 0.0
@@ -136,8 +136,8 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> float:
 def e_measure(values: np.ndarray, salient: np.ndarray) -> np.ndarray:
     """Enhanced-alignment measure (Fan et al. 2018) at each threshold: (256,).
 
-    At threshold t the map is {values >= t}; with both binary maps less their means, a and g, it is the sum over pixels
-    of (1 + 2 a g / (a^2 + g^2))^2 / 4, by the number of pixels less one.
+    At threshold t the binary map is {values >= t}. With a and g the binary map and the mask, each less its mean, the
+    measure is the sum over the n pixels of (1 + 2 a g / (a^2 + g^2))^2 / 4, divided by n - 1.
 
     Args:
         values: map (H, W), uint8.
@@ -151,7 +151,7 @@ def e_measure(values: np.ndarray, salient: np.ndarray) -> np.ndarray:
         total = everything.astype(float)
     else:
         total = np.zeros(256)
-        # Pixels of one (prediction, truth) have one value: four products a threshold.
+        # All pixels with the same (prediction, truth) have the same term, so four products a threshold are enough.
         outside = everything - inside
         counts = {(1, 1): inside, (1, 0): outside, (0, 1): objects - inside, (0, 0): size - objects - outside}
         for (predicted, true), count in counts.items():

@@ -1,4 +1,4 @@
-"""What VOC's evaluation server takes: label PNGs in its folders, in a gzipped archive; made and checked here."""
+"""Packs and checks submissions to VOC's evaluation server: label PNGs in the folders it expects, in a .tgz archive."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from getam.errors import InputError, listed
 from getam.system.files import DAMAGED, MAX_PIXELS, UNKNOWN, atomic_file, voc_palette
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
-"""comp6: trained with other data than VOC's own (pretrained weights, saliency masks)."""
+"""Folder of the label PNGs in the archive. comp6: trained on more than VOC's own data, such as saliency masks."""
 
 ARCHIVE = "results.tgz"
 
 
 def pack_submission(folder: Path, archive: Path, ids: Sequence[str]) -> None:
-    """Packs <folder>/results/.../<id>.png; the same files give the same bytes."""
+    """Packs <folder>/results/.../<id>.png of each id into `archive`; the same files give the same bytes."""
     with (
         atomic_file(archive) as temporary,
         temporary.open("wb") as raw,
@@ -38,15 +38,15 @@ def pack_submission(folder: Path, archive: Path, ids: Sequence[str]) -> None:
 
 
 def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: int) -> None:
-    """Checks what the server would refuse or score wrongly.
+    """Checks an archive for anything that the server would reject or score wrongly.
 
     Args:
-        rows: the images that have to be there, and no others.
+        rows: the images that the archive has to contain, and no others.
         num_classes: C, without background.
 
     Raises:
-        InputError: the archive cannot be read; a file is missing, is one too many, is no palette PNG in VOC's colors,
-            has another size than its image or a value beyond 0..C (255 too: the server knows no unknown).
+        InputError: the archive cannot be read; a file is missing or superfluous, is no palette PNG in VOC's colors, has
+            another size than its image, or a value beyond 0..C (255 included: the server knows no unknown label).
     """
     wanted = {str(FOLDER / f"{row.id}.png"): row for row in rows}
     problems: list[str] = []
@@ -65,7 +65,7 @@ def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: in
                 assert content is not None
                 if problem := _picture_problem(content.read(MAX_PIXELS), wanted[name], num_classes):
                     problems.append(f"{name}: {problem}")
-            # The checksum of all comes last.
+            # gzip verifies its checksum only at the end, so the rest has to be read.
             while packed.read(2**20):
                 pass
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def _picture_problem(content: bytes, row: IndexRow, num_classes: int) -> str | N
 
 
 def label_problem(values: np.ndarray, row: IndexRow, num_classes: int) -> str | None:
-    """What the server would refuse of a prediction (H, W), or score wrongly."""
+    """Says why the server would reject a prediction (H, W), or score it wrongly; None if it would not."""
     if values.shape != (row.height, row.width):
         return f"is {values.shape}, its image {(row.height, row.width)} (H, W)"
     if values.max() > num_classes:

@@ -1,4 +1,4 @@
-"""Makes the pages that show every stage's result beside the image, and the run as a whole."""
+"""Makes the audit page, with every stage's result beside its image, and the overview of the run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     run_folder = RunFolder(arguments.run, arguments.files)
     with atomic_folder(arguments.out) as folder:
-        # First: the two pages link it where it is.
+        # The contact sheet comes first, since the other pages link to it if it exists.
         write_contact_sheet(
             run_folder,
             folder / "contact_sheet.html",

@@ -1,4 +1,4 @@
-"""Takes the saliency maps of a shard of images from a folder that the user brings."""
+"""Copies the saliency maps of a shard of images from the user's own folder of maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from getam.system.progress import progress
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 
 TRIED = 20
-"""Ids from whose maps a naming is guessed."""
+"""Number of ids at most whose files are searched for the naming scheme of the folder."""
 
 
 class Arguments(MachineArguments):
@@ -39,7 +39,7 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     split = index.split(arguments.split)
-    # Of the whole split: one shard alone could match a naming by chance.
+    # The naming scheme is found from the whole split: a single shard could match one by chance.
     files = find_maps(arguments.folder, [row.id for row in split])
     rows = shard_of(split, arguments.shard, arguments.shards)
     with (
@@ -62,7 +62,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _brightest(maps: Iterable[Path]) -> int:
-    """The brightest value of all maps, or the first one above 1."""
+    """The largest value in all maps; the search ends at the first map with a value above 1."""
     brightest = 0
     for path in maps:
         brightest = max(brightest, int(read_gray(path).max()))
@@ -81,17 +81,19 @@ def _write(path: Path, row: IndexRow, file: Path) -> None:
 
 
 def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
-    """{id: file}: each id by its own name, or all of them with one text before and one after.
+    """Finds the map of each id: {id: file}.
+
+    The files are named by the ids, or by the ids with one common text before and one after.
 
     Raises:
-        InputError: no such folder; a map is missing, or one id has two; more than one naming fits.
+        InputError: the folder does not exist, a map is missing, an id has two maps, or several naming schemes fit.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; set saliency.folder to that of your saliency maps")
     files = files_by_id(folder, SUFFIXES)
     if not ids or all(id in files for id in ids):
         return {id: files[id] for id in ids}
-    # Of the first ids, since the map of one may be the one that is missing.
+    # Several ids are searched, since the map of a single one might be missing.
     namings = {("", "")}.union(*(_namings(files, id) for id in ids[:TRIED]))
     lacking = {
         (before, after): [name for id in ids if (name := f"{before}{id}{after}") not in files]
@@ -99,8 +101,8 @@ def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
     }
     fitting = [naming for naming, missing in lacking.items() if not missing]
     if len(fitting) > 1:
-        shown = ", ".join(f"{before}<id>{after}" for before, after in fitting)
-        raise InputError(f"{folder}: holds maps of several namings ({shown}); keep those of one")
+        patterns = ", ".join(f"{before}<id>{after}" for before, after in fitting)
+        raise InputError(f"{folder}: holds maps of several namings ({patterns}); keep those of one")
     if not fitting:
         fewest = min(lacking.values(), key=len)
         problems = [f"{folder / name}.png: no such saliency map, nor a .jpg" for name in fewest]
@@ -110,7 +112,7 @@ def find_maps(folder: Path, ids: Sequence[str]) -> dict[str, Path]:
 
 
 def _namings(stems: Iterable[str], id: str) -> Iterator[tuple[str, str]]:
-    """What stands before and after an id in the names that hold it."""
+    """Yields the texts before and after an id in each file name that contains the id."""
     for stem in stems:
         start = stem.find(id)
         while start >= 0:

@@ -1,4 +1,4 @@
-"""Shows the maps of several methods beside each other (Figure 2 of the paper)."""
+"""Shows the maps of several methods side by side (the paper's Figure 2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Method(BaseModel):
-    """A method of making maps: its maps and their scores."""
+    """One method of making maps: its label, the folder of its maps, and the file with their scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,24 +48,24 @@ class Arguments(MachineArguments):
 def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     scores = [_best(method.scores) for method in arguments.methods]
-    places = [
+    rows_in_shards = [
         (row, folder.name)
         for folder in shard_folders(arguments.methods[0].maps, arguments.shards)
         for row in rows_of(folder, index)
     ]
-    shown = [
+    samples = [
         (row, _shown_class(row, index), shard)
-        for row, shard in evenly_spaced([place for place in places if place[0].labels], arguments.images)
+        for row, shard in evenly_spaced([(row, shard) for row, shard in rows_in_shards if row.labels], arguments.images)
     ]
     headings = [
         (method.label, f"mIoU {three_decimals(best['miou'])}")
         for method, best in zip(arguments.methods, scores, strict=True)
     ]
-    sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in shown])
+    sheet = draw_sheet(headings, [_sheet_row(row, name, shard, arguments.methods) for row, name, shard in samples])
     with atomic_file(arguments.out) as temporary:
         sheet.save(temporary, format="PNG")
     content = {
-        "images": [{"id": row.id, "class": name} for row, name, _ in shown],
+        "images": [{"id": row.id, "class": name} for row, name, _ in samples],
         "methods": [
             {"label": method.label, "file": str(method.scores), **best}
             for method, best in zip(arguments.methods, scores, strict=True)
@@ -77,7 +77,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _best(path: Path) -> dict[str, Any]:
-    """The maps' best threshold with its mIoU, each None without ground truth; images, split and supervision."""
+    """Reads a method's best threshold and its mIoU (None without ground truth), images, split and supervision.
+
+    Raises:
+        InputError: the file lacks one of them.
+    """
     scores = read_json(path)
     try:
         best = scores["best_threshold"] or {"threshold": None, "miou": None}
@@ -89,7 +93,7 @@ def _best(path: Path) -> dict[str, Any]:
 
 
 def _shown_class(row: IndexRow, index: Index) -> str:
-    """The class of an image whose maps are shown: the largest in the ground truth, or the first."""
+    """The class whose maps are shown: the largest in the ground truth, or the first label without ground truth."""
     if row.mask is None:
         return row.labels[0]
     sizes = np.bincount(read_labels(row.mask).ravel(), minlength=256)
@@ -131,7 +135,7 @@ def _document(content: dict[str, Any]) -> Document:
             "mIoU of the refined maps alone: a pixel has the strongest class where its map is above the threshold, "
             "else background. The ground truth of the same images chose the threshold: an upper bound.",
             Grid(headings, cells, {1, 2, 4}),
-            "In the picture, each image's maps of its largest class (of its first, without ground truth), divided by "
-            "their maximum: dark 0, yellow 1.",
+            "The picture shows the maps of each image's largest class (without ground truth, of its first class), "
+            "divided by their maximum: dark is 0, yellow 1.",
         ],
     )

@@ -1,4 +1,4 @@
-"""Makes the pseudo labels of a shard: from refined maps and saliency (Eq. 4-5), or by a method without saliency."""
+"""Makes the pseudo labels of a shard: by completion from refined maps and saliency (Eq. 4-5), or by another method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from getam.system.arguments.machine import MachineArguments
 from getam.system.files import UNKNOWN, read_array, read_gray, write_labels
 from getam.system.progress import progress
 
-# Neither torch nor what imports it: processes that label import this module, and start seconds faster without.
+# This module imports neither torch nor modules that import it: worker processes import this module, and start seconds
+# faster without torch.
 
 SECTION = "completion"
 
@@ -47,7 +48,7 @@ def run(arguments: Arguments) -> None:
     if not method.in_processes:
         import torch
 
-        # Images side by side are faster than threads within an image's small loops.
+        # Several images at the same time are faster than several threads within the small loops of one image.
         torch.set_num_threads(1)
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
@@ -91,13 +92,13 @@ def _supervision(arguments: Arguments) -> str:
         maps = joined(maps, VERDICTS)
     if not arguments.needs_saliency:
         return maps
-    # Maps brought by hand have no manifest.
+    # The user's own saliency maps have no manifest.
     described = [arguments.saliency] if (arguments.saliency / MANIFEST).is_file() else []
     return joined(maps, SALIENCY, of_shards(described, unknown=SALIENCY))
 
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> Iterator[Path]:
-    """The files that an image's label is made from."""
+    """The files from which an image's pseudo label is made."""
     yield maps / f"{row.id}.npy"
     if settings.needs_saliency:
         yield saliency / f"{row.id}.png"

@@ -1,4 +1,4 @@
-"""Writes the class activation maps of a shard: GETAM (Eq. 1-3) or a baseline, one map a present class."""
+"""Writes the class activation maps of a shard, one for each class in an image: GETAM (Eq. 1-3) or a baseline."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(arguments: Arguments) -> None:
     model, classes = load_classifier(arguments.classifier)
     check_classes(classes, index, source=arguments.classifier / "model.json")
     model.to(device)
-    # cuDNN's convolutions would take TF32 for float32; the fast choice is bfloat16, and says so.
+    # cuDNN would compute float32 convolutions in TF32. Who wants speed sets precision: bfloat16 explicitly.
     torch.backends.cudnn.allow_tf32 = False
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -62,7 +62,7 @@ def run(arguments: Arguments) -> None:
         size=size,
         batch_size=BATCH_SIZE,
         pixels=BATCH_PIXELS[device.type] / max(settings.scales) ** 2,
-        # A batch takes as many backward passes as its image of most classes has: like goes with like.
+        # A batch needs as many backward passes as its images have classes at most, so similar images are batched.
         like=lambda row: len(row.labels),
     )
     with (
@@ -84,10 +84,10 @@ def run(arguments: Arguments) -> None:
             present = [index.class_indices(row) for row in batch]
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 maps = averaged_maps(maps_of, images.to(device), present, settings, model.stride)
-            # Asked for the whole batch at once: a GPU is waited for here.
+            # The whole batch is checked at once, since each check waits for the GPU.
             finite = torch.stack([values.isfinite().all() for values in maps]).tolist()
-            for row, values, sound in zip(batch, maps, finite, strict=True):
-                if not sound:
+            for row, values, is_finite in zip(batch, maps, finite, strict=True):
+                if not is_finite:
                     raise InputError(
                         f"{arguments.classifier}: gives maps of {row.id} that are not finite; train it again with a "
                         "lower learning rate"
@@ -106,13 +106,16 @@ def averaged_maps(
     settings: MapSettings,
     multiple: int,
 ) -> list[Tensor]:
-    """Mean of the maps at all scales and, with `flip`, of the mirrored image, on the token grid of scale 1.
+    """Averages the maps over all scales and, with `flip`, the mirrored images, on the token grid of scale 1.
 
     Args:
-        images: (B, 3, H, W), normalized, sides multiples of the patch.
+        maps_of: (images, classes of each image) -> (scores, maps of each image).
+        images: (B, 3, H, W), normalized; the sides are multiples of `multiple`.
+        classes: class indices of each image.
+        multiple: pixels a token.
 
     Returns:
-        For each image (K_b, n_h, n_w).
+        For each image (K_b, n_h, n_w), raw values >= 0.
     """
     height, width = images.shape[2:]
     grid = (height // multiple, width // multiple)

@@ -1,4 +1,4 @@
-"""Fetches the pretrained weights of a network, and checks that they are its own, before any network is trained."""
+"""Fetches the pretrained weights of a network, and checks that they fit it, before any network is trained."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> None:
     try:
         origin = initialization_of(_loaded(arguments))
     except InputError as error:
-        # A message about the file names it first; others name a key.
+        # A message about a file starts with its name; others start with a key of the section.
         key = "pretrained: " if str(error).startswith(str(arguments.pretrained)) else ""
         raise InputError(f"{section}.{key}{error}") from None
     assert origin is not None
@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> None:
 
 
 def _loaded(arguments: Arguments) -> Any:
-    """The network with its weights; it is not kept."""
+    """Builds the network with its weights, only to check that they fit; the caller does not keep it."""
     name, allowed = arguments.network, arguments.segmentation_pretrained
     if not is_library_encoder(arguments.section, name):
         return create_timm_model(

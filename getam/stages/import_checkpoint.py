@@ -1,4 +1,4 @@
-"""Makes an end-to-end model of one of the authors' checkpoints."""
+"""Converts one of the authors' checkpoints to an end-to-end model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AUTHORS_NAMES = {
     "vitb_hybrid": "vit_base_r50_s16_384",
 }
 TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
-"""What the authors' decoder reads beside the last block; of all other backbones blocks 2, 5 and 8."""
+"""What the authors' decoder reads in addition to the last block; for all other backbones, blocks 2, 5 and 8."""
 STAGE_CHANNELS: dict[int | str, int] = {"stage0": 256, "stage1": 512}
 DEPTH = 12
 
@@ -75,7 +75,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings:
-    """The authors' recipe with the backbone that is named and the widths that the file has."""
+    """The settings of the authors' recipe, with the given backbone and the widths found in the file.
+
+    Raises:
+        InputError: the file is no checkpoint of the authors', or does not fit the given taps.
+    """
     needed = [
         "classifier.backbone.blocks.0.norm1.weight",
         "classifier.readout.head.bias",
@@ -129,9 +133,9 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
 
 
 def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
-    # Under the names that they have in the file.
-    own, given = to_released(network.state_dict()), to_released(ours)
-    if misfit := misfits(own, given):
+    # Names in messages are those of the file.
+    expected, found = to_released(network.state_dict()), to_released(ours)
+    if misfit := misfits(expected, found):
         raise InputError(
             f"{arguments.file}: does not fit the backbone {arguments.backbone}: {misfit}; name the checkpoint's own "
             "backbone"

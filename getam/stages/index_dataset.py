@@ -76,7 +76,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _check_paths(arguments: Arguments) -> None:
-    """Refuses what could not be written, before the hour that reading takes."""
+    """Checks that the outputs can be written, before the images are read, which may take an hour.
+
+    Raises:
+        InputError: a path is not UTF-8, an output path is a folder, or a folder above it is a file.
+    """
     out = arguments.out
     for path in (str(arguments.root), arguments.augmented, str(out)):
         try:
@@ -85,16 +89,16 @@ def _check_paths(arguments: Arguments) -> None:
             raise InputError(f"{path!r}: is no UTF-8, in which index.csv is written; rename the folder") from None
     if out.is_dir():
         raise InputError(f"--out {out}: is a folder; name a file, such as {out / 'index.csv'}")
-    for beside in (out.parent / CLASSES, out.parent / REPORT):
-        if beside.is_dir():
-            raise InputError(f"{beside}: is a folder; remove it, or choose another --out")
+    for path_beside in (out.parent / CLASSES, out.parent / REPORT):
+        if path_beside.is_dir():
+            raise InputError(f"{path_beside}: is a folder; remove it, or choose another --out")
     above = next(folder for folder in out.parents if folder.exists())
     if not above.is_dir():
         raise InputError(f"{above}: is a file; name a path below a folder by --out")
 
 
 def split_ids(index: Index) -> dict[str, list[str]]:
-    """{split: ids}, in the index's order."""
+    """The ids of each split, {split: ids}, in the order of the index."""
     splits: dict[str, list[str]] = defaultdict(list)
     for row in index.rows:
         splits[row.split].append(row.id)
@@ -102,8 +106,8 @@ def split_ids(index: Index) -> dict[str, list[str]]:
 
 
 def repeated_files(index: Index) -> list[tuple[IndexRow, IndexRow]]:
-    """Pairs of images that are one file, byte for byte; those of different splits, which matter for scores, first."""
-    # Files of another length are other files, so that few are read.
+    """Pairs of images that are the same file, byte for byte; pairs across splits, which distort scores, come first."""
+    # Only files of the same length are read and hashed.
     by_length: dict[int, list[IndexRow]] = defaultdict(list)
     for row in index.rows:
         by_length[row.image.stat().st_size].append(row)
@@ -119,7 +123,7 @@ def repeated_files(index: Index) -> list[tuple[IndexRow, IndexRow]]:
 
 
 def turned_files(index: Index, *, threads: int) -> list[Path]:
-    """Photographs that EXIF turns although there is a mask of that size: nobody can tell of which side up it is."""
+    """Photographs with a mask that are turned by EXIF: their masks may fit the turned or the stored photograph."""
     images = [row.image for row in index.rows if row.mask is not None]
     with ThreadPoolExecutor(threads) as pool:
         return [image for image, turn in zip(images, pool.map(orientation, images), strict=True) if turn != 1]

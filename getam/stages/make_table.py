@@ -1,4 +1,4 @@
-"""Makes one of the paper's tables, or that of a sweep, of the runs that it compares."""
+"""Makes one of the paper's tables, or the table of a sweep, from the scores of the runs that it compares."""
 
 from __future__ import annotations
 

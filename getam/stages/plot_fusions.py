@@ -1,4 +1,4 @@
-"""Plots how the values of maps are distributed under each fusion of blocks (Figure 7 of the paper)."""
+"""Plots the distribution of map values under each way of fusing blocks (the paper's Figure 7)."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _document(content: Mapping[str, Any]) -> Document:
     return Document(
         "Values of maps by how blocks are fused",
         [
-            "Raw maps of train, each divided by its maximum: mean, median and how many of the values are as high. "
-            "Maps of zeros have no maximum and are left out.",
+            "Raw maps of train, each divided by its maximum: mean, median, and the share of values at least that high. "
+            "Maps that are zero everywhere are left out.",
             Grid(headings, cells, {2, 3, 4, 5, 6}),
         ],
     )

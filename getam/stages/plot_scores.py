@@ -1,4 +1,4 @@
-"""Draws what a run's files hold: scores, confusion, threshold curve, trainings, times."""
+"""Draws the plots of a run: scores, confusion matrices, threshold curve, trainings, times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refines the maps of a shard to the images' resolution by PAMR, each class divided by its maximum."""
+"""Refines the maps of a shard to the images' resolution by PAMR, and divides each class by its maximum."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from getam.system.progress import image_progress
 SECTION = "refine"
 BATCH_SIZE = 16
 BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512}
-"""Most image pixels of a batch: a CPU is fastest where the affinities fit its caches, a GPU where it has much to do."""
+"""Number of image pixels at most in a batch: few for a CPU, whose caches hold the affinities; many to fill a GPU."""
 
 
 class Arguments(RefineSettings, NetworkArguments):
@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> None:
         loaded = read_ahead(todo, lambda row: _read(row, arguments.maps), threads=arguments.threads)
         for batch, pairs in image_progress(loaded, todo, what="refine_maps"):
             images = torch.stack([image for image, _ in pairs]).to(device)
-            # Images of fewer classes than the batch's most get maps of zeros that nobody reads.
+            # Images with fewer classes than others in the batch are padded with zero maps, which are not read.
             maps = pad_sequence([values for _, values in pairs], batch_first=True).to(device)
             refined = normalize(pamr(images, maps, iterations=settings.iterations, dilations=settings.dilations))
             for row, values in zip(batch, refined, strict=True):
@@ -75,7 +75,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _read(row: IndexRow, folder: Path) -> tuple[Tensor, Tensor]:
-    """The image (3, H, W) in 0..255 and its maps (K, n_h, n_w), both float32."""
+    """Reads an image (3, H, W) in 0..255 and its maps (K, n_h, n_w), both float32.
+
+    Raises:
+        InputError: the maps have another shape or type, or values that are not finite or negative.
+    """
     path = folder / f"{row.id}.npy"
     maps = read_array(path)
     if maps.ndim != 3 or len(maps) != len(row.labels) or maps.dtype != np.float32:

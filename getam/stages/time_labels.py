@@ -1,4 +1,4 @@
-"""Measures how long completion and the label makers that it is compared with take for an image (paper: Figure 11)."""
+"""Measures how long each label method takes for an image (the paper's Figure 11)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from getam.system.files import read_array, read_gray, write_json
 SECTION = "completion"
 
 OURS, *OTHERS = (method.name for method in LABEL_METHODS.values())
-"""The paper's label maker, and those whose times are divided by its."""
+"""The paper's label method, and those whose times are compared with its time."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Docum
         )
         for size in batch_sizes
     ]
-    threads = f"{content['threads']} thread" + "s" * (content["threads"] > 1)
+    threads = "1 thread" if content["threads"] == 1 else f"{content['threads']} threads"
     pixels, classes = f"{content['pixels']:.0f}", f"{content['classes']:.1f}"
     return Document(
         "Time of label makers",

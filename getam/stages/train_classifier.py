@@ -1,4 +1,4 @@
-"""Trains the classifier on image labels (section 4.1): multi-label soft-margin loss, mAP on val."""
+"""Trains the classifier on image labels (section 4.1) by multi-label soft-margin loss; scores its mAP on val."""
 
 from __future__ import annotations
 

@@ -110,7 +110,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _rows(arguments: Arguments, index: Index) -> list[tuple[IndexRow, Path | None]]:
-    """The training images, with the saliency map of each where there is one."""
+    """The training images, each with its saliency map; None in a training without saliency.
+
+    Raises:
+        InputError: there are no images, or the settings need saliency and no maps are given.
+    """
     if arguments.saliency is None:
         if arguments.completion.needs_saliency or arguments.saliency_weight:
             raise InputError(

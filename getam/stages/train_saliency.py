@@ -1,4 +1,4 @@
-"""Trains the salient-object-detection network on image/mask pairs: structure loss, MAE and max F on held-out pairs."""
+"""Trains the salient-object-detection network on image/mask pairs by structure loss; scores it on held-out pairs."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> None:
             values = read_labels(path)
             if problem := label_problem(values, row, len(index.classes)):
                 problems.append(f"{path}: {problem}")
-            # Written anew: in VOC's palette, whatever the predictions have.
+            # The labels are written again, in VOC's palette, whatever palette the predictions have.
             write_labels(folder / FOLDER / f"{row.id}.png", values)
         if problems:
             raise InputError(f"{listed(problems)}; predict again")

@@ -42,7 +42,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _folder(run: Path) -> Path:
-    """The folder of a run that is named by it, or by the run's name alone."""
+    """The folder of a run that is given by the folder itself or by its name in results/.
+
+    Raises:
+        InputError: neither exists.
+    """
     inside = RESULTS / run
     if len(run.parts) == 1 and inside.is_dir():
         return inside

@@ -1,4 +1,4 @@
-"""Says what this machine has, and what of a configuration's data and weights is there."""
+"""Reports what this machine has, and which data and weights of a configuration exist."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPTIONAL = {
 PROGRAMS = {"nvidia-smi": "an NVIDIA driver", "sbatch": "Slurm", "conda": "environments of the rules (--sdm conda)"}
 
 WIDTH = 33
-"""Letters of what is looked for, if none is longer: the findings of all sections stand below each other."""
+"""Minimum width of the first column, in letters, by which the tables of all sections are aligned."""
 
 
 class Arguments(MachineArguments):
@@ -77,10 +77,10 @@ def _machine() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield "CUDA devices", "none: networks run on the CPU"
     for number in range(torch.cuda.device_count()):
-        facts = torch.cuda.get_device_properties(number)
-        yield f"CUDA device {number}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB"
-    for program, what in PROGRAMS.items():
-        yield program, shutil.which(program) or f"not found ({what})"
+        properties = torch.cuda.get_device_properties(number)
+        yield f"CUDA device {number}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    for program, purpose in PROGRAMS.items():
+        yield program, shutil.which(program) or f"not found ({purpose})"
 
 
 def _data(config: Config) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Says how many hours a recipe takes on a machine, from the logs of a rehearsal there."""
+"""Estimates how many hours a recipe takes on a machine, from the logs of a rehearsal there."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from getam.system.files import write_json
 from getam.system.progress import three_digits
 
 DUTS_TR = 10553
-"""Pairs of DUTS-TR, which saliency is trained on."""
+"""Number of image/mask pairs in DUTS-TR, on which saliency is trained."""
 
 SLOWEST = 1e-9
-"""Images a second; what is at or below it is no measurement."""
+"""Lowest rate that counts as a measurement, images a second."""
 
 NOT_MEASURED = "not measured"
 HEADINGS = ("stage", "images a second", "images", "hours")
 WIDTHS = (26, 16, 10, 9)
-"""Letters of the columns, if no text is longer."""
+"""Minimum widths of the columns, in letters."""
 
 
 class Arguments(MachineArguments):
@@ -52,9 +52,9 @@ class Estimate:
 
     stage: str
     rate: float | None
-    """Images a second in the rehearsal; None where its log doesn't say."""
+    """Images a second in the rehearsal; None if its log doesn't say."""
     images: int
-    """Images of the full run, epochs included."""
+    """Number of images that the full run processes, counted once for each epoch."""
 
     @property
     def hours(self) -> float | None:
@@ -85,7 +85,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _counts(arguments: Arguments, config: Config) -> dict[str, int]:
-    """Images of train and val, and pairs, as many as the recipe takes of them."""
+    """The numbers of images of train and val, and of pairs, that the recipe uses.
+
+    Raises:
+        InputError: neither a flag nor the configuration gives a number.
+    """
     splits = {
         "train": arguments.train or config.data.counts.train,
         "val": arguments.val or config.data.counts.val,
@@ -100,8 +104,7 @@ def _counts(arguments: Arguments, config: Config) -> dict[str, int]:
 
 
 def _estimates(logs: Path, config: Config, *, train: int, val: int, pairs: int) -> Iterator[Estimate]:
-    """The stages that the recipe runs, in the workflow's order."""
-
+    """Estimates the stages that the recipe runs, in the workflow's order."""
     counts = {"train": train, "val": val, "both": train + val, "pairs": pairs}
     left_out = set() if config.saliency.source == "train" else {"train_saliency", "predict_saliency"}
     left_out |= {"train_end_to_end"} if config.checkpoint.file else set()
@@ -119,7 +122,7 @@ def _estimates(logs: Path, config: Config, *, train: int, val: int, pairs: int) 
 
 
 def _phases(logs: Path, settings: EndToEndSettings, images: int) -> Iterator[Estimate]:
-    """The phases of the end-to-end training: the classifier alone, then with the decoder, which is slower."""
+    """Estimates the two phases of the end-to-end training: the classifier alone, then with the decoder (slower)."""
     phases = {False: settings.classifier_epochs, True: settings.epochs - settings.classifier_epochs}
     for segmentation, epochs in phases.items():
         if epochs:
@@ -128,7 +131,7 @@ def _phases(logs: Path, settings: EndToEndSettings, images: int) -> Iterator[Est
 
 
 def _image_rate(logs: Path, stage: str) -> float | None:
-    """Images a second of a per-image stage: of all shards, one after the other."""
+    """Images a second of a per-image stage, as if its shards ran one after the other; None if not measured."""
     final = re.compile(rf"\b{stage}: (\d{{1,12}})/\1 images, (\S+) a second")
     images, seconds = 0, 0.0
     for path in (logs / f"{stage}.log", *sorted((logs / stage).glob("*.log"))):
@@ -140,7 +143,11 @@ def _image_rate(logs: Path, stage: str) -> float | None:
 
 
 def _epoch_rate(logs: Path, stage: str, *, segmentation: bool | None = None) -> float | None:
-    """Images a second of a training's last epoch; of the last in whose losses segmentation is, or is not, if given."""
+    """Images a second of the last epoch of a training; None if not measured.
+
+    Args:
+        segmentation: if given, only epochs with (True) or without (False) a segmentation loss count.
+    """
     line = re.compile(rf"\b{stage}: epoch \d+/\d+, (.*), \S+ s, (\S+) images a second")
     found = [
         rate
@@ -151,7 +158,7 @@ def _epoch_rate(logs: Path, stage: str, *, segmentation: bool | None = None) -> 
 
 
 def _rate(text: str) -> float | None:
-    """None for what is no number or too little to divide by."""
+    """Parses a rate; None if it is no number or too small to divide by."""
     try:
         value = float(text)
     except ValueError:
@@ -160,7 +167,7 @@ def _rate(text: str) -> float | None:
 
 
 def _text(log: Path) -> str:
-    """A log's text; empty where there is none."""
+    """The text of a log; empty if it does not exist."""
     try:
         return log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Scores a folder of predictions beside a folder of ground truth, wherever they come from."""
+"""Scores a folder of predictions, from any program, against a folder of ground truth."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def _listed_ids(path: Path) -> list[str]:
 
 
 def _table(scores: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Rows of classes under the protocol `excluded`, then the mIoU under each."""
-    # As JSON: a name of the data may hold what moves a terminal's cursor.
+    """Formats the scores: a row for each class under the protocol `excluded`, then the mIoU under each protocol."""
+    # Names are escaped as in JSON, since those of a data set may contain control characters of a terminal.
     names_shown = [json.dumps(name)[1:-1] for name in names]
     excluded = scores["protocols"]["excluded"]
     totals = {f"mIoU, 255 {protocol}": scores["protocols"][protocol]["miou"] for protocol in PROTOCOLS}
     totals |= {"pixel accuracy": scores["pixel_accuracy"], "unknown share": scores["unknown_share"]}
-    # The first number stands below the IoU in both.
+    # Both tables have the same widths, so that their numbers stand below each other.
     widths = (max(map(len, (*names_shown, *totals))), *(9 for _ in MEASURES))
     classes = [
         (text, *(_number(excluded[measure][name]) for measure in MEASURES))

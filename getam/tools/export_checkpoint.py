@@ -1,4 +1,4 @@
-"""Writes an end-to-end model as the authors' programs read it."""
+"""Writes an end-to-end model as a checkpoint that the authors' programs can read."""
 
 from __future__ import annotations
 

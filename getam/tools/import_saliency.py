@@ -1,4 +1,4 @@
-"""Makes a saliency network of the authors' checkpoint (fupiao1998/TrasformerSOD, Swin-B)."""
+"""Converts the authors' checkpoint (fupiao1998/TrasformerSOD, Swin-B) to a saliency network."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def run(arguments: Arguments) -> None:
     settings = section_of(SaliencySettings, read_config([RECIPE]).saliency).model_copy(update={"pretrained": False})
     model = build_saliency(settings)
     load_exactly(model, state, source=arguments.file)
-    facts = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}
-    save_model(arguments.out, model, describe_saliency(settings) | facts)
+    origin = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}
+    save_model(arguments.out, model, describe_saliency(settings) | origin)
     logger.info("import_saliency: %d tensors -> %s", len(state), arguments.out / DESCRIPTION)

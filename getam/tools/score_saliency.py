@@ -1,4 +1,4 @@
-"""Scores saliency maps beside masks: a folder of maps, wherever they come from, or a network on image/mask pairs."""
+"""Scores saliency maps against masks: a folder of maps from any program, or a network's maps of image/mask pairs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ def run(arguments: Arguments) -> None:
 
 
 def _files(predictions: Path, masks: Path) -> list[tuple[Path, Path]]:
-    """(map, mask) of each mask."""
+    """The files (map, mask) of each mask.
+
+    Raises:
+        InputError: a folder does not exist or is empty, or a map is missing.
+    """
     for folder in (predictions, masks):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name one of .png or .jpg files")

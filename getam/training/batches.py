@@ -1,4 +1,4 @@
-"""A training's batches: which images are in them, and what is said where a process that loads them was killed."""
+"""Batches of a training: the sampler that shares them among processes, and the error for a killed loader worker."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from getam.system.seeds import mixed_seed
 
 
 class EpochBatches(Sampler[list[int]]):
-    """This process's part of each batch of an epoch: numbers `epoch * len + i` in an order that seed and epoch decide.
+    """Yields this process's part of each batch of an epoch: lists of item numbers `epoch * length + i`.
+
+    The order depends on seed and epoch alone.
 
     Args:
         length: number of images.
-        batch_size: of the whole batch, over all processes; the images left over at an epoch's end are not used.
-        parts: parts that a batch is computed in; each holds the same images for any number of processes.
-        start: batches at the epoch's beginning that are done and left out.
+        batch_size: images of a whole batch, over all processes; an incomplete last batch of an epoch is dropped.
+        parts: number of parts that a batch is computed in (gradient accumulation); each part holds the same images
+            whatever the number of processes.
+        start: number of batches at the epoch's beginning that are done already and are skipped.
     """
 
     def __init__(self, length: int, *, epoch: int, seed: int, batch_size: int, parts: int = 1, start: int = 0) -> None:
@@ -46,7 +49,11 @@ class EpochBatches(Sampler[list[int]]):
 
 @contextmanager
 def killed_workers() -> Iterator[None]:
-    """Says in one message that a loader's worker was killed; torch raises that at any line of the training."""
+    """Turns torch's error about a killed DataLoader worker, which any line may raise, into a MachineError.
+
+    Raises:
+        MachineError: a worker process of the DataLoader was killed.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -23,12 +23,12 @@ from getam.training.losses import balanced_cross_entropy, dense_energy_loss, sal
 
 @dataclass(frozen=True)
 class StepPictures:
-    """What a step of the second phase can be shown by; the tensors are detached."""
+    """Tensors from which a step of the second phase can be drawn; all are detached."""
 
     photographs: Tensor
     """(B, 3, H, W), RGB in 0..255"""
     maps: Tensor
-    """(B, K, H, W), >= 0, raw values: an image's refined maps, then zeros where it has fewer classes than K"""
+    """(B, K, H, W), >= 0, not normalized: the refined maps of each image, padded with zeros to K classes"""
     targets: Tensor
     """(B, H, W), uint8: 0 background, label values, 255 unknown"""
     logits: Tensor
@@ -37,19 +37,19 @@ class StepPictures:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Losses of a step, whose sum is minimized, and what it can be shown by (None in the first phase)."""
+    """Losses of a step, whose sum is minimized, and the tensors to draw it from (None in the first phase)."""
 
     losses: dict[str, Tensor]
     pictures: StepPictures | None = None
 
 
 def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settings: EndToEndSettings) -> TrainingStep:
-    """L = L_cls in the first phase, L_cls + L_seg + L_sal in the second (section 4.3).
+    """Computes the losses of a step: L_cls in the first phase, L_cls + L_seg + L_sal in the second (section 4.3).
 
-    In the second phase one forward pass serves both backward passes. The first backward pass, with respect to the
-    attention outputs alone, gives the maps, of which PAMR and completion make targets; the second one is the caller's,
-    and it alone reaches the weights. Maps, targets and losses stay on the batch's device (label methods other than the
-    paper's run on the CPU).
+    In the second phase one forward pass serves both backward passes. The first backward pass stops at the attention
+    outputs and gives the maps, from which PAMR and completion make targets. The second one, which the caller runs on
+    the losses, is the only one that reaches the weights. Maps, targets and losses stay on the batch's device (label
+    methods other than the paper's run on the CPU).
 
     Args:
         model: the EndToEndNetwork, or DistributedDataParallel around it.
@@ -69,12 +69,12 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
 def losses_of(
     scores: Tensor, logits: Tensor, maps: Sequence[Tensor], batch: dict[str, Tensor], settings: EndToEndSettings
 ) -> TrainingStep:
-    """The second phase's losses from its maps: PAMR and completion make targets, then L_cls + L_seg + L_sal.
+    """Makes targets from the maps by PAMR and completion, and computes the second phase's losses L_cls + L_seg + L_sal.
 
     Args:
         scores: (B, C).
         logits: (B, 1 + C, H, W).
-        maps: for each image (K_b, n_h, n_w), of the classes that its label names, without a graph.
+        maps: for each image (K_b, n_h, n_w), one map for each class in its label, without a graph.
         batch: see `training_step`.
     """
     images, labels = batch["image"], batch["classes"]
@@ -112,20 +112,20 @@ def losses_of(
 
 
 def classes_of(labels: Tensor) -> list[list[int]]:
-    """Multi-hot (B, C) -> class indices of each image, ascending."""
+    """Gives the class indices of each image, ascending, from multi-hot labels (B, C)."""
     return [row.nonzero().flatten().tolist() for row in labels]
 
 
 @torch.no_grad()
 def refine_maps(photographs: Tensor, maps: Sequence[Tensor], settings: EndToEndSettings) -> Tensor:
-    """PAMR on a batch's maps.
+    """Refines the maps of a batch by PAMR.
 
     Args:
         photographs: (B, 3, H, W), RGB in 0..255.
         maps: for each image (K_b, n_h, n_w).
 
     Returns:
-        (B, K, H, W), K the most classes of an image; zeros where an image has fewer.
+        (B, K, H, W), where K is the largest number of classes in an image; images with fewer are padded with zeros.
     """
     stacked = torch.nn.utils.rnn.pad_sequence(list(maps), batch_first=True)
     return pamr(photographs, stacked, iterations=settings.refine.iterations, dilations=settings.refine.dilations)
@@ -139,7 +139,7 @@ def make_targets(
     salient: Tensor,
     settings: EndToEndSettings,
 ) -> tuple[Tensor, Tensor]:
-    """Pseudo labels of a batch, as the multi-stage path makes them, and where completion mined.
+    """Makes the pseudo labels of a batch, as the multi-stage path does, and marks where completion mined a class.
 
     Args:
         photographs: (B, 3, H, W), RGB in 0..255.
@@ -148,12 +148,12 @@ def make_targets(
         salient: (B, H, W), bool.
 
     Returns:
-        labels (B, H, W), uint8; the pixels outside the saliency that were given a class, before the opening (authors'
-        code): (B, H, W), bool.
+        Labels (B, H, W), uint8. Mined pixels (B, H, W), bool: those outside the saliency that were given a class,
+        before the opening (as in the authors' code).
     """
     completion = settings.completion
     by_rules = LABEL_METHODS[completion.method].by_rules
-    # The opening comes last, for what was mined is what the rules of Eq. 5 say.
+    # The opening comes last, since the mined pixels are those of the rules of Eq. 5 before it.
     before_opening = completion.model_copy(update={"opening": 0}).completion_arguments()
     labels = []
     for image, padded, indices, saliency in zip(photographs, refined, classes, salient, strict=True):
@@ -161,17 +161,17 @@ def make_targets(
         if by_rules:
             labels.append(complete_labels(maps, indices, saliency, **before_opening, epsilon=settings.map_epsilon))
             continue
-        made = make_labels(
+        values = make_labels(
             maps.float().cpu().numpy(),
             indices,
             image=image.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
-            # Salient or not is settled: 255 is above every threshold.
+            # The saliency is binary already; 255 exceeds every threshold.
             saliency=255 * saliency.to(torch.uint8).cpu().numpy(),
             settings=completion,
         )
-        labels.append(torch.from_numpy(made).to(maps.device))
+        labels.append(torch.from_numpy(values).to(maps.device))
     stacked = torch.stack(labels)
     mined = (stacked > 0) & ~salient
     if completion.opening and by_rules:
-        stacked = torch.stack([open_classes(one, completion.opening) for one in stacked])
+        stacked = torch.stack([open_classes(image, completion.opening) for image in stacked])
     return stacked, mined

@@ -1,4 +1,4 @@
-"""A training's output folder: one process trains in it, and what it has finished is kept until its caller has it."""
+"""The output folder of a training: locked while one process trains, with a copy of the results for the workflow."""
 
 from __future__ import annotations
 
@@ -18,33 +18,35 @@ from getam.system.distributed import is_main
 from getam.system.files import atomic_file, atomic_folder, locked_folder, write_text
 
 STATE = ".state"
-"""Folder in the output folder that holds what a training needs to go on, until it is finished."""
+"""Folder in the output folder with the state that a stopped training resumes from; removed when it finishes."""
 
 FINISHED = ".finished"
-"""Folder in the output folder with links to the files of the finished training, until its caller has taken note."""
+"""Folder in the output folder with links to the files of the finished training; the workflow removes it once Snakemake
+has recorded them."""
 
 MADE_FROM = ".made_from"
-"""File in FINISHED with the key of the training."""
+"""File in FINISHED with the key (a hash) of the finished training."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def training_folder(out: Path, key: str, *, arguments: TrainingArguments, scored: object = None) -> Iterator[bool]:
-    """Keeps a training's output folder from other processes; gives whether the training is finished already.
+    """Locks the output folder of a training; yields whether the training is finished already.
 
-    A workflow that dies before it has noted that the training is finished removes the training's files when it is run
-    again. This puts them back. At the end it removes the training's state.
+    A workflow that dies before it has recorded that the training is finished removes the training's files when it is
+    run again. This context manager puts them back from FINISHED. On exit it removes the training's state.
 
     Args:
         key: see `getam.training.loop.training_key`.
-        scored: what the training's files depend on beside the key: the images that the trained network is scored on.
+        scored: the images that the trained network is scored on; the training's files depend on them as well as on
+            the key.
 
     Raises:
         InputError: another process is training in that folder.
     """
     state, kept = out / STATE, out / FINISHED
-    # This key contains the sources' hash, so that a training by the sources before an edit does not count as finished.
+    # This key includes the sources' hash, so that a training made before an edit of them does not count as finished.
     key = hash_of(key, scored, getam.system.version.source_hash(type(arguments).__module__))
     made_from = kept / MADE_FROM
     finished = made_from.is_file() and made_from.read_text(encoding="utf-8") == key
@@ -62,7 +64,7 @@ def training_folder(out: Path, key: str, *, arguments: TrainingArguments, scored
 
 
 def hash_of(*parts: Any) -> str:
-    """Hash of values that JSON can hold (others by their text) and of the package's version."""
+    """Hashes JSON values (other types by their text) together with the package's version; SHA-256 in hex."""
     text = json.dumps([getam.system.version.VERSION, *parts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -71,7 +73,7 @@ def _put_back(kept: Path, out: Path) -> None:
     for name in _file_names(kept):
         with atomic_file(out / name) as temporary:
             _link(kept / name, temporary)
-            # A workflow compares a file's time with those of its inputs, which it may have made anew.
+            # Snakemake compares the modification time with those of the inputs, which may have been made again since.
             os.utime(temporary)
 
 
@@ -91,5 +93,5 @@ def _link(source: Path, path: Path) -> None:
     try:
         path.hardlink_to(source)
     except OSError:
-        # Some file systems have no links.
+        # Some file systems do not support hard links.
         shutil.copyfile(source, path)

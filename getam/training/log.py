@@ -1,4 +1,4 @@
-"""What shows a training while it runs: TensorBoard's scalars, and pictures of its steps."""
+"""The log of a running training: TensorBoard scalars, and pictures of its steps."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
-    """Writes a training's scalars and pictures, in the first of its processes alone; changes no weight.
+    """Writes the scalars and pictures of a training; only the first of its processes writes.
 
     Args:
         out: the training's output folder.
-        step: steps that are done; before the first, what an earlier training has left in the folders is removed.
+        step: number of steps done so far; with 0, the folders of an earlier training are removed.
     """
 
     def __init__(self, out: Path, arguments: TrainingArguments, *, step: int) -> None:
@@ -56,7 +56,7 @@ class TrainingLog:
 
     @contextmanager
     def _giving_up(self) -> Iterator[None]:
-        """Warns once where nothing can be written, and shows no more: that is no reason to end the training."""
+        """Logs a warning if writing fails and stops writing: a full disk must not end the training."""
         try:
             yield
         except (OSError, UnwritableError) as error:
@@ -65,15 +65,19 @@ class TrainingLog:
             self.pictures_every = 0
 
     def scalars(self, values: Mapping[str, Tensor], optimizer: Optimizer, *, images: int) -> None:
-        """Counts a step of so many images; if the step is to be shown, writes its values and learning rates."""
+        """Counts a step; every `scalars_every` steps, writes its values, learning rates and images a second.
+
+        Args:
+            images: number of images of the step, over all processes.
+        """
         self.step += 1
         if self._writer is None or self.step % self.scalars_every:
             return
         seconds = time.monotonic() - self._last_time
-        shown = {name: float(value) for name, value in values.items()}
-        shown |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
-        shown["images_per_second"] = images * (self.step - self._last_step) / seconds
-        for name, value in shown.items():
+        numbers = {name: float(value) for name, value in values.items()}
+        numbers |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
+        numbers["images_per_second"] = images * (self.step - self._last_step) / seconds
+        for name, value in numbers.items():
             self.scalar(name, value)
         self._last_step, self._last_time = self.step, time.monotonic()
 
@@ -84,7 +88,7 @@ class TrainingLog:
                 self._writer.add_scalar(name, value, self.step)
 
     def picture(self, draw: Callable[[], np.ndarray] | None) -> None:
-        """Draws and writes the current step, if it has a picture and is to be shown."""
+        """Draws and writes a picture of the current step, every `pictures_every` steps; None has no picture."""
         if draw is None or not self.pictures_every or self.step % self.pictures_every or not is_main():
             return
         picture = draw()

@@ -1,6 +1,6 @@
-"""The training that every network shares: `train` trains and saves a stage's network, `Training` is its loop.
+"""The training loop that all networks share: `train` trains and saves the network of a stage, `Training` is the loop.
 
-The loop is seeded, goes on from a saved state, shows how far it is, and computes the same in any number of processes.
+The loop is seeded, resumes from a saved state, shows its progress, and computes the same in any number of processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from getam.training.optimization import ParameterGroup, check_groups, optimizer_
 from getam.training.stop_signals import StopSignals, ignore_stop_signals
 
 STATE_FILE = "state.safetensors"
-"""File in the folder STATE with the saved state."""
+"""Name of the saved state in the folder STATE."""
 
 METRICS = "metrics.json"
 
@@ -49,17 +49,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a training step gives: named losses, whose sum is minimized, and a picture of it for the log."""
+    """Result of a training step: named losses, whose sum is minimized, and a function that draws the step."""
 
     losses: Losses
     picture: Callable[[], np.ndarray] | None = None
-    """Draws the step, (H, W, 3), uint8; it is called for the steps alone that are shown."""
+    """Draws the step, (H, W, 3), uint8; called only for the steps whose picture is written."""
 
 
 Step = Callable[[nn.Module, Batch, int], StepResult]
-"""(the model, or DistributedDataParallel around it; batch on the device; epoch, counted from 0) -> the step's result.
+"""A training step: (model, batch, epoch) -> its result.
 
-The average of a loss over the processes must be the loss of the whole batch.
+The model may be wrapped in DistributedDataParallel, the batch is on the device, epochs count from 0. The average of a
+loss over the processes must be the loss of the whole batch.
 """
 
 
@@ -68,10 +69,9 @@ class Scoring:
     """How a trained network is scored before it is saved."""
 
     score: Callable[[], dict[str, Any]]
-    """Gives the content of metrics.json; the network is in evaluation mode."""
+    """Returns the content of metrics.json; called with the network in evaluation mode."""
     data: object
-    """What the scores depend on beside the network, as a value that JSON can hold; with other data the stage is not
-    taken for finished."""
+    """JSON value that identifies the data that the scores depend on; a finished training with other data runs again."""
 
 
 def train(
@@ -92,16 +92,16 @@ def train(
 ) -> None:
     """Trains a stage's network and saves it: model.safetensors, model.json and, where it is scored, metrics.json.
 
-    Nothing is trained where `out` holds what the same sources have finished from the same settings, first weights and
-    data. See `Training` for how a stopped training goes on.
+    Does nothing if `out` holds a finished training with the same sources, settings, initial weights and data. See
+    `Training` for how a stopped training resumes.
 
     Args:
         settings: all settings of the stage; they are part of the training's key.
-        data: what decides the weights beside the settings and the first weights, as values that JSON can hold: class
-            names, labels, fingerprints of files.
-        description: what model.json says of the network, see describe_model; where its first weights came from and its
-            losses are added here.
-        arguments: of the stage; the module that defines their class is the stage's, and gives the training its name.
+        data: JSON values that, with the settings and the initial weights, determine the result: class names, labels,
+            fingerprints of files.
+        description: content of model.json, see describe_model; the origin of the initial weights and the losses of
+            each epoch are added to it.
+        arguments: the stage's arguments; the module that defines their class is the stage, and names the training.
 
     The other arguments are those of `Training`, which also says what is raised.
     """
@@ -140,37 +140,37 @@ def train(
 
 
 def training_key(model: nn.Module, settings: ScheduleSettings, data: Sequence[object]) -> str:
-    """Hash of everything that decides a training's result: settings, the origin of the first weights, data."""
+    """Hashes everything that determines a training's result: settings, origin of the initial weights, data."""
     return hash_of(settings.model_dump(mode="json"), initialization_of(model), *data)
 
 
 class Training:
-    """The loop that trains a network, from its first step or from its saved state to its last.
+    """The loop that trains a network to its last step, from the first one or from a saved state.
 
-    At the end of every epoch, and within one every `arguments.checkpoint_minutes`, the whole state is written to
-    `out`/.state; a later training with the same key goes on from that step, to the same weights (bit for bit on CPU) as
-    an uninterrupted one. The state is written as well when SIGTERM or SIGINT ends the training. `training_folder`
-    removes the state in the end.
+    The whole state is written to `out`/.state at the end of every epoch, every `arguments.checkpoint_minutes` within
+    one, and when SIGTERM or SIGINT ends the training. A later training with the same key resumes from that step and
+    reaches the same weights (bit for bit on CPU) as an uninterrupted one. `training_folder` removes the state in the
+    end.
 
-    Under torchrun each process takes its part of every batch; batches, batch norm and dropout are those of a single
-    process, gradients are averaged, and the first process alone writes.
+    Under torchrun each process computes its part of every batch: batches, batch norm and dropout are the same as in a
+    single process, gradients are averaged, and only the first process writes files.
 
     Args:
         model: is trained in place, on the device that holds it.
         step: see `Step`.
-        images: items by `epoch * len + i`, see TrainingImages.
-        groups: each trainable parameter in one of them; `lr` is a group's highest learning rate.
-        out: gets .state, tensorboard (scalars), pictures.
-        key: identifies settings, first weights and data; a state with another key is not used.
-        name: of the training, for the log.
+        images: items by the number `epoch * len + i`, see TrainingImages.
+        groups: parameter groups, each trainable parameter in exactly one; `lr` is a group's highest learning rate.
+        out: folder in which .state, tensorboard (scalars) and pictures are written.
+        key: identifies settings, initial weights and data; a state with another key is ignored.
+        name: name of the training in the log.
         name_of: number of an image -> its name, for messages.
-        rate: epoch -> factor of all learning rates, beside the schedule's.
-        validate: mIoU on val of the model as it is, in evaluation mode; None where there is no ground truth. It is
-            called after every `arguments.validate_every` epochs, in the first process.
-        keep_best: is given the epoch, counted from 1, and its mIoU when that is the highest so far.
+        rate: epoch -> factor on all learning rates, in addition to the schedule's.
+        validate: computes the current model's mIoU on val, in [0, 1]; None where there is no ground truth. Called in
+            the first process, with the model in evaluation mode, every `arguments.validate_every` epochs.
+        keep_best: called with the epoch, counted from 1, and its mIoU if that is the highest so far.
 
     Raises:
-        InputError: the processes cannot share a batch evenly.
+        InputError: a batch cannot be shared evenly by the processes.
         ValueError: a trainable parameter is in no group or in several.
     """
 
@@ -202,7 +202,7 @@ class Training:
         check_groups(model, groups)
         self.optimizer = optimizer_of(settings, groups)
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
-        # The stage is the module that defines the class of its arguments; a state belongs to the stage's sources.
+        # The stage is the module that defines the arguments' class; a state is valid for the stage's sources only.
         self.code = getam.system.version.source_hash(type(arguments).__module__)
         self.position = self.resume()
         self.log = TrainingLog(out, arguments, step=self.position.epoch * self.batches + self.position.batch)
@@ -211,7 +211,11 @@ class Training:
         self.saved_at = time.monotonic()
 
     def shared_batch_size(self) -> int:
-        """Images of a step: all there are where they are fewer than the settings' batch."""
+        """Number of images of a step: the settings' batch size, or all images if there are fewer.
+
+        Raises:
+            InputError: the processes and parts cannot share them evenly.
+        """
         size, parts = min(self.settings.batch_size, self.image_count), self.settings.accumulation
         if size % (world_size() * parts):
             sharers = f"{world_size()} processes" + (f" in {parts} parts each" if parts > 1 else "")
@@ -220,7 +224,7 @@ class Training:
         return size
 
     def resume(self) -> Position:
-        """Loads the saved state, if there is one of this key and code, and gives how far the training is."""
+        """Loads the saved state, if there is one with this key and code; returns the position to train from."""
         path = self.out / STATE / STATE_FILE
         any_code = not self.arguments.code_hash
         saved = load_state(path, self.model, self.optimizer, key=self.key, code=self.code, any_code=any_code)
@@ -231,22 +235,22 @@ class Training:
         return position
 
     def distributed(self) -> nn.Module:
-        """The model as the step calls it: under torchrun with averaged gradients and batch norms of all processes."""
+        """The model that the step calls: under torchrun, with averaged gradients and synchronized batch norm."""
         if world_size() == 1:
             return self.model
         # DDP warns about parameters with a single row, such as tokens; the copy that it warns about takes no
         # measurable time.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # The decoder is unused in the first phase, and so is the final norm with a read-out that does not see it.
+        # Unused parameters occur: the decoder in the first phase, the final norm under a read-out that bypasses it.
         return DistributedDataParallel(synchronized(self.model, self.device.type), find_unused_parameters=True)
 
     def run(self) -> list[dict[str, float]]:
-        """Trains to the last step and gives each epoch's mean losses.
+        """Trains to the last step; returns the mean losses of each epoch.
 
         Raises:
             InputError: a loss is not finite; the message names images of the batch.
             MachineError: a process that loads images was killed.
-            Stopped: a signal came, and the state is saved.
+            Stopped: SIGTERM or SIGINT was received; the state is saved.
         """
         with self.stop, killed_workers():
             for epoch in range(self.position.epoch, self.settings.epochs):
@@ -255,7 +259,7 @@ class Training:
         return self.position.history
 
     def train_epoch(self, epoch: int) -> None:
-        """Trains the batches of an epoch that are not done yet."""
+        """Trains the remaining batches of an epoch."""
         self.model.train()
         first = self.position.batch
         loader = self.loader(epoch)
@@ -269,7 +273,7 @@ class Training:
         self.end_epoch(epoch, images=(self.batches - first) * self.batch_size, seconds=time.monotonic() - started)
 
     def loader(self, epoch: int) -> DataLoader[Any]:
-        """This process's parts of the batches of an epoch that are not done yet."""
+        """Loads this process's parts of the remaining batches of an epoch."""
         on_gpu = self.device.type == "cuda"
         return DataLoader(
             self.images,
@@ -281,23 +285,23 @@ class Training:
                 parts=self.settings.accumulation,
                 start=self.position.batch,
             ),
-            # On CPU the network itself needs the cores.
+            # On a CPU the network needs all cores: loader processes would slow it down.
             num_workers=min(self.arguments.threads, 8) if on_gpu else 0,
             worker_init_fn=ignore_stop_signals,
             pin_memory=on_gpu,
-            # A loader draws a random number when it starts, and a resumed training starts one loader more: it draws
-            # from a generator of its own, so that the global random state stays the same.
+            # A loader draws a random number when it starts, and a resumed training starts one more loader. With its own
+            # generator it leaves the global random state as an uninterrupted training has it.
             generator=torch.Generator(),
         )
 
     def set_rates(self, epoch: int, number: int) -> None:
-        """Sets every group's learning rate for a batch."""
+        """Sets the learning rate of every group for one batch of an epoch."""
         done = (epoch * self.batches + number) / (self.batches * self.settings.epochs)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = highest * self.rate(epoch) * schedule_factor(self.settings, done)
 
     def train_batch(self, batch: Batch, epoch: int, number: int) -> None:
-        """One step of the optimizer; then the state is saved if that is due, and a stop signal ends the training."""
+        """Takes one optimizer step; then saves the state if due, and ends the training after a stop signal."""
         self.optimizer.zero_grad(set_to_none=True)
         result = self.forward_backward(batch, epoch)
         scalars = {f"loss/{name}": value for name, value in result.losses.items()}
@@ -308,7 +312,7 @@ class Training:
         self.position.add(result.losses, batch=number + 1)
         self.log.scalars(scalars, self.optimizer, images=self.batch_size)
         self.log.picture(result.picture)
-        # After an epoch's last batch the state is saved as that of a complete epoch, by end_epoch.
+        # After the last batch of an epoch, end_epoch saves the state.
         if result.stopped or (result.save_is_due and number + 1 < self.batches):
             self.save()
         if result.stopped:
@@ -317,7 +321,7 @@ class Training:
             raise Stopped(self.stop.received or signal.SIGTERM)
 
     def forward_backward(self, batch: Batch, epoch: int) -> _BatchResult:
-        """Computes a batch in the settings' number of parts; leaves its gradients on the parameters."""
+        """Runs the forward and backward passes of a batch, part by part; gradients accumulate on the parameters."""
         parts = self.settings.accumulation
         losses: dict[str, Tensor] = {}
         for part in range(parts):
@@ -337,9 +341,9 @@ class Training:
         return _BatchResult(losses, result.picture, save_is_due, stopped)
 
     def agree(self, loss: Tensor) -> tuple[float, bool, bool]:
-        """The loss's mean over the processes; whether the state is to be saved; whether the training is to stop.
+        """Agrees with the other processes on: the mean loss, whether to save the state, whether to stop.
 
-        All processes act on what one of them finds: one that stopped or saved alone would leave the others waiting.
+        If one process has to save or stop, all do: one that did so alone would leave the others waiting for it.
         """
         save_is_due = time.monotonic() - self.saved_at >= 60 * self.arguments.checkpoint_minutes
         findings = [loss, loss.new_tensor(save_is_due), loss.new_tensor(self.stop.received)]
@@ -347,10 +351,10 @@ class Training:
         return mean, due > 0, stopped > 0
 
     def end_epoch(self, epoch: int, *, images: int, seconds: float) -> None:
-        """Logs an epoch, validates the model if that is due, and saves the state.
+        """Logs an epoch, validates the model if due, and saves the state.
 
         Args:
-            images: trained in these seconds, by all processes together.
+            images: number of images trained in these seconds, by all processes together.
         """
         means = self.position.means(self.batches)
         logger.info(
@@ -363,7 +367,7 @@ class Training:
             three_digits(images / max(seconds, 1e-9)),
         )
         if self.arguments.validate_every:
-            # The validation may take its time; a process that is killed meanwhile has not trained in vain.
+            # Validation may take long; if the process is killed meanwhile, the epoch is not lost.
             self.save()
         self.position.end_epoch(means | self.validated(epoch))
         self.save()
@@ -372,7 +376,7 @@ class Training:
             raise Stopped(self.stop.received or signal.SIGTERM)
 
     def validated(self, epoch: int) -> dict[str, float]:
-        """{"val_miou": ...} after an epoch that is to be validated, which the last one always is; else nothing."""
+        """Validates after every `validate_every` epochs and the last one: {"val_miou": ...}; {} after other epochs."""
         every = self.arguments.validate_every
         if not every or ((epoch + 1) % every and epoch + 1 < self.settings.epochs) or not is_main():
             return {}
@@ -388,7 +392,7 @@ class Training:
         return {"val_miou": miou}
 
     def save(self) -> None:
-        """Writes the state. Every process must call this: the sums of the losses are averaged over them."""
+        """Writes the state. Every process must call this, since the sums of losses are averaged over the processes."""
         progress = self.position.described()
         if is_main():
             path = self.out / STATE / STATE_FILE
@@ -398,7 +402,7 @@ class Training:
 
 @dataclass(frozen=True)
 class _BatchResult:
-    """What a batch gave: its losses, without a graph, and what all processes agreed on."""
+    """Result of a batch: its losses, without a graph, and what all processes agreed on (see `Training.agree`)."""
 
     losses: Losses
     picture: Callable[[], np.ndarray] | None
@@ -408,12 +412,12 @@ class _BatchResult:
 
 @dataclass
 class Position:
-    """How far a training is: what its state holds beside the tensors, as JSON."""
+    """How far a training has come: the part of its state that is stored as JSON beside the tensors."""
 
     epoch: int = 0
-    """Epochs that are complete."""
+    """Number of complete epochs."""
     batch: int = 0
-    """Batches of the next epoch that are done."""
+    """Number of batches of the next epoch that are done."""
     sums: dict[str, Any] = field(default_factory=dict)
     """Sums of the losses of those batches."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -424,7 +428,7 @@ class Position:
     def add(self, losses: Losses, *, batch: int) -> None:
         self.batch = batch
         for name, value in losses.items():
-            # The sums stay on the device: to read one would be to wait for a GPU.
+            # The sums stay on the device: reading one would wait for the GPU.
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
 
     def means(self, batches: int) -> dict[str, float]:
@@ -438,7 +442,7 @@ class Position:
         return {**vars(self), "sums": self._sums_over_processes()}
 
     def _sums_over_processes(self) -> dict[str, float]:
-        # A float was read from a saved state and is already the mean over processes.
+        # A float was read from a saved state and is already the mean over the processes.
         return {
             name: value if isinstance(value, float) else float(mean_over_processes(value))
             for name, value in self.sums.items()

@@ -1,4 +1,4 @@
-"""Losses: the end-to-end network's L_seg (cross entropy and dense energy) and L_sal, the saliency network's."""
+"""Losses of the end-to-end network (L_seg with its dense energy, L_sal) and of the saliency network (F3Net's)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from getam.system.files import UNKNOWN
 
 BACKGROUND = 0
 
-# Pixels a side of one tile of the pairwise kernel: small enough for the CPU's cache, large enough to keep a
-# GPU busy (about 200 MiB there).
+# Side of one tile of the pairwise kernel, in pixels: small enough for the CPU's cache, and large enough to keep a GPU
+# busy (about 200 MiB).
 CPU_TILE = 384
 GPU_TILE = 4096
 
-# Exponents below are raised to this: e^-80 adds nothing to a sum, while the subnormal numbers that float32
-# has from e^-87 on slow the CPU's products two to four times.
+# Exponents are clamped to at least this: e^-80 adds nothing to a sum, while float32's subnormal numbers (below e^-87)
+# slow down the CPU's products two to four times.
 LEAST_EXPONENT = -80.0
 
 SMOOTHING = 0.001
@@ -35,7 +35,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, synchronize: bool 
     """Cross entropy averaged over the foreground, plus cross entropy averaged over the background.
 
     The two means keep a large background from outweighing small objects. Deviation from the authors' program:
-    a mean over no pixels counts as zero, where theirs is NaN.
+    a mean over no pixels is zero, where theirs is NaN.
 
     Args:
         logits: (B, 1 + C, H, W), floating; channel 0 is the background. Half precision is computed in
@@ -65,8 +65,8 @@ def saliency_loss(
 ) -> Tensor:
     """L_sal of section 4.3: weight * BCE(p_background, 1 - S), averaged over the pixels of `region`.
 
-    Deviation from the authors' program, which overwrites S while it completes labels, so that every salient
-    pixel is trained towards the background, and which uses weight 1: this is the paper's form.
+    This is the paper's form. It deviates from the authors' program, which uses weight 1 and overwrites S while it
+    completes labels, so that every salient pixel is trained towards the background.
 
     Args:
         logits: (B, 1 + C, H, W), floating; channel 0 is the background. Half precision is computed in
@@ -136,36 +136,35 @@ def dense_energy_loss(
         k(i, j) = exp(-|rgb_i - rgb_j|^2 / (2 sigma_rgb^2) - |xy_i - xy_j|^2 / (2 sigma_xy^2)), i = j included
         G_i = 1 where the label is unknown, else 1 - max_c p_i(c)
 
-    so unknown pixels, and known ones in doubt, are drawn to their like. The gradient is RRM's own, dE/dp_i =
-    -2 weight / B * G_i sum_j k(i, j) p_j: G is constant, and a pixel moves as far as its own gate lets it.
-    (The derivative of E, with G_i + G_j in the place of 2 G_i, would also move a confident pixel towards a
-    doubtful one.)
+    so that unknown pixels, and known ones with uncertain predictions, are drawn to similar ones. The gradient is
+    RRM's own, dE/dp_i = -2 weight / B * G_i sum_j k(i, j) p_j, with G constant: how far a pixel moves depends on its
+    own gate only. (The true derivative of E, with G_i + G_j in place of 2 G_i, would also move a confident pixel
+    towards an uncertain one.)
 
     Everything is first resized by `scale`: images and labels by nearest neighbor, probabilities bilinearly;
     sigma_xy is in pixels of the full size. The kernel is exact; the permutohedral lattice of the authors'
     program yields about half of this energy and of its gradients. Time grows with the square of the number of
-    pixels; memory does not: the kernel exists tile by tile.
+    pixels; memory does not, since the kernel is computed tile by tile.
 
     Args:
         images: (B, 3, H, W), RGB, 0..255, any dtype.
         probabilities: (B, K, H, W), floating, softmax over background and classes; gets the gradient.
         labels: (B, H, W), int64; only 255 (unknown) matters.
-        region: (B, H, W), values 0 or 1, any dtype: 0 marks padding, which neither pulls nor is pulled. None:
-            all 1.
+        region: (B, H, W), values 0 or 1, any dtype: 0 marks padding, which takes no part. None: all 1.
         sigma_rgb: width of the Gaussian in color, in gray levels.
         sigma_xy: width of the Gaussian in position, in pixels.
         scale: factor on the height and width.
         weight: factor of the loss.
 
     Returns:
-        Scalar, <= 0, in float32 or better whatever autocast says.
+        Scalar, <= 0, in float32 or float64 even under autocast.
     """
     probabilities = _upcast(probabilities)
     dtype = probabilities.dtype
     if region is None:
         region = torch.ones_like(labels)
     small = F.interpolate(probabilities, scale_factor=scale, mode="bilinear", align_corners=False)
-    # Nearest neighbor picks the same pixels for all three, so that color, label and padding stay together.
+    # Nearest neighbor picks the same pixels from image, labels and region, so that they stay aligned.
     image, unknown, inside = (
         F.interpolate(x.to(dtype), scale_factor=scale, mode="nearest")
         for x in (images, (labels == UNKNOWN).unsqueeze(1), region.unsqueeze(1))
@@ -179,12 +178,12 @@ def dense_energy_loss(
 class _GatedEnergy(torch.autograd.Function):
     """-sum_ij G_i k(i, j) <p_i, p_j>, with RRM's gradient -2 G_i sum_j k(i, j) p_j.
 
-    Both come from the same filtered probabilities, so the backward pass costs nothing.
+    Energy and gradient come from the same filtered probabilities, so the backward pass needs no second filtering.
     """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, probabilities: Tensor, gate: Tensor) -> Tensor:
-        # Without autocast: a bfloat16 product would leave two digits of the kernel.
+        # Autocast is off: a bfloat16 product would leave two digits of the kernel.
         with torch.autocast(features.device.type, enabled=False):
             filtered = gate * gaussian_filter(features, probabilities)
         ctx.save_for_backward(filtered)
@@ -200,7 +199,7 @@ class _GatedEnergy(torch.autograd.Function):
 def gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
     """Weighted sums sum_j exp(-|f_i - f_j|^2 / 2) v_j over all pixels j, exact.
 
-    The (N, N) kernel exists one tile at a time.
+    The (N, N) kernel is computed one tile at a time.
 
     Args:
         features: (B, N, D), floating: position of each pixel in a space where the Gaussian's width is 1.
@@ -209,8 +208,8 @@ def gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
     Returns:
         (B, K, N), the dtype of `values`. No gradient passes to the features.
     """
-    # -|a - b|^2 / 2 = a.b - |a|^2 / 2 - |b|^2 / 2 as one product of extended vectors. The terms cancel, so in
-    # double: float32 loses digits there, and a GPU's TF32 mode nearly all of them.
+    # -|a - b|^2 / 2 = a.b - |a|^2 / 2 - |b|^2 / 2 as one product of extended vectors, in float64: the terms cancel, by
+    # which float32 loses digits, and a GPU's TF32 mode nearly all of them.
     centered = (features - features.mean(dim=1, keepdim=True)).detach().double()
     half_norm = centered.square().sum(dim=2, keepdim=True) / -2
     one = torch.ones_like(half_norm)
@@ -225,7 +224,7 @@ def gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
                 rows, columns = slice(i, i + tile), slice(j, j + tile)
                 kernel = (a[rows] @ b[:, columns]).to(values.dtype).clamp_(LEAST_EXPONENT, 0).exp_()
                 target[:, columns] += source[:, rows] @ kernel
-                # The kernel is symmetric: each tile off the diagonal serves both ways.
+                # The kernel is symmetric: a tile off the diagonal also gives the tile opposite it.
                 if i != j:
                     target[:, rows] += source[:, columns] @ kernel.T
     return filtered
@@ -254,5 +253,5 @@ def mean_where(losses: Tensor, selected: Tensor, *, synchronize: bool = False) -
 
 
 def _upcast(x: Tensor) -> Tensor:
-    """The same values in float32, or in their own type where that is more precise."""
+    """Casts to float32, unless the values' own type is more precise."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,6 +1,6 @@
-"""How weights are moved: groups of parameters with their learning rates, the optimizers, the learning rate's schedules.
+"""Parameter groups, optimizers and learning-rate schedules.
 
-A group is a dict as torch's optimizers take it: `params`, `lr` (its highest learning rate), and what else it has of its
+A group is a dict as torch's optimizers take it: `params`, `lr` (its highest learning rate), and further options of its
 own, such as `weight_decay`.
 """
 
@@ -19,19 +19,19 @@ from getam.settings.training import ScheduleSettings
 ParameterGroup = dict[str, Any]
 
 WARM_UP = 0.25
-"""Share of a one-cycle schedule in which the learning rate rises."""
+"""Fraction of a one-cycle schedule in which the learning rate rises."""
 
 FIRST_FACTOR = 0.04
-"""Factor of the highest learning rate with which a one-cycle schedule starts: 1 / div_factor of torch's OneCycleLR."""
+"""Initial learning rate of a one-cycle schedule over the highest: 1 / div_factor of torch's OneCycleLR."""
 
 HALVED = 0.4
-"""Share of a step schedule after which the learning rate is halved, again and again: epochs 20 and 40 of 50."""
+"""Fraction of a training after which the step schedule halves the learning rate, repeatedly: epochs 20 and 40 of 50."""
 
 
 def decay_groups(model: nn.Module, *, learning_rate: float) -> list[ParameterGroup]:
-    """Groups of all trainable weights at one learning rate; the optimizer's weight decay acts on matrices and kernels.
+    """Puts all trainable parameters into two groups of one learning rate: with and without weight decay.
 
-    Biases, norms, prefix tokens and position tables are not decayed.
+    Matrices and convolution kernels are decayed; biases, norms, prefix tokens and position tables are not.
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
@@ -49,7 +49,7 @@ def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
     """Checks that each trainable parameter of the model is in exactly one group.
 
     Raises:
-        ValueError: one is in none, and would stay as it is, or in several; the first are named.
+        ValueError: a parameter is in no group, and would not be trained, or in several; the first three are named.
     """
     counts = Counter(id(parameter) for group in groups for parameter in group["params"])
     wrong = [
@@ -63,6 +63,7 @@ def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
 
 
 def optimizer_of(settings: ScheduleSettings, groups: list[ParameterGroup]) -> Optimizer:
+    """Builds the optimizer that the settings name, over the groups."""
     if settings.optimizer == "adamw":
         betas = (settings.momentum, 0.999)
         return AdamW(groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
@@ -70,7 +71,11 @@ def optimizer_of(settings: ScheduleSettings, groups: list[ParameterGroup]) -> Op
 
 
 def schedule_factor(settings: ScheduleSettings, done: float) -> float:
-    """Factor of every group's highest learning rate once `done`, in [0, 1), of the training is done."""
+    """Factor on every group's highest learning rate at a point of the training.
+
+    Args:
+        done: fraction of the training that is done, in [0, 1).
+    """
     return SCHEDULES[settings.schedule](done)
 
 
@@ -89,4 +94,4 @@ def _step(t: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": _one_cycle, "poly": _poly, "step": _step}
-"""Share of the training that is done, in [0, 1) -> factor of the highest learning rate."""
+"""Name -> function from the fraction of the training that is done, in [0, 1), to a factor on the learning rate."""

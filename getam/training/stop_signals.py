@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in a training: it notes them, ends its step and saves its state before it ends."""
+"""SIGTERM and SIGINT in a training, which finishes its step and saves its state before it exits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT while it is entered; a second Ctrl-C ends the process at once.
+    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C raises KeyboardInterrupt at once.
 
     `received` is the number of the last signal, 0 before the first.
     """
@@ -24,7 +24,7 @@ class StopSignals:
         self._handlers_before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        # Python lets the main thread alone set handlers.
+        # Python allows only the main thread to set handlers.
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 self._handlers_before[number] = signal.signal(number, self._receive)
@@ -35,7 +35,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, _: object) -> None:
-        # One of several processes gets a single Ctrl-C twice: from the terminal and from the process that started it.
+        # Under torchrun a single Ctrl-C arrives twice: from the terminal and from the launching process.
         if self.received and number == signal.SIGINT and "LOCAL_RANK" not in os.environ:
             raise KeyboardInterrupt
         logger.info("%s: saves the state after this step and ends", signal.Signals(number).name)
@@ -43,6 +43,6 @@ class StopSignals:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """Lets a loader's worker live as long as its training, which needs the worker to finish its step."""
+    """Initializes a loader worker (of this number) to ignore stop signals: the training needs it to finish its step."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A run on disk for the audit page, and what its scripts hand to the page."""
+"""Writes a small run for the audit page, and reads the data that the page's scripts pass to it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 16, 20
 def index_row(
     folder: Path, id: str, split: str, mask: np.ndarray | None, labels: tuple[str, ...], name: str | None = None
 ) -> IndexRow:
-    """A row with its photograph and mask on disk, under `name` where the id is no file name."""
+    """Makes an index row, with photograph and mask on disk under `name` if the id is no file name."""
     photograph = folder / "photographs" / f"{name or id}.png"
     photograph.parent.mkdir(exist_ok=True, parents=True)
     Image.fromarray(np.full((HEIGHT, WIDTH, 3), 128, np.uint8)).save(photograph)
@@ -43,9 +43,9 @@ def half_mask(left: int, right: int) -> np.ndarray:
 
 
 def write_run(run: Path, rows: Sequence[IndexRow]) -> None:
-    """Two shards of training images through the multi-stage path, and a validation image of both paths.
+    """Writes two shards of the multi-stage path for training images, and both networks' predictions of a val image.
 
-    `rows` are an image of the classes 1 and 2, one of class 2, and the validation image.
+    `rows` are an image of the classes 1 and 2, one of class 2, and the val image.
     """
     first, second, third = (row.id for row in rows)
     raw = np.zeros((2, 2, 3), np.float32)
@@ -65,7 +65,7 @@ def write_run(run: Path, rows: Sequence[IndexRow]) -> None:
 
 
 def write_pseudo_labels(run: Path, shard: str, labels: dict[str, np.ndarray], **facts: Any) -> None:
-    """A shard of pseudo labels; of `facts`, settings are changes of config.yaml's."""
+    """Writes a shard of pseudo labels; `facts` go into its manifest, where `settings` are changes of config.yaml's."""
     settings = validate_config(read_yaml(BASE_CONFIG)).completion.model_dump(mode="json") | facts.pop("settings", {})
     folder = run / "pseudo_labels" / shard
     write_json(folder / "manifest.json", {"ids": [*labels], "settings": settings} | facts)
@@ -74,7 +74,7 @@ def write_pseudo_labels(run: Path, shard: str, labels: dict[str, np.ndarray], **
 
 
 class Audit:
-    """A page that was written: its text, and what it is told about images."""
+    """An audit page that is written to disk: its text, and the data that it gets about images."""
 
     def __init__(
         self, run: Path, rows: Sequence[IndexRow], *, classes: Sequence[str], images: int = 0, threads: int = 1
@@ -89,7 +89,7 @@ class Audit:
 
     @staticmethod
     def call(path: Path, function: str) -> Any:
-        """What a script hands over."""
+        """The data that a script passes to a function of the page."""
         text = path.read_text(encoding="ascii")
         head = f"getamAudit.{function}("
         assert text.startswith(head)

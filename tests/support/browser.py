@@ -1,4 +1,4 @@
-"""Chromium on the audit page, opened from disk, and all that it complains about."""
+"""Opens the audit page from disk in Chromium, and records errors and warnings."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ SPENT = """async ([name, option]) => {
     const started = performance.now();
     select.value = option;
     select.dispatchEvent(new Event("input", { bubbles: true }));
-    // Painted: the frame after the one that the change is drawn in has begun.
+    // The change is painted once the frame after the one that draws it has begun.
     await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     return performance.now() - started;
 }"""
-"""Milliseconds that the page takes for a choice, until it is painted."""
+"""Milliseconds from choosing an option until the page is painted."""
 
 SCROLL = """async (steps) => {
     const box = document.querySelector(".scroller");
@@ -48,11 +48,11 @@ SCROLL = """async (steps) => {
         await new Promise((done) => setTimeout(done, 60));
     }
 }"""
-"""Scrolls through all images in so many steps, slowly enough that they are loaded."""
+"""Scrolls through all images in `steps` steps, slowly enough for them to load."""
 
 
 def many_images(out: Path, count: int) -> None:
-    """Makes a page of a few images one of `count`: lists of their own, and scripts that are links to the few."""
+    """Turns a page of a few images into one of `count`: writes new lists, and links the images' scripts to the few."""
     page = (out / "index.html").read_text(encoding="utf-8")
     text = page.split('id="audit">')[1].split("</script>")[0]
     facts = json.loads(text)
@@ -83,13 +83,13 @@ def many_images(out: Path, count: int) -> None:
 
 
 def memory() -> float:
-    """MB of the largest of this process's renderers."""
+    """Resident memory, MB, of the largest renderer process that this process started."""
     processes = psutil.Process().children(recursive=True)
     return max(process.memory_info().rss for process in processes if "--type=renderer" in process.cmdline()) / 1e6
 
 
 class Opened:
-    """A page of its own, with an empty storage; `complaints` are errors, warnings and requests beyond the disk."""
+    """An opened page with empty storage; `complaints` lists errors, console messages and requests to the network."""
 
     def __init__(self, browser: Browser, folder: Path, *, address: str = "", script: str = "") -> None:
         self.url = (folder / "index.html").as_uri()
@@ -121,22 +121,22 @@ class Opened:
         self.wait_drawn()
 
     def wait_drawn(self) -> None:
-        """Until the page is drawn anew: before the second frame from here."""
+        """Waits until the page is rendered again: until the second frame from now."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def texts(self, selector: str) -> list[str]:
         return [text.strip() for text in self.page.locator(selector).all_inner_texts()]
 
     def wait(self, condition: str) -> None:
-        """Until a JavaScript expression is true."""
-        # Not wait_for_function, whose eval the page's policy forbids.
+        """Waits until a JavaScript expression is true."""
+        # Playwright's wait_for_function uses eval, which the page's policy forbids.
         end = time.monotonic() + PATIENCE
         while not self.page.evaluate(f"Boolean({condition})"):
             assert time.monotonic() < end, condition
             self.page.wait_for_timeout(10)
 
     def wait_painted(self, selector: str = "canvas") -> None:
-        """Until there are layers, and all of them are painted."""
+        """Waits until there are layers and all of them are painted."""
         self.wait(
             f"""(() => {{
                 const all = [...document.querySelectorAll({selector!r})];
@@ -145,6 +145,6 @@ class Opened:
         )
 
     def picture(self, selector: str) -> np.ndarray:
-        """What the screen shows of an element: (H, W, 3), uint8."""
+        """A screenshot of an element: (H, W, 3), uint8."""
         with Image.open(io.BytesIO(self.page.locator(selector).first.screenshot())) as image:
             return np.asarray(image.convert("RGB"))

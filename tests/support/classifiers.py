@@ -1,4 +1,4 @@
-"""Small classifiers and the methods that make maps of them."""
+"""A small classifier, and the methods that make maps from it."""
 
 from __future__ import annotations
 

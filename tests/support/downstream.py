@@ -1,4 +1,4 @@
-"""The rules that an edit reruns: what follows from each stage."""
+"""Sets of rules that an edit reruns: each stage with the rules after it."""
 
 from __future__ import annotations
 

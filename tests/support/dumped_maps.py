@@ -57,7 +57,7 @@ MAPS = MapSettings(
 )
 
 
-# Not in order of their number of labels, so that the stage's sorting shows.
+# The images are not ordered by their number of labels, so that the tests notice how the stage sorts them.
 LABELS = [("c", "a"), ("b",), ("a", "b", "c"), ("c",), ("b", "c")]
 
 
@@ -66,7 +66,7 @@ SIZES = [(32, 32), (32, 32), (30, 60), (60, 30), (32, 32)]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """index.csv of five train images and one val image, and a classifier of random weights."""
+    """A folder with index.csv of five train images and one val image, and a classifier with random weights."""
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     rows = []
@@ -82,7 +82,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     model = build_classifier(CLASSIFIER, num_classes=3, image_size=32)
     for parameter in model.parameters():
-        # Fresh weights of 0.02 make maps near 0; these tell classes apart.
+        # The usual initial weights of 0.02 give maps near 0; these distinguish the classes.
         torch.nn.init.normal_(parameter, std=0.3)
     save_model(folder / "classifier", model, describe_classifier(CLASSIFIER, CLASSES))
     return folder

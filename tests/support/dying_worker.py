@@ -1,6 +1,6 @@
-"""`getam` with a worker process that dies at one moment: python dying_worker.py MOMENT <words of getam>.
+"""Runs `getam` with a worker process that dies at a given moment: python dying_worker.py MOMENT <words of getam>.
 
-The worker kills itself, or is killed by the process that starts it, at a moment that is known and not met by chance.
+The worker kills itself, or is killed by the process that starts it, so that the moment does not depend on chance.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ MOMENTS = (
     "it has written its first labels",
 )
 INTERRUPTED = "it imports and is interrupted"
-"""Another moment, at which no worker dies."""
+"""A further moment, at which no worker dies."""
 
 KILLED = Path("killed")
 CLAIMED = Path("claimed")
 
 
 def kill(process: int | None) -> None:
-    # As the kernel does that is out of memory.
+    # The kernel uses the same signal when memory runs out.
     assert process is not None
     os.kill(process, signal.SIGKILL)
 
 
 def watch_starts(moment: str) -> None:
-    """Kills what the process at hand starts."""
+    """Makes the current process kill workers that it starts, at the given moment."""
     start, started, lock = BaseProcess.start, [], threading.Lock()
 
     def watched(process: BaseProcess) -> None:
@@ -55,14 +55,14 @@ def watch_starts(moment: str) -> None:
             kill(started[0].pid)
             multiprocessing.connection.wait([started[0].sentinel])
             KILLED.touch()
-            # Long enough for whoever watches the first to act before the second is known as started.
+            # The pause gives whoever watches the first worker time to act before the second counts as started.
             time.sleep(1)
 
     BaseProcess.start = watched  # type: ignore[method-assign]
 
 
 def die_once() -> None:
-    """Ends the worker at hand, unless another one was first."""
+    """Kills the current worker, unless another one has been killed already."""
     try:
         CLAIMED.touch(exist_ok=False)
     except FileExistsError:
@@ -84,7 +84,7 @@ def dying(function: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
 def in_worker(moment: str) -> None:
     stage = getam.stages.complete_labels
     if moment == MOMENTS[1]:
-        # No worker gets anywhere before the first is killed.
+        # Workers wait until the first one is killed.
         while not KILLED.exists():
             time.sleep(0.01)
     elif moment == MOMENTS[3]:

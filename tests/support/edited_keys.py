@@ -1,4 +1,4 @@
-"""Every key of config.yaml with the rules that its edit reruns."""
+"""The rules that an edit of each key of config.yaml reruns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KEYS = (
         for section in ("classifier", "saliency", "deeplab", "end_to_end")
     }
 )
-"""What is not as the rest of its section."""
+"""Keys whose edit reruns other rules than the rest of their section."""
 
 
 ELSEWHERE = {
@@ -63,7 +63,7 @@ ELSEWHERE = {
     "end_to_end.readout": "it has one valid value",
     "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
 }
-"""Keys that change which rules there are, or cannot be changed."""
+"""Keys that change the set of rules or cannot be changed -> the test that covers the key, or why none does."""
 
 
 def expected(path: Key) -> set[str]:

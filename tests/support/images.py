@@ -1,4 +1,4 @@
-"""Images on disk that tests read."""
+"""Writes image files of unusual kinds for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def save_gray(path: Path, bits: int) -> None:
-    """A gray PNG of one row of the values 0, 1 at less than 8 bits, which Pillow writes for palettes alone."""
+    """Writes a gray PNG of less than 8 bits with one row, 0 and 1; Pillow writes such PNGs only with a palette."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -21,7 +21,7 @@ def save_gray(path: Path, bits: int) -> None:
 
 
 def turn(path: Path, number: int) -> None:
-    """Has EXIF say so of a photograph."""
+    """Sets the EXIF orientation of a photograph to `number`."""
     with Image.open(path) as image:
         exif = image.getexif()
         exif[0x0112] = number

@@ -1,4 +1,4 @@
-"""Small networks and what tests compare of them."""
+"""Small networks, the authors' networks, and a record of a model's state that tests compare."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from getam.networks.released import from_released
 
 
 def small_vit(**options: Any) -> VisionTransformer:
-    """A ViT with weights large enough for telling attention: patch 8, 32 wide, 3 blocks, 4 heads."""
+    """A ViT (patch 8, width 32, 3 blocks, 4 heads) with weights large enough for distinct attention."""
     torch.manual_seed(0)
     options = {"img_size": 32, "num_classes": 5} | options
     vit = VisionTransformer(patch_size=8, embed_dim=32, depth=3, num_heads=4, **options)
@@ -36,7 +36,7 @@ def images_of(count: int, *, size: tuple[int, int] = (32, 32), dtype: torch.dtyp
 
 
 def resized_positions(table: Tensor, prefix_tokens: int, grid: tuple[int, int]) -> Tensor:
-    """The position table at another grid, as the authors resize it: bilinear, no antialiasing."""
+    """Resizes a position table (1, N, D) to another grid as the authors do: bilinear, without antialiasing."""
     side = math.isqrt(table.shape[1] - prefix_tokens)
     patches = table[:, prefix_tokens:].transpose(1, 2).unflatten(2, (side, side))
     patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=False)
@@ -45,7 +45,7 @@ def resized_positions(table: Tensor, prefix_tokens: int, grid: tuple[int, int]) 
 
 @cache
 def procedural_classifier(name: str) -> dict[str, Tensor]:
-    """The classifier's weights of one of the authors' full-size networks, made from names and shapes."""
+    """Generates the classifier weights of one of the authors' full-size networks from names and shapes."""
     folder = SHARED / "reference"
     specification = importlib.util.spec_from_file_location("procedural_weights", folder / "procedural_weights.py")
     assert specification is not None
@@ -60,7 +60,7 @@ def procedural_classifier(name: str) -> dict[str, Tensor]:
 
 
 def reference_model(name: str, arrays: dict[str, np.ndarray], dtype: torch.dtype) -> nn.Module:
-    """One of the authors' networks: our classifier, or the plain ViT where their head is the ViT's own."""
+    """Builds one of the authors' networks: as our classifier, or as a plain ViT if their head is the ViT's own."""
     state = {
         key.removeprefix("sd/"): torch.from_numpy(value).to(dtype)
         for key, value in arrays.items()

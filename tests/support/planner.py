@@ -1,7 +1,7 @@
-"""Many dry runs in one process: Snakemake is imported once, and each dry run is a fork of it.
+"""Serves dry runs from one process, which imports Snakemake once and forks for each dry run.
 
-Reads a line of JSON a dry run from standard input, {folder, python, words, packages}; answers with a line of JSON each,
-[exit code, output]. Importing Snakemake takes three times as long as a dry run.
+Each line of standard input is a request as JSON, {folder, python, words, packages}; each is answered by a line of JSON,
+[exit code, output]. This saves time, since importing Snakemake takes three times as long as a dry run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import traceback
 
 import snakemake.cli
 
-# What the workflow and Snakemake import when they run; not getam, of which each folder may have its own.
+# Snakemake imports these modules only while it runs. getam is not among them, since each folder may have its own copy.
 import snakemake.api  # isort: skip
 import snakemake.dag  # isort: skip
 import snakemake.scheduling.job_scheduler  # isort: skip
@@ -22,25 +22,25 @@ import snakemake.scheduling.job_scheduler  # isort: skip
 
 def main() -> None:
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         with tempfile.TemporaryFile("w+") as output:
             child = os.fork()
             if child == 0:
-                _run(asked, output.fileno())
+                _run(request, output.fileno())
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             output.seek(0)
             print(json.dumps([code, output.read()]), flush=True)
 
 
-def _run(asked: dict, output: int) -> None:
+def _run(request: dict, output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.chdir(asked["folder"])
-    sys.path[:0] = asked["packages"]
-    sys.executable = asked["python"]
+    os.chdir(request["folder"])
+    sys.path[:0] = request["packages"]
+    sys.executable = request["python"]
     code = 1
     try:
-        snakemake.cli.main(asked["words"])
+        snakemake.cli.main(request["words"])
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
         if isinstance(ended.code, str):

@@ -1,4 +1,4 @@
-"""Where the reference arrays and the real photographs are, and what is read from them."""
+"""The folder of reference arrays and real photographs, and helpers for reading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARED = Path(os.environ.get("GETAM_SHARED", PROJECT.parent / "shared"))
 
 
 def part(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What a state dict holds of one module."""
+    """The part of a state dict that belongs to one module, with the prefix `name` removed from its keys."""
     return {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
 
 

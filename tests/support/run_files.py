@@ -1,4 +1,4 @@
-"""The files of a small run, as its stages write them, for the tests of what reads a whole run."""
+"""Writes the files of a small run, as its stages do, for tests of modules that read a whole run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BENCHMARK = "s\tmax_rss\n{seconds}\t512.5\n"
 
 
 def halves(left: int, right: int) -> np.ndarray:
-    """A mask (HEIGHT, WIDTH) of two values."""
+    """A mask (HEIGHT, WIDTH), uint8, whose left and right halves have one value each."""
     mask = np.full((HEIGHT, WIDTH), left, np.uint8)
     mask[:, WIDTH // 2 :] = right
     return mask
 
 
 def segmentation(*ious: float, crf: bool = False) -> dict[str, Any]:
-    """metrics.json of a segmentation network, with the IoU of background and the classes."""
+    """The content of a segmentation network's metrics.json, with the IoUs of background and classes."""
     names = ("background", *CLASSES)
     return {
         "split": "val",
@@ -39,7 +39,7 @@ def segmentation(*ious: float, crf: bool = False) -> dict[str, Any]:
 
 
 def pseudo_label_scores(*ious: float) -> dict[str, Any]:
-    """pseudo_labels.json, with the same IoUs under each protocol."""
+    """The content of pseudo_labels.json, with the same IoUs under each protocol."""
     names = ("background", *CLASSES)
     scores = {"miou": sum(ious) / len(ious), "iou": dict(zip(names, ious, strict=True))}
     points = [{"threshold": t, "miou": m, "precision": 0.5, "recall": 0.6} for t, m in ((0.1, 0.3), (0.2, 0.4))]
@@ -56,7 +56,7 @@ def pseudo_label_scores(*ious: float) -> dict[str, Any]:
 
 
 def write_run(run: Path) -> Path:
-    """Two training images with pseudo labels in two shards, one of val with DeepLab's prediction."""
+    """Writes a run: two training images with pseudo labels in two shards, and a val image with DeepLab's prediction."""
     labels = {"one": halves(0, 1), "two": halves(1, 2), "three": halves(0, 2)}
     rows = []
     for id, mask in labels.items():

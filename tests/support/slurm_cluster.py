@@ -1,7 +1,7 @@
-"""A Slurm of one machine for tests: a controller and two nodes on loopback, one with two GPUs that are counted only.
+"""A Slurm cluster on one machine for tests: a controller and two nodes on loopback, one with two fake GPUs.
 
-Nothing outlives it: daemons die with the process that started them, and its two files in /etc/slurm, which is where
-the steps of a job look, are removed. A Slurm that is not its own is never touched.
+The cluster leaves nothing behind: daemons die with the process that started them, and its two files in /etc/slurm,
+where job steps look for them, are removed. Another Slurm on the machine is never touched.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeu
 NAME = "getamtest"
 GPU_NODE, CPU_NODE = "g1", "c1"
 
-# More CPUs and memory than there are: jobs ask for what the real networks need. `config_overrides` allows it.
+# The nodes claim more CPUs and memory than exist, since jobs ask for what the real networks need; `config_overrides`
+# allows it.
 SLURM_CONF = """\
 ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
@@ -66,7 +67,7 @@ GRES_CONF = "NodeName={gpu} Name=gpu Type=h200 File={folder}/dev/gpu[0-1]\n"
 
 
 def obstacle() -> str | None:
-    """Why there can be no cluster on this machine, with the cure where there is one."""
+    """The reason why no cluster can be started on this machine, with a cure if there is one; None if it can."""
     if os.geteuid():
         return "not root: Slurm's daemons start jobs as other users"
     missing = [name for name in PROGRAMS if not shutil.which(name)]
@@ -87,17 +88,17 @@ def obstacle() -> str | None:
 
 
 class Cluster:
-    """The cluster, as long as the context lasts.
+    """Context manager that runs the cluster.
 
     Raises:
-        RuntimeError: there is an obstacle, or the nodes don't come up; the daemons' logs are in the message.
+        RuntimeError: there is an obstacle, or the nodes don't come up; the message includes the daemons' logs.
     """
 
     def __enter__(self) -> Cluster:
         found = obstacle()
         if found:
             raise RuntimeError(found)
-        # Of a test that was killed.
+        # Cleans up after a test that was killed.
         if CONFIGURATION[0].exists():
             _end_jobs()
             for folder in re.findall(r"^StateSaveLocation=(.+)/state$", CONFIGURATION[0].read_text(), re.MULTILINE):
@@ -144,7 +145,7 @@ class Cluster:
             shutil.rmtree(self.folder)
 
     def _write(self) -> None:
-        # munged wants folders that others can enter and can't write to.
+        # munged requires folders that others can enter but not write to.
         self.folder.chmod(0o755)
         for name in ("dev", "munge", "state"):
             (self.folder / name).mkdir()
@@ -166,11 +167,12 @@ class Cluster:
             path.write_text(MARK + text.format(**values))
 
     def _munge_files(self) -> list[str]:
-        # A munge of its own, which leaves the machine's alone, has all of its files in one folder.
+        # The cluster has a munge of its own, with all files in one folder, which does not touch the machine's.
         return [f"--{name}={self.folder}/munge/{name}" for name in ("socket", "key-file", "pid-file", "seed-file")]
 
     def _start(self, *words: str) -> None:
-        # Out of reach of the terminal's Ctrl-C, which is for Snakemake; ends with this process, however that ends.
+        # The new session keeps the terminal's Ctrl-C, which is for Snakemake, from the daemon. --pdeathsig ends the
+        # daemon with this process, however that ends.
         with (self.folder / f"{len(self.daemons)}_{words[0]}.log").open("wb") as log:
             daemon = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", *words], stdout=log, stderr=log, start_new_session=True
@@ -183,21 +185,21 @@ class Cluster:
 
 
 def command(*words: str) -> str:
-    """What one of Slurm's commands prints; nothing where it fails."""
+    """The output of one of Slurm's commands; empty if it fails."""
     return subprocess.run(words, capture_output=True, text=True, timeout=30).stdout
 
 
 def jobs() -> list[dict[str, str]]:
-    """Every job since the cluster came up, as `scontrol show job` knows it."""
+    """All jobs since the cluster came up, as shown by `scontrol show job`."""
     lines = command("scontrol", "--oneliner", "--details", "show", "job").splitlines()
     return [dict(re.findall(r"(\w+(?::\w+)?)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float, what: str) -> None:
-    """Waits until something is so.
+    """Waits until a condition is true.
 
     Raises:
-        RuntimeError: it isn't, after that time.
+        RuntimeError: it is not true after that time.
     """
     end = time.monotonic() + seconds
     while not condition():
@@ -207,7 +209,7 @@ def wait_for(condition: Callable[[], object], *, seconds: float, what: str) -> N
 
 
 def _make_device(path: Path) -> None:
-    """Slurm takes any character device for a GPU: here /dev/null."""
+    """Makes a device like /dev/null: Slurm accepts any character device as a GPU."""
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
@@ -216,7 +218,7 @@ def _is_running(name: str) -> bool:
 
 
 def _end_jobs() -> None:
-    """Kills what jobs of a cluster whose daemons are gone leave behind: they would wait for those forever."""
+    """Kills processes of jobs whose daemons are gone; they would wait for the daemons forever."""
     for process in Path("/proc").glob("[0-9]*"):
         is_step = _read(process / "comm").strip() == b"slurmstepd"
         if is_step or f"SLURM_CLUSTER_NAME={NAME}".encode() in _read(process / "environ").split(b"\0"):
@@ -225,7 +227,7 @@ def _end_jobs() -> None:
 
 
 def _read(path: Path) -> bytes:
-    """A file of /proc; nothing where the process has ended."""
+    """Reads a file of /proc; empty if the process has ended."""
     try:
         return path.read_bytes()
     except OSError:

@@ -19,13 +19,13 @@ def build(settings: EndToEndSettings) -> EndToEndNetwork:
     torch.manual_seed(0)
     network = EndToEndNetwork(settings, num_classes=3)
     for parameter in network.classifier.parameters():
-        # Fresh weights of 0.02 make maps near 0.
+        # The usual initial weights of 0.02 give maps near 0.
         torch.nn.init.normal_(parameter, std=0.3)
     return network.train()
 
 
 def make_batch() -> dict[str, Tensor]:
-    """Two images; the second is padded below and has a salient square."""
+    """A batch of two images with a salient square each; the second is padded at the bottom."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2, 3, 4, 4), generator=generator).float()
     saliency = torch.zeros(2, SIZE, SIZE, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""A folder to run the project's workflow in."""
+"""A temporary folder in which tests run the project's workflow."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ with (pathlib.Path(sys.argv[0]).parents[1] / "started.txt").open("a") as file:
 
 
 class Planner:
-    """tests/support/planner.py as a process beside the tests, which ends with them."""
+    """Runs tests/support/planner.py as a child process, which ends with the tests."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, workplace: Workplace, *words: str) -> tuple[int, str]:
-        """Exit code and output of a dry run."""
+        """Runs Snakemake with `words` in the workplace; returns exit code and output."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(PROJECT / "tests" / "support" / "planner.py")],
@@ -57,13 +57,13 @@ class Planner:
             )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        asked = {
+        request = {
             "folder": str(workplace.folder),
             "python": workplace.python,
             "packages": [str(workplace.folder if workplace.sources else PROJECT)],
             "words": words,
         }
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         code, output = json.loads(self.process.stdout.readline())
         return code, output
@@ -73,7 +73,11 @@ PLANNER = Planner()
 
 
 class Workplace:
-    """A folder with the project's workflow in it; stand-ins for the commands, and its own sources, where asked for."""
+    """A folder with the project's workflow.
+
+    With `stand_ins`, the commands are scripts that only write their output files; with `sources`, the folder has its
+    own copy of the packages, which tests may edit.
+    """
 
     def __init__(self, folder: Path, *, stand_ins: bool, sources: bool = False) -> None:
         self.folder = folder
@@ -84,11 +88,10 @@ class Workplace:
             shutil.copytree(PROJECT / name, folder / name)
         shutil.copy(PROJECT / "config.yaml", folder)
         if sources:
-            # To edit them.
             for name in ("getam", "deeplab"):
                 shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         if stand_ins:
-            # The rules take the commands beside the Python that runs Snakemake.
+            # The rules use the commands in the folder of the Python that runs Snakemake.
             commands = folder / "bin"
             commands.mkdir()
             (commands / "python").symlink_to(sys.executable)
@@ -106,7 +109,7 @@ class Workplace:
 
     @property
     def entry(self) -> list[str]:
-        """What `make run` starts."""
+        """The command that `make run` starts."""
         return [self.python, "workflow/run.py"]
 
     @property
@@ -125,11 +128,11 @@ class Workplace:
         )
 
     def started(self) -> list[str]:
-        """The commands that the stand-ins were called as, in their order."""
+        """The stages for which stand-ins were called, in the order of the calls."""
         return (self.folder / "started.txt").read_text().split()
 
     def plan(self, *words: str, cores: int = 2) -> set[str]:
-        """The rules that `snakemake -n` lists, without the target."""
+        """The rules that `snakemake -n` lists, without target rules."""
         code, output = PLANNER.ask(self, "-n", "--cores", str(cores), *words)
         assert code == 0, output
         if "Nothing to be done" in output:

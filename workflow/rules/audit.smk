@@ -1,4 +1,4 @@
-# Every score of the run in one place, its plots, and every stage's result beside its image.
+# The results of a run for people: summary of all scores, plots, and the audit page.
 
 
 rule summary:
@@ -34,7 +34,7 @@ rule summary:
         " --log {log:q}"
 
 
-# Models: beside one lies what its training left for TensorBoard.
+# The models are inputs because the folder of a model contains the TensorBoard files of its training.
 rule plot_scores:
     input:
         scores=score_files_of_run,
@@ -82,7 +82,7 @@ rule audit:
         end_to_end=run_file("end_to_end/predictions"),
         scores=score_files_of_run,
     output:
-        # Of the page with every image, which may take a GB, the report has what shows a few.
+        # Snakemake's report includes only the contact sheet, since the page with every image may take a GB.
         report(
             directory("results/{run}/audit"),
             patterns=["contact_{page}.html"],

@@ -1,4 +1,4 @@
-# The network whose attention the maps come from.
+# The classifier, from whose attention the class activation maps come.
 
 
 rule train_classifier:

@@ -1,7 +1,8 @@
-# What the rules share: the checked configuration, the runs whose files they make, shards and the stages' flags.
+# Shared by the rules: the checked configuration, the run and its variants, shards, and the flags of the stages.
 #
-# A job's wildcard {run} is the run of the configuration, or one of its variants (getam.experiments.variants): runs with a few settings
-# changed, which share every file that doesn't depend on those. So what differs between runs is a function of wildcards.
+# A job's wildcard {run} is the run of the configuration, or one of its variants (getam.experiments.variants): runs with
+# a few settings changed, which share every file that does not depend on the changes. So everything that may differ
+# between runs has to be a function of wildcards.
 
 import json
 import os
@@ -40,8 +41,8 @@ from getam.system.version import source_hash
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
 
-# Threads that a job asks for; they rerun nothing, and neither do memory and run time. The network jobs that run at the
-# same time (one a gpu slot) share the cores.
+# Threads that a job asks for. Changes of threads, memory and run time rerun nothing. Network jobs that run at the same
+# time (one for each gpu of --resources) share the cores.
 CORES = given_cores(workflow)
 GPU_SLOTS = resource_limit(workflow, "gpu") or 1
 NETWORK_THREADS = max(1, min(8, (CORES or 8) // GPU_SLOTS))
@@ -50,37 +51,37 @@ DECODING_THREADS = max(1, min(8, CORES or 8))
 
 
 def run_of(wildcards: object) -> str:
-    """The run that a job belongs to: the rules of tables have no {run}, and compare variants with the run itself."""
+    """The run that a job belongs to: its wildcard {run}; the main run for the rules of tables, which have none."""
     return getattr(wildcards, "run", SETTINGS.run)
 
 
 def settings_of(wildcards: object) -> Config:
-    """The settings that a job's files are made by."""
+    """The settings with which a job's files are made."""
     return VARIANTS[run_of(wildcards)]
 
 
 def split_of(wildcards: object) -> str:
-    """The split whose images get maps, saliency and pseudo labels."""
+    """The split for whose images a job makes maps, saliency and pseudo labels."""
     return VARIANTS.split(run_of(wildcards))
 
 
 def run_file(file: str) -> Callable[[object], str]:
-    """An input: where a file of the job's run is, by its name in the folder of a run."""
+    """An input function: the path of a file of the job's run, given its path within a run."""
     return lambda wildcards: VARIANTS.file(run_of(wildcards), file.format(**dict(wildcards.items())))
 
 
 def waited_for(file: str) -> Callable[[object], object]:
-    """As `run_file`, of a file that a job waits for, but that makes nothing anew."""
+    """Like `run_file`, for a file that a job waits for, but whose change does not rerun the job."""
     return lambda wildcards: ancient(run_file(file)(wildcards))
 
 
 def gpus_of(section: str) -> Callable[[object], int]:
-    """The GPUs that a training asks for."""
+    """A resource function: the number of GPUs that a training asks for."""
     return lambda wildcards: getattr(settings_of(wildcards), section).gpus
 
 
 def training_threads(section: str) -> Callable[[object], int]:
-    """The threads of a training: as many as of another network job for each of its processes."""
+    """The threads of a training: NETWORK_THREADS for each of its processes."""
 
     def threads(wildcards: object) -> int:
         count = NETWORK_THREADS * max(1, getattr(settings_of(wildcards), section).gpus)
@@ -90,7 +91,7 @@ def training_threads(section: str) -> Callable[[object], int]:
 
 
 def warn_of_fewer_gpus() -> None:
-    """Snakemake cuts a job down to the limit of a resource without a word."""
+    """Warns if a training asks for more GPUs than --resources allows: Snakemake reduces them silently."""
     limit = resource_limit(workflow, "gpu")
     for name in ("classifier", "saliency", "deeplab", "end_to_end"):
         gpus = getattr(SETTINGS, name).gpus
@@ -99,14 +100,14 @@ def warn_of_fewer_gpus() -> None:
 
 
 def scaled(amount: int | Callable[[object], int]) -> Callable[..., int]:
-    """A resource that grows where a job is tried again: too little of it may be why it failed."""
+    """A resource that is multiplied by the attempt, since a job may have failed for want of it."""
     return lambda wildcards, attempt: (amount(wildcards) if callable(amount) else amount) * attempt
 
 
 def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], str]:
-    """For `params`: the hash of the package's sources that a stage imports.
+    """For `params`: the hash of the package's sources that a stage imports, by which an edit reruns it.
 
-    With code_hash: false, what was recorded when the outputs were made, so that nothing differs.
+    With `code_hash: false` it is the hash that was recorded when the outputs were made, so that no edit reruns them.
     """
     code = f"code {source_hash(stage)}"
     name = rule or stage.rpartition(".")[2]
@@ -119,20 +120,20 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
 
 
 def prediction_memory(section: str) -> Callable[[object], int]:
-    """MB of a prediction: each process of the dense CRF takes what it needs for COCO's 81 classes."""
+    """Memory of a prediction, MB; each process of the dense CRF gets what COCO's 81 classes need."""
     return lambda wildcards: (
         8000 + (1200 * NETWORK_THREADS if getattr(settings_of(wildcards), section).crf.iterations else 0)
     )
 
 
 def weights_of(section: str) -> Callable[[object], list[str]]:
-    """What the training of a section waits for: that its pretrained weights are at hand, if it has some."""
+    """An input function: the record that the pretrained weights of a section have been fetched, if it has some."""
     file = run_file(f"weights/{section}.json")
     return lambda wildcards: [file(wildcards)] if section in settings_of(wildcards).pretrained_networks() else []
 
 
 def weights_file(wildcards: object) -> list[str]:
-    """The user's file of pretrained weights, where a section names one."""
+    """The user's file of pretrained weights; empty if the section names none."""
     pretrained = settings_of(wildcards).pretrained_networks()[wildcards.section].pretrained
     return [pretrained] if isinstance(pretrained, str) else []
 
@@ -143,7 +144,10 @@ def weights_flags(wildcards: object) -> list[str]:
 
 
 def forget_finished() -> None:
-    """Removes what trainings keep for a Snakemake that dies before it takes note of them, where it is taken note of."""
+    """Removes the copies that finished trainings keep for a Snakemake that dies before it has recorded their outputs.
+
+    Copies of trainings whose outputs are not recorded yet stay.
+    """
     for name in ("train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"):
         for run in VARIANTS:
             model = first_output(workflow, name, {"run": run})
@@ -152,48 +156,48 @@ def forget_finished() -> None:
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
-    """What complete_labels reads of saliency: nothing, where its method knows image labels alone."""
+    """The saliency input of complete_labels; empty if its method does not use saliency."""
     return [run_file("saliency/{shard}")(wildcards)] if settings_of(wildcards).completion.needs_saliency else []
 
 
 def verdicts_file(wildcards: object) -> list[str]:
-    """The file by which complete_labels rejects images, where one is named."""
+    """The file of verdicts by which complete_labels rejects images; empty if none is named."""
     verdicts = settings_of(wildcards).completion.verdicts
     return [verdicts] if verdicts else []
 
 
 def saliency_shards(wildcards: object) -> list[str]:
-    """The saliency maps of all shards; nothing in a run without saliency."""
+    """The saliency maps of all shards; empty in a run without saliency."""
     return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
 
 
 def saliency_flags(wildcards: object, input: object) -> list[str]:
-    """What train_end_to_end is told of saliency maps."""
+    """The flags of train_end_to_end about saliency maps; empty in a run without saliency."""
     if not input.saliency:
         return []
     return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
 
 
 def files_of_run(wildcards: object) -> str:
-    """Where the files of a variant are, as JSON, for the stages that read all of a run."""
+    """The paths of a variant's files, as JSON, for stages that read a whole run."""
     return json.dumps(VARIANTS.files(run_of(wildcards)))
 
 
 def score_files_of_run(wildcards: object) -> list[str]:
-    """The files with the run's scores: those of the saliency network, where the run trains one."""
+    """The files with the scores of a run, including the saliency network's if the run trains one."""
     files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
     files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
     return [run_file(file)(wildcards) for file in files]
 
 
 def end_to_end_model(file: str) -> Callable[[object], str]:
-    """A file of the model that predicts: the one that is trained, or one of the authors'."""
+    """An input function: a file of the end-to-end model, either the trained one or the imported checkpoint."""
     trained, imported = run_file(f"end_to_end/{file}"), run_file(f"imported/{file}")
     return lambda wildcards: (imported if settings_of(wildcards).checkpoint.file else trained)(wildcards)
 
 
 def label_threads(wildcards: object) -> int:
-    """The shards of a method that takes seconds an image share the cores. Completion takes milliseconds."""
+    """The threads of complete_labels: methods that take seconds an image share the cores among the shards."""
     settings = settings_of(wildcards)
     if not LABEL_METHODS[settings.completion.method].in_processes:
         return IMAGE_THREADS
@@ -201,23 +205,27 @@ def label_threads(wildcards: object) -> int:
 
 
 def about(words: Callable[[Config], str]) -> Callable[..., str]:
-    """For `params`: what a message says of the settings of the job's run.
+    """For `params`: a text about the settings of the job's run, for its message.
 
-    It reruns nothing: Snakemake doesn't record params that are functions of the outputs.
+    A change of it reruns nothing, since Snakemake does not record params that are functions of the outputs.
     """
     return lambda wildcards, output: words(settings_of(wildcards))
 
 
 def inference_of(settings: PredictionSettings) -> str:
-    """How a network predicts, for messages."""
+    """The inference settings of a network as text, for messages."""
     sizes = f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
     return f"{sizes}, flip {settings.flip}, {settings.crf.iterations} CRF iterations"
 
 
 def checked_config() -> Variants:
-    """The run that the configuration describes, and its variants."""
-    # Snakemake merges --configfile and --config into config.yaml at every depth; `merge` once more, because
-    # the options of a backbone are replaced whole: an overlay's {} has to leave none.
+    """Validates the configuration; returns its run with all variants that tables and sweeps may ask for.
+
+    Raises:
+        InputError: a value is not valid, or a file that the user provides is missing.
+    """
+    # Snakemake merges --configfile and --config into config.yaml at every depth. They are merged once more by `merge`,
+    # which replaces the options of a backbone as a whole: an overlay's {} has to remove all of them.
     values = merge(config, given_config(workflow))
     variants = Variants(values, validate_config(values, source="configuration"))
     register(variants)
@@ -227,7 +235,7 @@ def checked_config() -> Variants:
 
 
 def missing_data(settings: Config) -> Iterator[str]:
-    """What is not there, or not usable, of the files that the user brings, each with its key and the cure."""
+    """Yields a message, with key and cure, for each of the user's files or folders that is missing or unusable."""
     data, saliency = settings.data, settings.saliency
     brought = {f"data.{key}": getattr(data, key) for key in ("root", "augmented", "saliency_train", "saliency_val")}
     brought |= {"saliency.folder": saliency.folder, "checkpoint.file": settings.checkpoint.file}
@@ -264,16 +272,17 @@ def missing_data(settings: Config) -> Iterator[str]:
 
 
 def in_demo(folder: Path) -> bool:
+    """Whether a folder is in the demo data set, which make_demo makes."""
     return Path(os.path.relpath(folder)).is_relative_to(DEMO_DATA)
 
 
 def index_inputs(wildcards: object) -> list[str]:
-    """What index_dataset waits for."""
+    """The input of index_dataset."""
     return data_lists(settings_of(wildcards).data)
 
 
 def data_lists(data: DataSettings) -> list[str]:
-    """The lists that a data set consists of; the demo is made as a whole."""
+    """The files that define a data set; for the demo, its whole folder."""
     if in_demo(data.root):
         return [DEMO_DATA]
     files = [str(path) for path in FORMATS[data.format].input_files(data)]
@@ -281,19 +290,19 @@ def data_lists(data: DataSettings) -> list[str]:
 
 
 def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
-    """The folder that index_dataset writes masks to, where the data set has none that are PNGs."""
+    """The output of index_dataset for converted masks; empty if the data set has PNGs."""
     return {"masks": directory(f"{results}/masks")} if FORMATS[data.format].converts_masks(data) else {}
 
 
 def saliency_inputs(wildcards: object) -> list[str]:
-    """The folders of image/mask pairs; a file that is added somewhere in one of the user's doesn't start a training."""
+    """The folders of image/mask pairs; a file that is added to one of the user's folders does not rerun the training."""
     data = settings_of(wildcards).data
     folders = (data.saliency_train, data.saliency_val)
     return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})
 
 
 def section(name: str, part: type[BaseModel] | None = None) -> Callable[[object], list[str]]:
-    """The flags of a section, or of those of its settings that a stage takes, for `params`."""
+    """For `params`: the settings of a section as flags; with `part`, only those of the given model."""
 
     def words(wildcards: object) -> list[str]:
         settings = getattr(settings_of(wildcards), name)
@@ -311,33 +320,33 @@ def number_of_shards(wildcards: object) -> int:
 
 
 def shards_of(stage: str) -> Callable[[object], list[str]]:
-    """An input: the folders of all shards of a stage."""
+    """An input function: the folders of all shards of a stage."""
     return lambda wildcards: shards(stage, run=run_of(wildcards))
 
 
 def shards(stage: str, *, run: str) -> list[str]:
-    """The folders of all shards of a stage, in a run or a variant."""
+    """The folders of all shards of a stage, in a run or variant."""
     return [VARIANTS.file(run, f"{stage}/{number:03d}") for number in range(VARIANTS[run].data.shards)]
 
 
 def parent_of(name: str) -> Callable[..., str]:
-    """The folder that holds the shards of an input, for `params`."""
+    """For `params`: the folder that contains the shards of an input."""
     return lambda wildcards, input: str(Path(getattr(input, name)[0]).parent)
 
 
 try:
     VARIANTS = checked_config()
 except InputError as error:
-    # Not WorkflowError: Snakemake prints that with a file, a line and a trace of this check.
+    # A WorkflowError would be printed with a file, a line and a trace of this check.
     sys.exit(str(error))
 
 SETTINGS = VARIANTS[VARIANTS.run]
-# The folder of the run itself, in which the tables that compare it with its variants lie too.
+# The folder of the run itself, which also contains the tables that compare it with its variants.
 RESULTS = f"results/{SETTINGS.run}"
 os.environ.update(
-    # The commands that belong to this Python, also where its environment is not activated.
+    # The commands of this Python's environment are found even if the environment is not activated.
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]),
-    # If Snakemake dies before it takes note of a training that has ended, the next run finds the model all the same.
+    # Finished trainings keep a copy, so that it is found if Snakemake dies before it has recorded the outputs.
     GETAM_KEEP_FINISHED="true",
     GETAM_CODE_HASH=str(SETTINGS.code_hash).lower(),
 )

@@ -2,36 +2,36 @@
 
 
 def runs_compared(comparison: str) -> list[tuple[str, str]]:
-    """(label, name) of the runs of a comparison; one message where the configuration rules it out."""
+    """(label, name) of the runs of a comparison; exits with one message if the configuration rules it out."""
     try:
         found = [(row.label, name) for row, name in runs_of(VARIANTS, comparison)]
         for label, name in found:
             for problem in missing_data(VARIANTS[name]):
                 raise InputError(f"{comparison}, {label}: {problem}")
     except InputError as error:
-        # Not an exception: Snakemake would print it with a file, a line and a trace of this function.
+        # An exception would be printed with a file, a line and a trace of this function.
         sys.exit(str(error))
     return found
 
 
 def table_scores(wildcards: object) -> list[str]:
-    """The files that a table's scores are in."""
+    """The files with a table's scores."""
     runs_compared(wildcards.table)
     return score_files(VARIANTS, wildcards.table)
 
 
 def maps_compared(comparison: str, stage: str) -> Callable[[object], list[str]]:
-    """The shards of a stage of all runs of a comparison."""
+    """An input function: the shards of a stage in all runs of a comparison."""
     return lambda wildcards: [folder for _, run in runs_compared(comparison) for folder in shards(stage, run=run)]
 
 
 def label_scores(wildcards: object) -> list[str]:
-    """The scores of the maps that figure 2 shows."""
+    """The files with the scores of the maps in figure 2."""
     return score_files(VARIANTS, "figure2")
 
 
 def map_methods(wildcards: object) -> str:
-    """The methods of compare_maps, as JSON."""
+    """The flag --methods of compare-maps, as JSON."""
     return json.dumps(
         [
             {"label": label, "maps": VARIANTS.file(run, "refined"), "scores": VARIANTS.file(run, "pseudo_labels.json")}
@@ -41,12 +41,12 @@ def map_methods(wildcards: object) -> str:
 
 
 def fusion_folders(wildcards: object) -> str:
-    """The maps of plot_fusions, as JSON."""
+    """The flag --maps of plot-fusions, as JSON."""
     return json.dumps({label: VARIANTS.file(run, "maps") for label, run in runs_compared("figure7")})
 
 
 def timed_saliency(wildcards: object) -> str:
-    """The saliency maps of the images whose labels figure 11 takes time of."""
+    """The saliency maps of the images that figure 11 labels; exits with one message in a run without saliency."""
     if SETTINGS.saliency.source == "none":
         sys.exit("figure11: times the paper's completion, which needs saliency; set saliency.source to train or folder")
     return run_file("saliency/000")(wildcards)

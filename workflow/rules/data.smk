@@ -1,4 +1,4 @@
-# What a run starts with: the embedded demo, the index of whatever data set it is on, pretrained weights.
+# The inputs of a run: the embedded demo data set, the index of a data set, pretrained weights.
 
 
 rule make_demo:
@@ -55,7 +55,7 @@ rule index_dataset:
         " --log {log:q}"
 
 
-# An index of its own: test images that are unpacked later train nothing anew.
+# The test split has an index of its own, so that test images that are added later retrain nothing.
 use rule index_dataset as index_test with:
     input:
         str(SETTINGS.data.root / "ImageSets/Segmentation/test.txt"),
@@ -75,7 +75,7 @@ use rule index_dataset as index_test with:
         f"index_test: {{wildcards.run}}, the split test of {SETTINGS.data.root}"
 
 
-# On the machine that starts the workflow: the nodes of a cluster may have no connection.
+# Weights are fetched on the machine that starts the workflow, since cluster nodes may have no internet connection.
 localrules:
     fetch_weights,
 
@@ -89,7 +89,7 @@ rule fetch_weights:
         "results/{run}/logs/fetch_weights/{section}.log",
     benchmark:
         "results/{run}/benchmarks/fetch_weights/{section}.tsv"
-    # Those of all networks before any training: what is missing is said at once, not after days.
+    # The weights of all networks are fetched before any training, so that missing ones fail at once, not after days.
     priority: 1
     conda:
         CONDA_ENV

@@ -1,4 +1,4 @@
-# DeepLabv2 on the pseudo labels: the end of the multi-stage path.
+# The end of the multi-stage path: DeepLabv2, or another segmenter, trained on the pseudo labels.
 
 
 rule train_deeplab:
@@ -67,7 +67,7 @@ rule predict_deeplab:
         " {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
 
 
-# The photographs of the test split, which have no ground truth.
+# Predictions for the test split, which has no ground truth.
 use rule predict_deeplab as predict_deeplab_test with:
     input:
         index=run_file("test/index.csv"),

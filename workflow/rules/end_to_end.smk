@@ -1,4 +1,4 @@
-# The network that makes its pseudo labels while it trains, or one that the authors trained.
+# The end-to-end path: the network that makes its pseudo labels while it trains, or a checkpoint of the authors'.
 
 
 rule train_end_to_end:
@@ -37,7 +37,7 @@ rule train_end_to_end:
 rule import_checkpoint:
     input:
         classes=run_file("classes.txt"),
-        # A function: without a file nobody asks for this rule.
+        # A function, since the key is empty in most runs, where nothing asks for this rule.
         file=lambda wildcards: settings_of(wildcards).checkpoint.file,
     output:
         weights="results/{run}/imported/model.safetensors",

@@ -1,4 +1,4 @@
-# Pseudo labels from maps and saliency, and their scores.
+# Pseudo labels, from maps and saliency, and their scores.
 
 
 rule complete_labels:

@@ -1,10 +1,11 @@
-# Class-agnostic saliency: from a network trained on image/mask pairs, or maps brought along.
+# Class-agnostic saliency maps: from a network trained on image/mask pairs, or from the user's own folder.
 
 
 rule train_saliency:
     input:
         saliency_inputs,
-        # Not read: bad images have to stop the run before any training. A new index alone trains nothing anew.
+        # The index is not read: the training waits for it so that bad images stop the run before any training. A new
+        # index alone does not rerun the training.
         waited_for("index.csv"),
         weights_of("saliency"),
     output:
@@ -74,7 +75,8 @@ rule collect_saliency:
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
-        # A function: without a folder nobody asks for this rule. Old, as all folders of the user's.
+        # A function, since the key is empty in most runs, where nothing asks for this rule. The folder is ancient, as
+        # all folders of the user's are: a file that is added to it reruns nothing.
         folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
     output:
         directory("results/{run}/saliency/{shard}"),

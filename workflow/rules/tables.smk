@@ -1,4 +1,4 @@
-# The paper's tables and figures, and sweeps: what runs of which a few settings differ give, side by side.
+# The paper's tables and figures, and sweeps: comparisons of runs that differ in a few settings.
 
 
 rule make_table:
@@ -7,7 +7,7 @@ rule make_table:
     output:
         json=f"{RESULTS}/tables/{{table}}.json",
         markdown=f"{RESULTS}/tables/{{table}}.md",
-        # The report shows no Markdown.
+        # The report shows the HTML, since it cannot show Markdown.
         html=in_report("{table}.html", shown_as="table"),
         plot=in_report("{table}.svg", shown_as="plot"),
     log:
@@ -110,7 +110,7 @@ rule time_labels:
         f"{RESULTS}/benchmarks/time_labels.tsv"
     conda:
         CONDA_ENV
-    # The dense CRF takes one: no more for completion.
+    # The dense CRF uses one thread, so completion gets no more either.
     threads: 1
     resources:
         gpu=1,

@@ -1,8 +1,9 @@
-"""The audit page's images, in a folder that opens without a server: lists of them, and a script for each.
+"""Writes the data of the audit page as scripts, so that it opens from disk without a server.
 
-Browsers let a page that is opened from disk load no data but scripts. So a list is `lists/<nnn>.js`, which calls
-getamAudit.list, and an image is `images/<number // 1000>/<number>.js`, which calls getamAudit.image with its thumbnail
-and its layers. Ids and class names come from the data set: they are text in that JSON, and no file is named after them.
+A page that is opened from disk may load scripts but no data files. So a list of images is a script `lists/<nnn>.js`
+that calls getamAudit.list, and an image is a script `images/<number // 1000>/<number>.js` that calls getamAudit.image
+with its thumbnail and its layers. Ids and class names come from the data set and are not trusted: they are strings in
+that JSON, and no file is named after them.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ SIDE = 320
 """Longest side of a thumbnail and of a refined map, in pixels; a smaller image keeps its size."""
 
 LIST = 500
-"""Images of a list."""
+"""Number of images in a list."""
 
 CHUNK = 16
-"""Images that a process is handed at a time."""
+"""Number of images that a worker process is given at a time."""
 
 COLUMNS = ("number", "id", "split", "width", "height", "labels", "layers", "rejected", *IMAGE_SCORES, *SHARES)
-"""What a list says of an image. labels: label values; layers: bits, by the positions in LAYERS."""
+"""The columns of a list. labels: the image's label values; layers: a bit mask by the positions in LAYERS."""
 
 LABEL_SIDE = 1024
-"""Longest side of labels, rules and saliency, in pixels: more of them than a screen shows of an image."""
+"""Longest side of labels, rules and saliency, in pixels; more than the page shows of an image on a screen."""
 
 
 def write_gallery(
@@ -63,20 +64,20 @@ def write_gallery(
 ) -> int:
     """Writes index.html, assets/, lists/ and images/ for the run in folder `run` into the existing folder `out`.
 
-    Whatever a run doesn't have (ground truth, a path that didn't run) is left out.
+    Results that the run doesn't have (ground truth, a path that didn't run) are left out.
 
     Args:
-        classes: the names of the label values 1, 2, ...
-        shards: of the run's per-image stages.
-        images: most of each split, evenly spaced over its sorted ids; 0: all.
-        threads: processes.
+        classes: names of the label values 1, 2, ...
+        shards: number of shards of the run's per-image stages.
+        images: number of images at most of each split, evenly spaced over its sorted ids; 0: all.
+        threads: number of worker processes.
 
     Returns:
         The number of images on the page.
 
     Raises:
         InputError: a file can't be read, or doesn't fit the index; the message names it.
-        MachineError: a process was killed.
+        MachineError: a worker process was killed.
     """
     chosen = find_files(run, _choose(rows, images), classes=classes, shards=shards)
     entries: list[tuple[Any, ...]] = []
@@ -87,7 +88,7 @@ def write_gallery(
     lists = [entries[start : start + LIST] for start in range(0, len(entries), LIST)]
     for number, part in enumerate(lists):
         _write_call(out / "lists" / f"{number:03d}.js", "list", part)
-    shown = {value for files in chosen for value in files.values}
+    class_values = {value for files in chosen for value in files.values}
     titles = titles_of(run)
     write_page(
         run,
@@ -103,7 +104,7 @@ def write_gallery(
             "scores": score_titles(titles),
             "shares": SHARES,
             "splits": [*dict.fromkeys(files.row.split for files in chosen)],
-            "shown": sorted(shown),
+            "shown": sorted(class_values),
         },
     )
     return len(chosen)
@@ -121,9 +122,9 @@ def _choose(rows: Sequence[IndexRow], images: int) -> list[IndexRow]:
 
 
 def _key(rows: Sequence[IndexRow]) -> str:
-    """Tells data sets apart, for verdicts that a browser keeps."""
-    facts = [[row.id, row.split, *row.labels] for row in rows]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    """A hash that identifies the data set, under which the browser stores the verdicts."""
+    rows_as_json = [[row.id, row.split, *row.labels] for row in rows]
+    return hashlib.sha256(json.dumps(rows_as_json).encode()).hexdigest()[:16]
 
 
 def _write_images(out: Path, chosen: Sequence[ImageFiles], threads: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -149,32 +150,32 @@ def _write_chunk(out: Path, chunk: Sequence[tuple[int, ImageFiles]]) -> list[tup
 
 
 def _write_image(stem: Path, number: int, files: ImageFiles) -> tuple[Any, ...]:
-    """Writes the script of one image; gives its values of COLUMNS."""
+    """Writes the script of one image; returns its row of a list, see COLUMNS."""
     row = files.row
     size, label_size = (_fitted(row.width, row.height, side) for side in (SIDE, LABEL_SIDE))
     photograph = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
     jpeg = io.BytesIO()
     photograph.save(jpeg, "JPEG", quality=80)
     layers = read_layers(files)
-    seen = {value for name in LABEL_LAYERS if name in layers.labels for value in _values(layers.labels[name])}
+    shown_values = {value for name in LABEL_LAYERS if name in layers.labels for value in _values(layers.labels[name])}
     content: dict[str, Any] = {
         "photograph": _text(jpeg.getvalue()),
-        # The image's own classes first, then those that somebody sees in it: the order of their colors.
-        "classes": [*files.values, *sorted(seen - {0, UNKNOWN, *files.values})],
+        # The image's own classes come first, then the others that a layer contains; the page colors them in this order.
+        "classes": [*files.values, *sorted(shown_values - {0, UNKNOWN, *files.values})],
         "labels": {name: _packed(_picked(values, label_size)) for name, values in layers.labels.items()},
     }
     if layers.saliency is not None:
-        # At the labels' pixels: what it says of one fits the rule there.
+        # Saliency is resampled like the labels, so that its value at a pixel agrees with the rule shown there.
         content["saliency"] = _packed(_percent(_picked(layers.saliency, label_size) / np.float32(255)))
     if layers.raw is not None:
         content["raw"] = [_raw_map(values) for values in layers.raw]
     if layers.refined is not None:
         content["refined"] = [_packed(_percent(_averaged(values, size))) for values in layers.refined]
     _write_call(stem.with_suffix(".js"), "image", content)
-    there = {"photograph", *layers.labels, *(name for name in ("saliency", "raw", "refined") if name in content)}
-    bits = sum(1 << position for position, name in enumerate(LAYERS) if name in there)
-    facts = (number, row.id, row.split, row.width, row.height, files.values, bits, int(files.rejected))
-    return *facts, *scores_and_shares(layers.labels).values()
+    present = {"photograph", *layers.labels, *(name for name in ("saliency", "raw", "refined") if name in content)}
+    bits = sum(1 << position for position, name in enumerate(LAYERS) if name in present)
+    columns = (number, row.id, row.split, row.width, row.height, files.values, bits, int(files.rejected))
+    return *columns, *scores_and_shares(layers.labels).values()
 
 
 def _values(labels: np.ndarray) -> Sequence[int]:
@@ -183,19 +184,19 @@ def _values(labels: np.ndarray) -> Sequence[int]:
 
 def _raw_map(values: np.ndarray) -> dict[str, Any]:
     peak = float(values.max())
-    # Kept at the size of the token grid: the page enlarges it without smoothing.
+    # The map keeps the size of the token grid; the page enlarges it without smoothing.
     packed = _packed(_percent(values / peak if peak > 0 else np.zeros_like(values)))
     return packed | {"max": float(f"{peak:.3g}")}
 
 
 def _fitted(width: int, height: int, side: int) -> tuple[int, int]:
-    """(width, height), the longer one no more than `side`."""
+    """Scales (width, height) down so that the longer side is at most `side`."""
     scale = min(1.0, side / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _picked(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Values (H, W) at `size` (width, height), each one the nearest pixel's own: a mean of label values is none."""
+    """Resizes label values (H, W) to `size` (width, height) by nearest neighbor: averages would be other labels."""
     return cv2.resize(values, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
@@ -204,14 +205,14 @@ def _averaged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _percent(values: np.ndarray) -> np.ndarray:
-    """A map in [0, 1] in whole percent, uint8."""
+    """Converts a map in [0, 1] to whole percent, uint8 in 0..100."""
     return (values.clip(0, 1) * 100).round().astype(np.uint8)
 
 
 def _packed(values: np.ndarray) -> dict[str, Any]:
-    """(H, W), uint8, as the page reads it: the rows less the one above them, modulo 256, deflated, in base64.
+    """Encodes (H, W), uint8, as inflate.js reads it: differences to the row above modulo 256, deflated, in base64.
 
-    Of labels and maps a tenth smaller than their PNG, and no larger than with zlib's other strategies, which are slow.
+    Labels and maps take a tenth less than as PNG; zlib's other strategies are slower and save nothing.
     """
     height, width = values.shape
     rows = values.copy()
@@ -226,6 +227,10 @@ def _text(content: bytes) -> str:
 
 
 def _write_call(path: Path, function: str, content: Any) -> None:
-    """A script that hands the page its data. NaN is not JSON: a page that holds one would stay empty."""
+    """Writes a script that passes `content` to a function of the page.
+
+    Raises:
+        ValueError: the content holds NaN, which is not JSON; the page would stay empty.
+    """
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     path.write_text(f"getamAudit.{function}({text});\n", encoding="ascii")

@@ -1,6 +1,6 @@
-"""The audit page itself: index.html from its template, with the scripts and libraries that it runs.
+"""Writes the audit page itself: index.html from its template, and the scripts and libraries that it loads.
 
-Ids and class names come from the data set. They reach the page through jinja2's escapes and as text nodes only.
+Ids and class names come from the data set and are not trusted: jinja2 escapes them, and scripts set them as text nodes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from getam.labels.decisions import Decision
 from getam.pages.pictures import heat_colors
 from getam.pages.rendering import render
-from getam.runs import summary as report
 from getam.runs.folder import Run
+from getam.runs.summary import HEADINGS, score_rows, summarize
 from getam.system.files import voc_palette
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -37,12 +37,12 @@ SCRIPTS = (
     "help.js",
     "app.js",
 )
-"""What the page runs, in this order."""
+"""Scripts of the page, in the order in which they are loaded."""
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What the page calls a rule, the equation in words, and its color, hatched with white or not."""
+    """How the page shows a rule of Eq. 5: its name, the rule in words, its color, and whether it is hatched."""
 
     name: str
     words: str
@@ -67,15 +67,15 @@ RULES = {
     ),
     Decision.OPENING: _Look("opening", "changed by the opening after the rules", "#cc79a7"),
 }
-"""How the page shows the rules of Eq. 5: what can be unknown is hatched."""
+"""How the page shows the rules of Eq. 5; rules that may give 255 (unknown) are hatched."""
 
 
 def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[str, Any]) -> None:
     """Writes index.html and assets/ for the run in folder `run` into `out`.
 
     Args:
-        classes: the names of the label values 1, 2, ...
-        audit: what the page's scripts are told about lists and images.
+        classes: names of the label values 1, 2, ...
+        audit: values for the page's scripts: number of images and lists, titles, columns.
     """
     assets = out / "assets"
     assets.mkdir()
@@ -85,8 +85,8 @@ def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[st
     page = render(
         "audit.html",
         run=run.name,
-        headings=report.HEADINGS,
-        scores=[astuple(row) for row in report.score_rows(report.summarize(run))],
+        headings=HEADINGS,
+        scores=[astuple(row) for row in score_rows(summarize(run))],
         scripts=SCRIPTS,
         contact_sheet=(out / "contact_sheet.html").is_file(),
         audit={

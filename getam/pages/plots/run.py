@@ -1,4 +1,4 @@
-"""All plots of a run, from the files that its stages left."""
+"""Draws all plots of a run, from the files that its stages wrote."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from getam.system.files import read_json
 
 
 def captions(titles: Titles) -> dict[str, str]:
-    """Name of a plot's file -> what it shows, in the order of pages.
+    """Name of a plot's file -> its caption, in the order in which pages show them.
 
     Args:
-        titles: of the run, as getam.runs.recorded.titles_of reads them.
+        titles: names of the run's network and maps, from getam.runs.recorded.titles_of.
     """
     confusions = {f"confusion_{section}": SCORE_FILES[section].subject for section in PREDICTIONS}
     trainings = {f"training_{artifact.name}": artifact.subject for artifact in of_kind("training")}
@@ -58,10 +58,13 @@ class _Plot(NamedTuple):
 def write_plots(run: Run, out: Path) -> dict[str, float]:
     """Writes the plots of the run in folder `run` into the existing folder `out`, as <name>.svg.
 
-    Whatever the run doesn't have is left out. Gives the widths of the plots by their names, inches.
+    Plots of results that the run doesn't have are left out.
+
+    Returns:
+        {name of a plot: its width in inches}.
 
     Raises:
-        InputError: a file is not what its stage writes; the message names it.
+        InputError: a file has not the content that its stage writes; the message names it.
     """
     widths = {}
     for plot in _plots(run):
@@ -89,7 +92,7 @@ def _plots(run: Run) -> Iterator[_Plot]:
         if panels := curve_panels(training_curves(folder)):
             yield _training(f"training_{training.name}", title, panels, unit="step")
         elif panels := curve_panels(epoch_curves(folder)):
-            # Too short for TensorBoard's scalars, or told to write none.
+            # The training was too short to write TensorBoard scalars, or they were turned off.
             yield _training(f"training_{training.name}", title, panels, unit="epoch")
     if times := stage_times(run):
         yield _Plot("times", lambda figure: draw_times(figure, times), 9.0, 1.0 + 0.27 * len(times))
@@ -100,7 +103,7 @@ def _is_shown(score: Measured) -> bool:
 
 
 def source_name(score: Measured) -> str:
-    """What a score is of, with what tells it from others of the run: "Pseudo labels, train, 255 left out"."""
+    """The name of a score that is unique within the run: "Pseudo labels, train, 255 left out"."""
     parts = [score.source, score.row.split]
     if score.row.unknown in PROTOCOL_TITLES.values():
         parts.append(f"255 {score.row.unknown}")

@@ -1,6 +1,6 @@
-"""Plots of scores: IoU of each class, confusion matrices, the maps' threshold curve.
+"""Plots of scores: IoU of each class, confusion matrices, the threshold curve of the maps.
 
-Names of classes come from the data set: they are shown as text, on one line, cut where they are long.
+Class names come from the data set: they are shown as plain text on one line, shortened where they are long.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from getam.pages.plots.style import COLORS
 from getam.system.names import shown_name
 
 NAME_LETTERS = 22
-"""Most letters of a class's name on a plot."""
+"""Number of letters to which class names are shortened."""
 
 COLUMN_CLASSES = 30
-"""Most classes in a column of bars; more are shown in columns side by side."""
+"""Number of classes at most in a column of bars; more classes are drawn in several columns."""
 
 NUMBERED = 25
-"""Most classes of a confusion matrix whose cells hold numbers."""
+"""Number of classes at most up to which the cells of a confusion matrix contain numbers."""
 
 
 Ious = Mapping[str, Mapping[str, float | None]]
-"""Name of a source of labels -> class -> IoU, None where there is none."""
+"""Source of labels -> class -> IoU; None for a class without one."""
 
 
 def iou_size(ious: Ious) -> tuple[float, float]:
-    """(width, height) of draw_ious, inches."""
+    """Size (width, height), in inches, of the figure for draw_ious."""
     count = len(_classes(ious))
     columns = max(1, math.ceil(count / COLUMN_CLASSES))
     rows = math.ceil(count / columns)
@@ -40,7 +40,7 @@ def iou_size(ious: Ious) -> tuple[float, float]:
 
 
 def draw_ious(figure: Figure, ious: Ious, *, label: str = "IoU") -> None:
-    """Bars of each class's score, the sources side by side, the worst class (by their mean) first."""
+    """Draws bars of each class's score, a bar for each source; the class with the lowest mean comes first."""
     names = sorted(_classes(ious), key=lambda name: _mean(ious, name))
     columns = max(1, math.ceil(len(names) / COLUMN_CLASSES))
     rows = math.ceil(len(names) / columns)
@@ -67,7 +67,7 @@ def _draw_bars(axis: Axes, ious: Ious, names: Sequence[str], rows: int) -> None:
     axis.tick_params("y", length=0)
     axis.grid(visible=False, axis="y")
     axis.set_xlim(0, 1)
-    # As high as the columns beside it, whose last one may have fewer classes.
+    # All columns get the same height, although the last one may have fewer classes.
     axis.set_ylim(rows - 0.4, -0.6)
 
 
@@ -81,33 +81,33 @@ def _mean(ious: Ious, name: str) -> float:
 
 
 def confusion_size(count: int) -> tuple[float, float]:
-    """(width, height) of draw_confusion, inches."""
+    """Size (width, height), in inches, of the figure for draw_confusion with `count` classes."""
     side = 1.8 + count * (0.4 if count <= NUMBERED else 0.14)
     return side + 1.2, side
 
 
 def draw_confusion(figure: Figure, counts: np.ndarray, names: Sequence[str], *, title: str) -> None:
-    """A confusion matrix, each row by its sum.
+    """Draws a confusion matrix, each row divided by its sum.
 
     Args:
-        counts: (C + 1, C + 1), pixels by ground truth and prediction.
-        names: of the label values.
+        counts: (C + 1, C + 1), int64, pixels by (ground truth, prediction).
+        names: names of the label values, background first.
     """
     sums = counts.sum(1, keepdims=True)
     shares = np.divide(counts, sums, out=np.full(counts.shape, np.nan), where=sums > 0)
     axis = figure.add_subplot()
     axis.grid(visible=False)
-    # `none`: the matrix itself goes into the file, not a picture of it at some resolution.
-    # The root: what a class is taken for is a few hundredths, and would be as dark as nothing.
+    # With interpolation="none" the SVG embeds the matrix itself rather than a picture at some resolution.
+    # Colors follow the square root of the share: confusions of a few percent would otherwise look like zero.
     image = axis.imshow(shares, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="none")
     bar = figure.colorbar(image, ax=axis, label="share of the row's pixels", shrink=0.6)
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.ax.minorticks_off()
     numbered = len(names) <= NUMBERED
     size = 9 if numbered else 6
-    shown = [shown_name(name, most=NAME_LETTERS) for name in names]
-    axis.set_xticks(range(len(names)), shown, rotation=90, fontsize=size)
-    axis.set_yticks(range(len(names)), shown, fontsize=size)
+    short_names = [shown_name(name, most=NAME_LETTERS) for name in names]
+    axis.set_xticks(range(len(names)), short_names, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(names)), short_names, fontsize=size)
     axis.tick_params(length=0 if numbered else 2)
     axis.set_xlabel("prediction")
     axis.set_ylabel("ground truth")
@@ -120,7 +120,7 @@ def draw_confusion(figure: Figure, counts: np.ndarray, names: Sequence[str], *, 
 
 
 def draw_threshold_curve(figure: Figure, points: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
-    """mIoU, precision and recall of the maps by the threshold, the best mIoU marked."""
+    """Draws mIoU, precision and recall of the maps against the threshold, and marks the best mIoU."""
     axis = figure.add_subplot()
     names = {"miou": "mIoU", "precision": "precision", "recall": "recall"}
     for (key, name), style in zip(names.items(), ("-", "--", "-."), strict=True):

@@ -1,4 +1,4 @@
-"""Plots as SVG files: one style, colors that survive color blindness, the same bytes every time."""
+"""Writes plots as SVG files in one style, with colors for color-blind readers; the same data give the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import LogFormatter
 from getam.system.files import atomic_file
 
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#000000")
-"""Of Okabe and Ito: told apart by color-blind eyes."""
+"""The palette of Okabe and Ito, whose colors color-blind readers can tell apart."""
 
 STYLE = {
     "axes.grid": True,
@@ -28,7 +28,7 @@ STYLE = {
     "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    # Letters stay letters, and a class's name with a dollar in it is no formula.
+    # Text stays text in the SVG, and a class name with a dollar sign is not parsed as a formula.
     "svg.fonttype": "none",
     "text.parse_math": False,
     "svg.hashsalt": "getam",
@@ -36,10 +36,10 @@ STYLE = {
 
 
 class _PlainNumbers(LogFormatter):
-    """Labels the ticks that matplotlib labels, by plain numbers: 0.6 where matplotlib writes a formula, 6x10^-1 in TeX.
+    """Labels the ticks of a log axis by plain numbers, such as 0.6, where matplotlib writes 6x10^-1 as a TeX formula.
 
-    The style shows texts as they are, so that a formula would be read as its source. Minor ticks have labels on an axis
-    of less than a decade, which may have no other.
+    The style turns off the parsing of formulas, so that their TeX source would be shown. Minor ticks have labels where
+    matplotlib gives them some: an axis of less than a decade may have no other.
     """
 
     def __call__(self, x: float, pos: int | None = None) -> str:
@@ -47,7 +47,7 @@ class _PlainNumbers(LogFormatter):
 
 
 def make_logarithmic(axes: Axes, which: Literal["x", "y"] = "y", *, base: int = 10) -> None:
-    """Gives one of the two axes a log scale whose ticks are labelled by plain numbers; every log axis is made here."""
+    """Gives the x or y axis a log scale with plain numbers at its ticks; all log axes are made by this function."""
     set_scale, axis = {"x": (axes.set_xscale, axes.xaxis), "y": (axes.set_yscale, axes.yaxis)}[which]
     set_scale("log", base=base)
     axis.set_major_formatter(_PlainNumbers(base))
@@ -55,14 +55,14 @@ def make_logarithmic(axes: Axes, which: Literal["x", "y"] = "y", *, base: int = 
 
 
 def save_plot(path: Path, draw: Callable[[Figure], None], *, width: float = 7.0, height: float = 4.0) -> None:
-    """Writes what `draw` puts into an empty figure as SVG.
+    """Draws a figure and writes it as SVG.
 
     Args:
-        draw: gets a figure without axes, `constrained` in its layout.
-        width, height: of the figure, inches; drawn at 96 pixels an inch.
+        draw: draws into an empty figure without axes, whose layout is `constrained`.
+        width, height: size of the figure, in inches; browsers show 96 pixels an inch.
     """
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():  # type: ignore[arg-type]
-        # A class's name in letters that matplotlib's font lacks: whoever shows the SVG has a font for them.
+        # A class name may use letters that matplotlib's font lacks; the program that shows the SVG picks a font.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)

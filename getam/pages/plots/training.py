@@ -1,4 +1,4 @@
-"""Plots of a run's work: its trainings' curves, and the time and memory of its stages."""
+"""Plots of the curves of a training, and of the time and memory of a run's stages."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ from getam.runs.curves import Curve, smoothed, thinned
 from getam.runs.timings import StageTime, duration
 
 POINTS = 600
-"""Most points of a curve on a plot."""
+"""Number of points at most of a curve on a plot."""
 
 SMOOTHING = 25
-"""A loss is averaged over this part of its points."""
+"""The running mean of a loss is taken over 1 / SMOOTHING of its points."""
 
 DOTTED = 20
-"""A curve of fewer points shows them."""
+"""A curve with fewer points than this is drawn with a marker at each."""
 
 SPREAD = 30
-"""From this ratio of losses on, their axis is logarithmic."""
+"""The axis of the losses is logarithmic if the largest is more than this many times the smallest."""
 
 
 def curve_panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
-    """The curves of a training by panels: title -> name -> curve. A panel without a curve is left out."""
+    """Sorts the curves of a training into panels: title of the panel -> name -> curve; empty panels are left out.
+
+    Args:
+        curves: {TensorBoard tag: curve}.
+    """
     panels: dict[str, dict[str, Curve]] = {"loss": {}, "validation": {}, "learning rate": {}}
     for tag, curve in curves.items():
         kind, _, name = tag.partition("/")
@@ -45,7 +49,7 @@ def _same(one: Curve, other: Curve) -> bool:
 
 
 def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, title: str, unit: str) -> None:
-    """The panels of `curve_panels` below each other, by the `unit` of their steps."""
+    """Draws the panels of `curve_panels` below each other; the x axis counts steps in `unit`."""
     heights = [2 if name == "loss" else 1 for name in panels]
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
@@ -54,8 +58,8 @@ def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, 
         else:
             marker = "o-" if len(next(iter(panel.values())).steps) < DOTTED else "-"
             for label, curve in panel.items():
-                shown = thinned(curve, most=POINTS)
-                axis.plot(shown.steps, shown.values, marker, markersize=3, label=label)
+                drawn = thinned(curve, most=POINTS)
+                axis.plot(drawn.steps, drawn.values, marker, markersize=3, label=label)
         axis.set_ylabel(name)
         if len(panel) > 1 or name != "learning rate":
             axis.legend(loc="best")
@@ -65,7 +69,7 @@ def draw_training(figure: Figure, panels: Mapping[str, Mapping[str, Curve]], *, 
 
 
 def _draw_losses(axis: Axes, losses: Mapping[str, Curve]) -> None:
-    """Each loss as it was, pale, and its running mean."""
+    """Draws each loss, pale, and its running mean."""
     for number, (name, curve) in enumerate(losses.items()):
         color = COLORS[number % len(COLORS)]
         if len(curve.steps) < DOTTED:
@@ -81,7 +85,7 @@ def _draw_losses(axis: Axes, losses: Mapping[str, Curve]) -> None:
 
 
 def draw_times(figure: Figure, times: Sequence[StageTime]) -> None:
-    """Bars of the stages' time, their jobs summed, and of the most memory that a job took."""
+    """Draws bars of each stage's time, summed over its jobs, and of the largest memory of a job."""
     time_axis, memory_axis = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     positions = np.arange(len(times))
     unit, per = ("hours", 3600) if times[0].seconds >= 2 * 3600 else ("minutes", 60)
@@ -95,7 +99,7 @@ def draw_times(figure: Figure, times: Sequence[StageTime]) -> None:
         bars = axis.barh(positions, values, 0.7, color=color)
         axis.bar_label(bars, texts, padding=3, fontsize=8)
         axis.grid(visible=False, axis="y")
-        # Room for the texts behind the longest bar.
+        # The limit leaves room for the text beside the longest bar.
         axis.set_xlim(0, 1.45 * max(values.max(), 1e-9))
     time_axis.set_yticks(positions, [time.stage for time in times])
     for axis in (time_axis, memory_axis):

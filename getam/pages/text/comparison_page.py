@@ -1,4 +1,4 @@
-"""A comparison of two runs as one page, its plots inside."""
+"""Writes a comparison of two runs as a self-contained HTML page with plots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from getam.system.files import write_text
 
 LOWER_IS_BETTER = ("Saliency MAE",)
 NEITHER = ("unknown share", "coverage")
-"""Ends of the names of scores that are neither good nor bad."""
+"""Endings of the names of scores of which neither high nor low is better."""
 
 
 class _Row(NamedTuple):
@@ -37,12 +37,12 @@ class _Row(NamedTuple):
 def write_comparison(comparison: Comparison, out: Path) -> None:
     """Writes the page `out`, which opens from disk and needs no other file.
 
-    Where both runs have an audit page, it links an image to either, by a path from the page's folder.
+    If both runs have an audit page, each image is linked to both, by paths relative to the page's folder.
     """
     linked = all((run / "audit" / "index.html").is_file() for run in (comparison.a, comparison.b))
     audits = [_link(run, out) for run in (comparison.a, comparison.b)] if linked else []
     labels = comparison.pseudo_labels
-    shown = [image for image in labels.images[: 3 * IMAGES] if image.differing]
+    listed_images = [image for image in labels.images[: 3 * IMAGES] if image.differing]
     page = render(
         "compare.html",
         a=str(comparison.a),
@@ -63,14 +63,14 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
                 f"{100 * image.differing:.1f} %",
                 [f"{audit}#{quote(image.id, safe='')}" for audit in audits],
             )
-            for image in shown
+            for image in listed_images
         ],
     )
     write_text(out, page)
 
 
 def _link(run: Path, out: Path) -> str:
-    # Of real paths: a link among the folders would lead `..` elsewhere.
+    # Symbolic links are resolved first: `..` in a relative path would otherwise lead elsewhere.
     return quote(Path(os.path.relpath((run / "audit" / "index.html").resolve(), out.parent.resolve())).as_posix())
 
 
@@ -82,7 +82,7 @@ def _row(change: Change, *, note: str = "") -> _Row:
 
 
 def _plot(score: ScoreChange) -> str:
-    """The classes of a score in both runs, as the address of an image that holds it."""
+    """Plots the classes' scores of both runs; returns the picture as a data URL."""
     values: dict[str, Mapping[str, float | None]] = {
         "A": {each.name: each.a for each in score.classes},
         "B": {each.name: each.b for each in score.classes},

@@ -1,4 +1,4 @@
-"""A comparison of two runs as plain text for a terminal, and as JSON for other programs."""
+"""Formats a comparison of two runs as plain text for a terminal, and as JSON for other programs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from getam.runs.summary import signed, three_decimals
 from getam.system.names import shown_name
 
 CLASSES = 10
-"""Most classes of a score that are listed."""
+"""Number of classes at most that are listed for a score."""
 
 IMAGES = 20
-"""Most images that are listed."""
+"""Number of images at most that are listed."""
 
 VALUE_LETTERS = 60
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The comparison as tables of text, each with a heading."""
+    """Formats the comparison as plain-text tables, each with a heading."""
     blocks = [
         f"A: {shown_name(str(comparison.a))}\nB: {shown_name(str(comparison.b))}",
         f"Scores\n\n{_scores(comparison)}",
@@ -46,7 +46,7 @@ def _scores(comparison: Comparison) -> str:
 
 
 def score_note(missing: str, differing: Any) -> str:
-    """Why a score has no difference; nothing where it has one."""
+    """Why two scores have no difference, as text; empty if they have one."""
     if missing:
         return f"{missing} has none"
     return "; ".join(f"not comparable: {heading} {_cut(a)} / {_cut(b)}" for heading, (a, b) in differing.items())
@@ -92,7 +92,7 @@ def _cells(change: Change) -> tuple[str, str, str, str]:
 
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything of a comparison, nothing rounded or left out."""
+    """Gives the whole comparison as JSON values; nothing is rounded or left out."""
     return {
         "a": str(comparison.a),
         "b": str(comparison.b),

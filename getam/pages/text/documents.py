@@ -1,4 +1,4 @@
-"""A text with tables, given as Markdown, to read in a terminal too, and as HTML, for Snakemake's report."""
+"""Documents of text and tables, written as Markdown (for people and terminals) and as HTML (for Snakemake's report)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from getam.system.files import write_text
 
 
 class Items(NamedTuple):
-    """A list, with the words before it if there are some."""
+    """A bulleted list, with an introductory line if `lead` is not empty."""
 
     lines: Sequence[str]
     lead: str = ""
 
 
 class Grid(NamedTuple):
-    """A table; the columns numbered in `right` are set to the right."""
+    """A table; `right` holds the numbers of the right-aligned columns, counted from 0."""
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -27,13 +27,13 @@ class Grid(NamedTuple):
 
 
 class Heading(NamedTuple):
-    """The title of what follows, below the document's own."""
+    """A second-level heading."""
 
     text: str
 
 
 class Document(NamedTuple):
-    """A title and what follows; all texts are plain, and may hold anything."""
+    """A title and blocks. All strings are plain text and may contain anything; they are escaped on output."""
 
     title: str
     blocks: Sequence[str | Heading | Items | Grid]
@@ -56,7 +56,11 @@ def as_markdown(document: Document) -> str:
 
 
 def write_document(document: Document, path: Path, *, ending: str = "") -> str:
-    """Writes the document beside `path`, as .html and as .md with more Markdown at its end; gives what both say."""
+    """Writes the document as .md and .html, under the name of `path` with these suffixes; returns it as Markdown.
+
+    Args:
+        ending: Markdown that is appended to the .md file alone.
+    """
     markdown = as_markdown(document)
     write_text(path.with_suffix(".md"), markdown + ending)
     write_text(path.with_suffix(".html"), as_html(document))
@@ -64,7 +68,7 @@ def write_document(document: Document, path: Path, *, ending: str = "") -> str:
 
 
 def _inline(text: str) -> str:
-    # Between blanks they quote nothing and begin no tag.
+    # Between spaces, > and < start neither a quote nor a tag, so they stay readable.
     return escape(text).replace(" &#62; ", " > ").replace(" &#60; ", " < ")
 
 

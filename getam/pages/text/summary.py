@@ -1,4 +1,4 @@
-"""The scores of a run as a text: summary.md, summary.html, and the table of a log."""
+"""Formats the scores of a run as text: summary.md, summary.html, and the table in the log."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from getam.pages.text.tables import aligned_table
 from getam.runs.summary import HEADINGS, PROTOCOL_TITLES, score_rows, segmenter_scores, source_title, three_decimals
 
 RIGHT = {1, 3}
-"""Columns of numbers of a table of scores."""
+"""Columns of a table of scores that contain numbers and are right-aligned."""
 
 
 def scores_table(summary: Mapping[str, Any]) -> str:
-    """The scores as an aligned table of plain text, without a line feed at its end."""
+    """Formats the scores as an aligned plain-text table, without a newline at its end."""
     return aligned_table(HEADINGS, [astuple(row) for row in score_rows(summary)], right=RIGHT)
 
 
 def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
-    """The scores with their protocols, and the IoU of each class.
+    """Makes a document of the scores with their protocols, and of the IoU of each class.
 
     Args:
-        summary: of getam.runs.summary.summarize.
+        summary: the result of getam.runs.summary.summarize.
     """
     title = f"Scores of the run {run_name}"
     scores = [astuple(row) for row in score_rows(summary)]
@@ -32,8 +32,8 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
     blocks: list[str | Heading | Grid] = [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all images at "
         "their original size, and the mIoU is the mean over the classes and the background. Supervision: I image "
-        "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights); in "
-        "brackets where the image labels come from.",
+        "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights), "
+        "with the origin of the image labels in brackets.",
         Grid(HEADINGS, scores, RIGHT),
     ]
     if ious := _ious(summary):
@@ -44,7 +44,7 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
 
 
 def _ious(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
-    """Heading -> IoU by class, of the run's sources of labels."""
+    """Column heading -> {class: IoU}, for the pseudo labels and each segmentation network."""
     ious = {}
     if labels := summary.get("pseudo_labels"):
         for protocol in ("excluded", "background"):

@@ -1,4 +1,4 @@
-"""Tables as text: aligned for a terminal or a log, and as Markdown."""
+"""Formats tables as text: aligned for a terminal or a log, or as Markdown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def aligned_table(
     least: Sequence[int] = (),
     ruled: bool = True,
 ) -> str:
-    """A table of plain text, without a line feed at its end.
+    """Formats a plain-text table, without a newline at its end.
 
     Args:
-        headings: of the columns; none for a table of rows alone.
-        right: the columns that are flush right, counted from 0.
-        least: letters that the first columns are wide at least, so that tables below each other are aligned.
+        headings: headings of the columns; empty for a table without a heading line.
+        right: numbers of the right-aligned columns, counted from 0.
+        least: minimum widths of the first columns, in letters, by which several tables are aligned with each other.
         ruled: whether a line is drawn below the headings.
     """
     table = [headings, *rows] if headings else rows
@@ -37,7 +37,7 @@ def aligned_table(
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int]) -> list[str]:
-    """A table's lines; cells may hold any text, and the columns numbered in `right` are set to the right."""
+    """Formats a Markdown table as lines. Cells may contain any text; `right` numbers the right-aligned columns."""
     rules = ["---:" if column in right else "---" for column in range(len(headings))]
     lines = [[escape(heading) for heading in headings], rules]
     lines += [[escape(cell) for cell in cells] for cells in rows]
@@ -45,7 +45,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right
 
 
 def escape(text: str) -> str:
-    """Text on one line that adds no markup, tag or table cell to Markdown: class names come from the data set."""
-    # Character references do this in every dialect; what a backslash escapes differs between them.
+    """Escapes text for one line of Markdown, so that untrusted class names add no markup, tag or table cell."""
+    # Character references work in every dialect of Markdown; what a backslash escapes differs between them.
     text = " ".join(text.split()).replace("&", "&amp;")
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~$" else character for character in text)

@@ -1,6 +1,6 @@
 "use strict";
 
-// The page: what is chosen, the controls, and the keys.
+// The page: its state, the controls, and the keys.
 (() => {
   const { facts, LAYERS, images, problems, loadLists, recall, selection, verdicts } = getamAudit;
   const { html, Hint, CommonLegend, probe } = getamAudit.tiles;
@@ -31,7 +31,7 @@
     palette: (value) => value === "safe" || value === "voc",
   };
 
-  // Every page from disk may have written what the storage holds.
+  // The stored values are checked, since any page that is opened from disk may have written them.
   function keptPreferences() {
     const kept = Object.entries(verdicts.preferences() ?? {}).filter(([key, value]) => FITS[key]?.(value));
     return { ...PREFERENCES, ...Object.fromEntries(kept) };
@@ -51,7 +51,7 @@
     try {
       return decodeURIComponent(location.hash.slice(1));
     } catch (error) {
-      return ""; // a stray % in an address that somebody typed
+      return ""; // the address contains a stray %
     }
   }
 
@@ -65,11 +65,11 @@
     const [help, setHelp] = useState(false);
     const [hidden, setHidden] = useState(new Set());
     const [message, setMessage] = useState(null); // {text, done}
-    const [wanted, setWanted] = useState(idOfAddress); // the id of the address, until its list is there
-    const address = useRef(location.hash); // the latest that was taken note of
+    const [wanted, setWanted] = useState(idOfAddress); // the id in the address, until its list has loaded
+    const address = useRef(location.hash); // the last address that was handled
     const columns = useRef(1);
     const lastMarked = useRef(null);
-    const place = useRef(0); // of the current image among those that are shown, or where it was
+    const place = useRef(0); // position of the current image among the shown ones, or its last position
     const note = useRef(null);
     const tiles = useRef(null);
     const search = useRef(null);
@@ -87,7 +87,7 @@
       const followed = () => {
         address.current = location.hash;
         setWanted(idOfAddress());
-        // As after the browser's Back.
+        // An empty address, as after the browser's Back, closes the large view.
         if (!idOfAddress()) setLarge(false);
       };
       window.addEventListener("hashchange", followed);
@@ -98,14 +98,14 @@
       };
     }, []);
 
-    // The large view's address is the image's; one that came in the meantime is kept, its event is on its way.
+    // In the large view the address names the image. A new address whose hashchange event is still to come is kept.
     const subject = large ? current : null;
     const writeAddress = () => {
       if (location.hash !== address.current) return;
       history.replaceState(null, "", addressOf(subject));
       address.current = location.hash;
     };
-    // The image of the address, which the filters may leave out.
+    // Opens the image that the address names, even if the filters leave it out.
     useEffect(() => {
       const entry = wanted && images.find((one) => one?.id === wanted);
       if (entry) open(entry);
@@ -119,7 +119,7 @@
       if (loaded && !wanted) writeAddress();
     }, [subject]);
 
-    // When the current image leaves those that are shown, the next takes its place; the large view keeps its own.
+    // If the current image is no longer shown, the one at its position becomes current; the large view keeps its image.
     const position = shown.indexOf(current);
     if (position >= 0) place.current = position;
     useLayoutEffect(() => {
@@ -132,7 +132,7 @@
       setLarge(true);
     };
     const move = (step) => {
-      // Of an image that isn't shown any more, the next has its place already.
+      // If the current image is no longer shown, the next one is at its position already.
       const from = position < 0 && step > 0 ? place.current - 1 : place.current;
       if (shown.length) setCurrent(shown[within(from + step, 0, shown.length - 1)]);
     };
@@ -152,7 +152,7 @@
       lastMarked.current = entry;
       marked();
     };
-    // The last image that was marked, where a filter has put another in its place.
+    // Takes back the last marked image if a filter has replaced it by another as the current one.
     const takeBack = () => {
       const entry = current && verdicts.canTakeBack(current.id) ? current : lastMarked.current;
       if (!entry) return;
@@ -175,7 +175,7 @@
     const recolor = () => prefer({ palette: palette === "safe" ? "voc" : "safe" });
     const fade = (step) => prefer({ opacity: within(opacity + step, 0, 100) });
     const grow = (step) => prefer({ tile: within(tile + step, TILES.min, TILES.max) });
-    // After what was asked for is drawn.
+    // Runs an action after the next rendering.
     const soon = (action) => requestAnimationFrame(() => requestAnimationFrame(action));
 
     const keys = [
@@ -220,7 +220,7 @@
     const pressed = useRef(null);
     pressed.current = (event) => {
       const { target } = event;
-      // With CapsLock too.
+      // Letters are compared in lower case, so that the keys work with CapsLock.
       const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
       if (event.metaKey || help) return;
       if (large && event.shiftKey && !event.altKey && places[key] && recall(current.number) && !target.matches("textarea")) {
@@ -229,7 +229,7 @@
         moveProbe(current, recall(current.number), dx, dy);
         return;
       }
-      // AltGr, which some keyboards have [ and ] on, is both.
+      // AltGr, by which some keyboards type [ and ], counts as Ctrl and Alt.
       if ((event.ctrlKey || event.altKey) && !event.getModifierState("AltGraph")) return;
       const typing = target.matches("textarea, select, input:not([type=checkbox], [type=radio], [type=range])");
       if (key === "Escape" && typing) {
@@ -244,7 +244,7 @@
         popup.querySelector("summary").focus();
         return;
       }
-      // Keys that such a control takes itself.
+      // These controls handle the following keys themselves.
       if (target.matches("button, summary, a") && key === "Enter") return;
       if (target.matches("[type=range], [type=radio]") && (key.startsWith("Arrow") || key === "Home" || key === "End")) return;
       const pages = { PageDown: 1, PageUp: -1, " ": event.shiftKey ? -1 : 1 }[key];
@@ -255,7 +255,7 @@
       }
       if (!Object.hasOwn(actions, key)) return;
       event.preventDefault();
-      // A key that is held down judges no image that nobody has looked at.
+      // A key that is held down must not mark images that nobody has looked at.
       if (event.repeat && ONCE.has(key)) return;
       setMessage(null);
       actions[key]();
@@ -271,7 +271,7 @@
       setMessage(null);
       setAsked(after);
       selection.keep(after);
-      // The first, where the current one isn't shown any more; whoever sorts wants to see the first.
+      // The first image becomes current if the current one is no longer shown, and always after sorting.
       place.current = 0;
       if (key === "sort" || key === "order") setCurrent(null);
     };
@@ -286,7 +286,7 @@
       marked();
     };
     const warnings = [verdicts.warning(), ...problems].filter(Boolean);
-    // Where they are seen: the large view covers everything else.
+    // Messages are shown in the large view while it is open, since it covers everything else.
     const told = html`
       ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
       ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
@@ -346,7 +346,7 @@
       ${help && html`<${Help} keys=${keys} close=${() => setHelp(false)} />`}`;
   }
 
-  // The pointer is over something else after a scroll.
+  // After a scroll the pointer is over another element.
   document.addEventListener("scroll", () => probe.at && probe.set(null), { capture: true, passive: true });
   document.getElementById("app").replaceChildren();
   preact.render(html`<${App} />`, document.getElementById("app"));

@@ -1,18 +1,18 @@
 "use strict";
 
-// Colors of classes, rules and maps, and how a layer is painted with them.
+// Colors of classes, rules and maps, and painting a layer with them.
 getamAudit.colors = (() => {
   const { facts } = getamAudit;
 
-  // Okabe and Ito, told apart by the color-blind too; black is left to the background.
+  // The palette of Okabe and Ito, which color-blind people can tell apart, without black, the color of the background.
   const SAFE = ["#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];
-  // Where a pixel of a class is black instead of its color, by what number it is of those that have the color: of
-  // pixels x and y, in cells of PERIOD pixels. Told apart from the stripes of rules and unknown, which lean.
+  // The patterns that distinguish classes of the same color: whether pixel (x, y) of a cell of PERIOD pixels is black.
+  // The first class of a color has the first pattern, and so on. Diagonal stripes are left to rules and unknown pixels.
   const PERIOD = 6;
   const PATTERNS = [
     () => false,
-    (x) => x < 2, // upright lines
-    (x, y) => y < 2, // level lines
+    (x) => x < 2, // vertical lines
+    (x, y) => y < 2, // horizontal lines
     (x, y) => x < 3 && y < 3, // dots
     (x, y) => x < 1 || y < 1, // a grid
     (x, y) => x < 3 !== y < 3, // a checkerboard
@@ -21,7 +21,7 @@ getamAudit.colors = (() => {
   const STRIPES = ["#f2f2f2", "#8c8c8c"]; // of unknown pixels
   const GROUND = "#23272b"; // background of label layers
 
-  // A pixel of a canvas as a number: little-endian RGBA.
+  // A canvas pixel as a number: RGBA, little-endian.
   function pixel(color, alpha = 255) {
     const value = parseInt(color.slice(1), 16);
     return ((alpha << 24) | ((value & 255) << 16) | (value & 0xff00) | (value >> 16)) >>> 0;
@@ -38,7 +38,7 @@ getamAudit.colors = (() => {
     return `repeating-linear-gradient(135deg, ${color} 0 3px, ${other} 3px 6px)`;
   }
 
-  // A cell of the pattern as a picture that repeats.
+  // The CSS background of a class: its color, or a repeated picture of one cell of its pattern.
   function classBackground(classes, value, palette) {
     const { color, pattern } = classLook(classes, value, palette);
     if (pattern === 0) return color;
@@ -66,7 +66,7 @@ getamAudit.colors = (() => {
     return ((255 << 24) | (level << 16) | (level << 8) | level) >>> 0;
   });
 
-  // Two colors a value, and which of them a pixel has: a pattern's number, or LEANING stripes.
+  // For each value, two colors and the number of the pattern that chooses between them; LEANING is diagonal stripes.
   const LEANING = PATTERNS.length;
   function look(layer, classes, palette, over) {
     const table = { even: new Uint32Array(256), odd: new Uint32Array(256), pattern: new Uint8Array(256) };
@@ -96,18 +96,18 @@ getamAudit.colors = (() => {
 
   let hasPainted = false;
 
-  // Used again by all tiles of a size: they would leave more behind than the browser clears away in a fast scroll.
+  // All tiles of a size share this buffer: in a fast scroll the browser would not free separate ones soon enough.
   let last = null;
   function scratch(context, width, height) {
     if (last?.width !== width || last.height !== height) last = context.createImageData(width, height);
     return last;
   }
 
-  // Where each pattern has its second color: by pixels of a cell on the screen.
+  // For each pattern, the pixels of a cell that have the second color.
   const masks = [...PATTERNS, (x, y) => x + y >= PERIOD / 2 && x + y < PERIOD || x + y >= 1.5 * PERIOD].map((isOdd) =>
     Uint8Array.from({ length: PERIOD ** 2 }, (_, at) => isOdd(at % PERIOD, Math.floor(at / PERIOD)) ? 1 : 0));
 
-  // Paints a decoded layer at the canvas's size, nearest pixels; patterns have that size on the screen.
+  // Paints a decoded layer at the canvas's size by nearest neighbor; cells of patterns are PERIOD CSS pixels wide.
   function paint(canvas, decoded, layer, classes, palette, over, ratio) {
     const { even, odd, pattern } = look(layer, classes, palette, over);
     const { width, height } = canvas;

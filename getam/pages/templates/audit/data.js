@@ -1,21 +1,21 @@
 "use strict";
 
-// What the page knows: facts of index.html, and lists and images by the scripts that call list() and image() below.
-// A page that is opened from disk may load no data but scripts.
+// The data of the page: facts from index.html, and lists and images from scripts that call list() and image() below.
+// A page that is opened from disk may load scripts but no data files.
 window.getamAudit = (() => {
   const facts = JSON.parse(document.getElementById("audit").textContent);
   const LAYERS = Object.keys(facts.layers);
-  const HELD = 32; // images whose scripts' contents are kept, some 80 kB each
-  const AT_ONCE = 6; // scripts that load side by side
+  const HELD = 32; // number of images whose data are kept, some 80 kB each
+  const AT_ONCE = 6; // number of scripts that load at the same time
 
   const images = []; // entries of the lists, in their order
-  const received = new WeakMap(); // script -> what it has handed over
+  const received = new WeakMap(); // script -> the data that it passed on
   const held = new Map(); // number -> record, the latest used last
   const waiting = new Map(); // number -> callbacks
   const loading = new Set(); // numbers
   const problems = [];
 
-  // What the scripts call.
+  // Called by the scripts.
   const list = (rows) => received.set(document.currentScript, rows);
   const image = (content) => received.set(document.currentScript, content);
 
@@ -30,7 +30,7 @@ window.getamAudit = (() => {
 
   const stem = (number) => "images/" + Math.floor(number / 1000) + "/" + number;
 
-  // What a script hands over; undefined where it is missing or damaged.
+  // The data that a script passes on; undefined if it is missing or damaged.
   function load(source) {
     return new Promise((resolve) => {
       const script = document.createElement("script");
@@ -48,7 +48,7 @@ window.getamAudit = (() => {
   const damaged = (what) => `${what} missing or damaged`;
   const REMEDY = "Copy the whole folder audit/, or run the stage audit again.";
 
-  // One list after the other, so that the first is shown at once.
+  // Loads one list after the other, so that the first is shown at once.
   async function loadLists(update) {
     const missing = [];
     for (let number = 0; number < facts.lists; number++) {
@@ -64,7 +64,7 @@ window.getamAudit = (() => {
     }
   }
 
-  // One message, however many lists it is about.
+  // One message for all missing lists.
   function unlisted(missing) {
     const [{ source, first, last }] = missing;
     if (missing.length === 1) return `${damaged(source + " is")}: images ${first} to ${last} are not shown. ${REMEDY}`;
@@ -72,11 +72,11 @@ window.getamAudit = (() => {
     return `${damaged(`${source} and ${missing.length - 1} more lists are`)}: ${images} images are not shown. ${REMEDY}`;
   }
 
-  // Calls back with the image's record, or with {problem}; gives a function that calls that off.
+  // Calls back with the image's record, or with {problem}; returns a function that cancels the request.
   function request(number, callback) {
     if (!waiting.has(number)) waiting.set(number, new Set());
     waiting.get(number).add(callback);
-    // Not at once: what scrolls past is called off before it loads.
+    // Loading is delayed, so that images that scroll past are cancelled before they load.
     setTimeout(loadNext, 30);
     return () => {
       waiting.get(number)?.delete(callback);
@@ -85,7 +85,7 @@ window.getamAudit = (() => {
   }
 
   async function loadNext() {
-    // The latest first: it is what is looked at now.
+    // The latest request comes first, since it is in view now.
     const number = [...waiting.keys()].reverse().find((key) => !loading.has(key));
     if (number === undefined || loading.size >= AT_ONCE) return;
     loading.add(number);
@@ -100,13 +100,13 @@ window.getamAudit = (() => {
 
   const problemOf = (number) => `${damaged(`${stem(number)}.js is`)}. ${REMEDY}`;
 
-  // Whether a script has handed over the layers that the list says of its image.
+  // Whether a script's data contain the layers that the list announces.
   function fits(entry, content) {
     if (!Array.isArray(content?.classes) || !content.photograph) return false;
     return tilesOf(entry, LAYERS).every((tile) => tile.layer === "photograph" || sourceOf(content, tile)?.data);
   }
 
-  // `users` are called when a layer turns out to be damaged; it is a record with a `problem` then.
+  // `users` are called if a layer turns out to be damaged; the record then has a `problem`.
   function keep(number, content) {
     const record = { ...content, number, users: new Set() };
     held.set(number, record);
@@ -123,7 +123,7 @@ window.getamAudit = (() => {
     return record ?? null;
   }
 
-  // What is shown of an image: a layer, or of maps one of each class. `values` are label values.
+  // The tiles of an image: one for each layer, but for raw and refined maps one for each class; `value` is its label value.
   function tilesOf(entry, layers) {
     return layers.filter(entry.has).flatMap((layer) => layer === "raw" || layer === "refined"
       ? entry.labels.map((value, position) => ({ layer, position, value }))
@@ -133,14 +133,14 @@ window.getamAudit = (() => {
   const nameOf = ({ layer, value }) => value === undefined ? facts.layers[layer]
     : `${facts.layers[layer].replace(" maps", "")}: ${facts.classes[value]}`;
 
-  // What a tile is decoded from; position -1 is the strongest of an image's maps.
+  // The encoded data of a tile; position -1 stands for the strongest of an image's maps.
   function sourceOf(record, { layer, position }) {
     if (layer === "raw" || layer === "refined") return position < 0 ? record[layer] : record[layer]?.[position];
     return layer === "saliency" ? record.saliency : record.labels?.[layer];
   }
 
-  // {width, height, values} of a tile, and `which` of the strongest maps: their positions. null where it is damaged.
-  // Its arrays are used again by the next call: made anew, they would fill the memory in a fast scroll.
+  // Decodes a tile to {width, height, values}, for the strongest map also `which` map it is at each pixel; null if it is
+  // damaged. The next call reuses the arrays: new ones would fill the memory in a fast scroll.
   function decode(record, tile) {
     const source = sourceOf(record, tile);
     try {
@@ -156,8 +156,8 @@ window.getamAudit = (() => {
     for (const tell of record.users) tell();
   }
 
-  // The photograph at a size, or null where it is damaged. It came with the layers and is no <img>: browsers keep 80 MB of
-  // those decoded, and as much again of their files where a tool watches the network.
+  // The photograph at a size, or null if it is damaged. It is no <img>, since browsers keep 80 MB of decoded ones, and as
+  // much again of their files while the developer tools are open.
   async function photograph(record, width, height) {
     try {
       const jpeg = new Blob([bytesOf(record.photograph)]); // a copy
@@ -168,7 +168,7 @@ window.getamAudit = (() => {
     }
   }
 
-  // Of base64 text, until the next call.
+  // The bytes of base64 text, in an array that the next call reuses.
   function bytesOf(text) {
     const characters = atob(text);
     const bytes = reused(3, characters.length);
@@ -176,7 +176,7 @@ window.getamAudit = (() => {
     return bytes;
   }
 
-  // What `decode` gives, kept while one image is read out.
+  // The result of `decode`, kept as long as the same image is probed.
   let kept = { record: null, layers: new Map() };
   function decodeToKeep(record, tile) {
     if (kept.record !== record) kept = { record, layers: new Map() };
@@ -209,7 +209,7 @@ window.getamAudit = (() => {
     return { width, height, values, which };
   }
 
-  // Values of a layer: rows less the one above them, deflated, as base64 text.
+  // The values of a layer, from base64 text: deflated differences of each row to the one above, modulo 256.
   function unpack({ width, height, data }, place) {
     const values = reused(place, width * height);
     getamAudit.inflate(bytesOf(data), values);

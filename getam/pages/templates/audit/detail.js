@@ -1,6 +1,6 @@
 "use strict";
 
-// One image, large: all of its layers, what they say at a place, and its verdict.
+// The large view of one image: all of its layers, their values at a pixel, and its verdict.
 getamAudit.detail = (() => {
   const { facts, LAYERS, tilesOf, verdicts } = getamAudit;
   const { html, useRecord, useProbe, probe, reading, Tile, CommonLegend } = getamAudit.tiles;
@@ -9,9 +9,9 @@ getamAudit.detail = (() => {
 
   const CAPTION = 22;
   const GAP = 8;
-  const LEAST = 180; // width of a tile, pixels; more of them than fit are scrolled
+  const LEAST = 180; // least width of a tile, pixels; tiles that do not fit are reached by scrolling
 
-  // The widest tiles that all fit.
+  // The largest tile width at which all tiles fit.
   function fit(entry, count, width, height) {
     const shape = entry.height / entry.width;
     let best = LEAST;
@@ -24,18 +24,18 @@ getamAudit.detail = (() => {
     return Math.min(best, width - GAP);
   }
 
-  // For a dialog that is open as long as it is drawn. The focus goes back to where it was.
+  // Opens a dialog as long as it is rendered; afterwards the focus returns to where it was.
   function useModal() {
     const ref = useRef(null);
     useLayoutEffect(() => {
       const dialog = ref.current;
       const before = document.activeElement;
       dialog.showModal();
-      dialog.focus(); // and not its first control, which would take the keys, and has scrolled into sight
+      dialog.focus(); // not its first control, which would take the keys and scroll into view
       dialog.scrollTop = 0;
       return () => {
         dialog.close();
-        // The gallery has left the image in the meantime.
+        // The element may be gone, if the gallery has scrolled on in the meantime.
         if (!before.isConnected) document.querySelector(".scroller").focus();
       };
     }, []);
@@ -49,7 +49,7 @@ getamAudit.detail = (() => {
     useEffect(() => () => probe.set(null), []);
     const tiles = tilesOf(entry, LAYERS.filter((layer) => !hidden.has(layer)));
     const width = fit(entry, tiles.length, room - 3 * GAP, high - GAP / 2);
-    // A narrow image as wide as the least tile would be many screens high.
+    // The height is limited, since a narrow image of the least width would be many screens high.
     const height = Math.min(Math.round(width * entry.height / entry.width), Math.max(LEAST, high - CAPTION - GAP));
     return html`
       <dialog class="detail" tabindex="-1" ref=${dialog} aria-label="large view" onCancel=${(event) => { event.preventDefault(); close(); }}>
@@ -96,7 +96,7 @@ getamAudit.detail = (() => {
       </form>`;
   }
 
-  // What every layer says at the place under the pointer.
+  // Shows the value of every layer at the pixel under the pointer.
   function ReadOut({ entry, record }) {
     const at = useProbe();
     const here = at?.entry === entry && record && !record.problem ? at : null;
@@ -111,7 +111,7 @@ getamAudit.detail = (() => {
       </section>`;
   }
 
-  // Moves the place by pixels of the image, from its middle.
+  // Moves the probed place by image pixels, starting at the middle of the image.
   function moveProbe(entry, record, dx, dy) {
     const from = probe.at?.entry === entry ? probe.at : { x: 0.5, y: 0.5 };
     const moved = (share, size, step) => (Math.min(size - 1, Math.max(0, Math.floor(share * size) + step)) + 0.5) / size;

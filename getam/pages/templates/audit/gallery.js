@@ -1,6 +1,6 @@
 "use strict";
 
-// All images that are shown: a row an image, or a grid of overlays. Only the rows in sight are in the document.
+// The gallery of the shown images: a row for each, or a grid of overlays. Only rows in view are in the document.
 getamAudit.gallery = (() => {
   const { facts, LAYERS, tilesOf, verdicts } = getamAudit;
   const { html, useRecord, Tile, Legend } = getamAudit.tiles;
@@ -10,9 +10,9 @@ getamAudit.gallery = (() => {
   const FACTS_HEIGHT = 138; // least height of a row
   const CAPTION = 20;
   const GAP = 8;
-  const BEYOND = 200; // pixels above and below what is in sight that are drawn too
+  const BEYOND = 200; // pixels above and below the view that are rendered too
 
-  // The width of a tile; wide and tall images are fitted in.
+  // The width of a tile; very wide or tall images are fitted into it.
   const tileWidth = (entry, height) => Math.round(height * Math.min(4 / 3, Math.max(2 / 3, entry.width / entry.height)));
   const percent = (share) => (100 * share).toFixed(1) + " %";
 
@@ -28,7 +28,7 @@ getamAudit.gallery = (() => {
     return size;
   }
 
-  // Images of each row, and where each row begins; the last number is the height of all.
+  // The number of columns, and the top of each row; the last entry of `starts` is the total height.
   function layout(images, view, layers, tile, width) {
     if (view === "overlay") {
       const cell = images.reduce((widest, entry) => Math.max(widest, tileWidth(entry, tile)), 0);
@@ -46,7 +46,7 @@ getamAudit.gallery = (() => {
     return { columns: 1, starts };
   }
 
-  // The row at a height: the last one that begins at or above it.
+  // The row at a height: the last one that starts at or above it.
   function rowAt(starts, height) {
     let low = 0, high = Math.max(0, starts.length - 2);
     while (low < high) {
@@ -67,8 +67,8 @@ getamAudit.gallery = (() => {
     const position = images.indexOf(current);
     const row = Math.floor(position / columns);
 
-    // The current image stays in sight, whatever changes.
-    const reached = useRef(-1); // the row that a scroll made the current one, which is where the user wants it
+    // The current image stays in view, whatever changes.
+    const reached = useRef(-1); // the row that a scroll made current; it is where the user wants it
     useLayoutEffect(() => {
       if (row < 0 || !height) return;
       const box = scroller.current;
@@ -80,7 +80,7 @@ getamAudit.gallery = (() => {
       setTop(box.scrollTop);
     }, [row, starts, height]);
 
-    // Only a scroll of the user's takes it out of sight: then the first in sight is the current one, which the keys judge.
+    // If the user scrolls the current image out of view, the first one in view becomes current, to which the keys apply.
     const scrolledTo = useRef(null);
     scrolledTo.current = (from) => {
       setTop(from);
@@ -147,7 +147,7 @@ getamAudit.gallery = (() => {
     const { entry, overlay, tile, cell, palette, open } = props;
     const record = useRecord(entry.number);
     const one = { layer: entry.has(overlay) ? overlay : "photograph", position: overlay === "raw" || overlay === "refined" ? -1 : 0 };
-    // A map of an image without a class.
+    // An image without a class has no map.
     if (one.position < 0 && entry.labels.length === 0) one.layer = "photograph";
     return html`
       <article class="cell" ...${attributes(props)} onDblClick=${() => open(entry)} style=${{ width: `${cell}px` }}>
@@ -158,7 +158,7 @@ getamAudit.gallery = (() => {
       </article>`;
   }
 
-  // The layers that there are, to choose some, or `one`, of.
+  // A choice among the existing layers: of several, or of only one if `one`.
   function Layers({ there, one, isOn, toggle }) {
     return html`
       <fieldset class="layers">

@@ -1,6 +1,6 @@
 "use strict";
 
-// A dialog that lists the keys, and says what the page doesn't.
+// A dialog that lists the keys and explains colors, IoU and verdicts.
 getamAudit.help = (() => {
   const { facts } = getamAudit;
   const { html, CommonLegend } = getamAudit.tiles;
@@ -17,9 +17,9 @@ getamAudit.help = (() => {
         <ul class="words">${facts.rules.map(({ name, words }) => html`<li key=${name}><b>${name}</b>: ${words}.</li>`)}</ul>
         <p class="soft">The IoU of an image is the mean over the classes and the background that its ground truth contains;
           ground truth 255 is ignored. Maps are shown in percent of their maximum, at most 320 pixels wide or high;
-          labels, rules and saliency are at most 1024, each pixel the nearest one of the image's.</p>
-        <p class="soft">Verdicts are kept in this browser, by the run's name and its data set: two folders with a run of the same
-          name and data set share them. Export them to hand them on.</p>
+          labels, rules and saliency at most 1024, resized by nearest neighbor.</p>
+        <p class="soft">Verdicts are kept in this browser under the run's name and its data set: two folders with a run of the same
+          name and data set share them. Export them to pass them on.</p>
         <button type="button" onClick=${close}>Close</button>
       </dialog>`;
   }

@@ -1,9 +1,9 @@
 "use strict";
 
-// Inflates (RFC 1951) into an array that is there. Each of the browser's DecompressionStreams leaves buffers behind, and
-// libraries leave tables: 100 MB more after a fast scroll through all images.
+// Inflates (RFC 1951) into a given array. The browser's DecompressionStream leaves buffers behind at each use, and
+// libraries leave tables: memory grew by 100 MB in a fast scroll through all images.
 getamAudit.inflate = (() => {
-  const LONGEST = 15; // bits of a code
+  const LONGEST = 15; // bits of the longest code
   const ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
   const [LENGTHS, LENGTH_BITS] = ladder(3, 29, (code) => code < 8 ? 0 : (code >> 2) - 1);
   const [DISTANCES, DISTANCE_BITS] = ladder(1, 30, (code) => code < 4 ? 0 : (code >> 1) - 1);
@@ -13,7 +13,7 @@ getamAudit.inflate = (() => {
   const symbols = newCode(288), distances = newCode(32);
   let source, at, hold, held;
 
-  // Where each code's values begin, and how many bits tell them apart.
+  // The base value and the number of extra bits of each length or distance code.
   function ladder(first, count, bitsOf) {
     const bits = Uint8Array.from({ length: count }, (_, code) => bitsOf(code));
     let start = first;
@@ -39,7 +39,7 @@ getamAudit.inflate = (() => {
     return value;
   }
 
-  // A canonical code: how many symbols have each length, and the symbols by their codes.
+  // Builds a canonical Huffman code: the number of symbols of each length, and the symbols in the order of their codes.
   function define({ counts, order, next }, from, size) {
     counts.fill(0);
     for (let symbol = 0; symbol < size; symbol++) counts[lengths[from + symbol]]++;
@@ -91,7 +91,7 @@ getamAudit.inflate = (() => {
   function adler(bytes) {
     let low = 1, high = 0;
     for (let i = 0; i < bytes.length;) {
-      // The sums of so many bytes are whole numbers still.
+      // The modulus is taken every 4096 bytes, before the sums grow beyond exact integers.
       for (const end = Math.min(bytes.length, i + 4096); i < end; i++) {
         low += bytes[i];
         high += low;
@@ -102,7 +102,7 @@ getamAudit.inflate = (() => {
     return high * 65536 + low;
   }
 
-  // Fills `out` from a zlib stream; throws where that is damaged.
+  // Fills `out` from a zlib stream; throws if the stream is damaged.
   function inflate(bytes, out) {
     [source, at, hold, held] = [bytes, 2, 0, 0];
     let to = 0, last = false;

@@ -17,7 +17,7 @@ getamAudit.selection = (() => {
   };
   const KEY = `getam-audit:filter:${facts.run}:${facts.key}`;
 
-  // The filter of before a reload: a tab's own, where it keeps one.
+  // The filter before a reload, which each tab keeps for itself if the browser allows it.
   function kept() {
     try {
       return { ...NONE, ...JSON.parse(sessionStorage.getItem(KEY)) };
@@ -30,11 +30,11 @@ getamAudit.selection = (() => {
     try {
       sessionStorage.setItem(KEY, JSON.stringify(filter));
     } catch (error) {
-      // Then the next page begins without.
+      // Without storage the page starts without a filter after a reload.
     }
   }
 
-  // A filter of what this page has: of a run without ground truth nobody can ask for an IoU.
+  // Resets values of a filter that this page does not offer, such as an IoU in a run without ground truth.
   function fitting(filter, measures) {
     const allowed = { ...FITS, score: measures, sort: ["id", ...measures] };
     return Object.fromEntries(Object.entries(NONE).map(([key, usual]) => {
@@ -47,7 +47,7 @@ getamAudit.selection = (() => {
 
   const measureName = (key) => (key in facts.scores ? "IoU " : "") + MEASURES[key] + (key in facts.shares ? " pixels" : "");
 
-  // Those of which an image has a value.
+  // The measures for which some image has a value.
   const measures = (images) => Object.keys(MEASURES).filter((key) => images.some((entry) => entry[key] !== null));
 
   function select(images, filter) {

@@ -1,12 +1,12 @@
 "use strict";
 
-// One layer of an image, what it says under the pointer, and the legend beside it.
+// Tiles: one layer of an image, its value under the pointer, and the legends.
 getamAudit.tiles = (() => {
   const { facts, colors, decode, decodeToKeep, request, recall, nameOf, photograph } = getamAudit;
   const html = htm.bind(preact.h);
   const { useEffect, useLayoutEffect, useRef, useState } = preactHooks;
 
-  // The record of an image, null until it is there, or {problem}.
+  // The record of an image: null until it has loaded, {problem} if it is missing or damaged.
   function useRecord(number) {
     const [loaded, setLoaded] = useState({ number, record: recall(number) });
     useEffect(() => {
@@ -19,13 +19,13 @@ getamAudit.tiles = (() => {
       const { record } = loaded;
       const tell = () => setLoaded({ ...loaded });
       record?.users?.add(tell);
-      if (record?.users && record.problem) tell(); // its layers were painted before
+      if (record?.users && record.problem) tell(); // a layer turned out to be damaged before this effect ran
       return () => record?.users?.delete(tell);
     }, [loaded.record]);
     return loaded.number === number ? loaded.record : null;
   }
 
-  // Where the pointer is; the read-outs alone are drawn again when it moves.
+  // The place under the pointer. It is no state of the page, so that only the read-outs are rendered again when it moves.
   const probe = {
     at: null, // {entry, record, tile, x, y, left, top}; x and y in [0, 1)
     listeners: new Set(),
@@ -47,7 +47,7 @@ getamAudit.tiles = (() => {
   const labelName = (value) =>
     value === colors.UNKNOWN ? "unknown (255)" : `${facts.classes[value] ?? "no class"} (${value})`;
 
-  // What a layer says at a place; "" where it is damaged.
+  // The value of a layer at a place, as text; "" if the layer is damaged.
   function reading(entry, record, tile, x, y) {
     if (tile.layer === "photograph") return `x ${Math.floor(x * entry.width)}, y ${Math.floor(y * entry.height)}`;
     const layer = decodeToKeep(record, tile);
@@ -65,14 +65,14 @@ getamAudit.tiles = (() => {
 
   const peakOf = (record, position) => record.raw[position].max.toExponential(1);
 
-  // The size of an image in a box.
+  // The size of an image that is fitted into a box.
   function fitted(entry, width, height) {
     const scale = Math.min(width / entry.width, height / entry.height);
     return [Math.max(1, Math.round(entry.width * scale)), Math.max(1, Math.round(entry.height * scale))];
   }
 
-  // A canvas of this size, in the element that `place` refers to. Used again when it has left the view: the browser would
-  // keep what it has drawn with for long.
+  // A canvas of this size, in the element that `place` refers to. Canvases that leave the view are reused, since the
+  // browser frees their memory late.
   const spare = [];
   function useCanvas(width, height, over) {
     const place = useRef(null), canvas = useRef(null);
@@ -121,7 +121,7 @@ getamAudit.tiles = (() => {
     return html`<span ref=${place}></span>`;
   }
 
-  // A tile: the photograph, a layer, or with `over` the layer above the photograph.
+  // A tile: the photograph, a layer, or (with `over`) a layer drawn over the photograph.
   function Tile({ entry, record, tile, width, height, palette, over, caption }) {
     const size = fitted(entry, width, height);
     const style = { width: `${size[0]}px`, height: `${size[1]}px` };
@@ -131,7 +131,7 @@ getamAudit.tiles = (() => {
       if (x < 0 || y < 0 || x >= 1 || y >= 1 || !sound) return;
       probe.set({ entry, record, tile, x, y, left: event.clientX, top: event.clientY });
     };
-    // What is removed under the pointer is never left by it.
+    // A tile that is removed under the pointer gets no mouseleave event.
     useEffect(() => () => {
       if (probe.at?.entry === entry && probe.at.tile.layer === tile.layer) probe.set(null);
     }, []);
@@ -152,14 +152,14 @@ getamAudit.tiles = (() => {
       </figure>`;
   }
 
-  // The place under the pointer, in the image's other tiles too.
+  // Marks the place under the pointer in all tiles of the image.
   function Mark({ entry, size }) {
     const at = useProbe();
     if (at?.entry !== entry) return null;
     return html`<span class="mark" style=${{ left: `${at.x * size[0]}px`, top: `${at.y * size[1]}px` }}></span>`;
   }
 
-  // Beside the pointer: the layer's name, and what it says there.
+  // Beside the pointer: the layer's name and its value there.
   function Hint() {
     const at = useProbe();
     if (!at) return null;
@@ -175,7 +175,7 @@ getamAudit.tiles = (() => {
 
   const Scale = ({ background }) => html`<span class="swatch heat" style=${{ background }} aria-hidden="true"></span>`;
 
-  // The classes of an image with their colors; those that it isn't labelled with come last.
+  // The classes of an image with their colors; classes that are not among its labels come last.
   function Legend({ entry, record, palette }) {
     const classes = record && !record.problem ? record.classes : entry.labels;
     return html`<ul class="legend" aria-label="classes">
@@ -187,7 +187,7 @@ getamAudit.tiles = (() => {
     </ul>`;
   }
 
-  // What is the same for every image.
+  // The colors that are the same for all images.
   function CommonLegend({ rules }) {
     return html`<ul class="legend common" aria-label="colors of all images">
       <li><${Swatch} background=${colors.unknownBackground} />unknown, 255</li>

@@ -1,6 +1,6 @@
 "use strict";
 
-// What this browser's user says of the images: kept in the browser, exported and imported as a file.
+// The user's verdicts on images: kept in the browser, exported and imported as files.
 getamAudit.verdicts = (() => {
   const { facts, images } = getamAudit;
   const WORDS = ["good", "bad", "unsure"];
@@ -9,10 +9,10 @@ getamAudit.verdicts = (() => {
   const LONGEST_NOTE = 100000; // characters; Python's csv reads fields of up to 131072
 
   let said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
-  let kept = true; // whether the storage has all of them
-  const pending = new Map(); // id -> the same, or null for none: what the storage has not
+  let kept = true; // whether the storage holds all verdicts
+  const pending = new Map(); // id -> {verdict, note} or null for none: changes that the storage does not hold yet
   const implied = new Set(); // ids that are unsure because of their note alone
-  const takenBack = new Map(); // id -> what was said of it
+  const takenBack = new Map(); // id -> the {verdict, note} that was taken back
 
   function stored(key) {
     try {
@@ -25,7 +25,7 @@ getamAudit.verdicts = (() => {
   const isVerdict = (entry) => typeof entry?.id === "string" && WORDS.includes(entry.verdict)
     && typeof (entry.note ?? "") === "string" && (entry.note ?? "").length <= LONGEST_NOTE;
 
-  // From the storage, to which other tabs write too.
+  // Reads the storage, to which other tabs write as well.
   function read() {
     const list = stored(KEY);
     said = new Map();
@@ -36,7 +36,7 @@ getamAudit.verdicts = (() => {
     }
   }
 
-  // Storage may be switched off, or full: the page works without, and says so.
+  // The storage may be off or full: the page works without it, and shows a warning.
   function change(entries) {
     for (const [id, entry] of entries) pending.set(id, entry);
     read();
@@ -53,7 +53,7 @@ getamAudit.verdicts = (() => {
     try {
       localStorage.setItem(PREFERENCES, JSON.stringify(values));
     } catch (error) {
-      // What is lost is nobody's work.
+      // Losing preferences costs nobody any work.
     }
   }
 
@@ -61,7 +61,7 @@ getamAudit.verdicts = (() => {
   const listed = () => [...said].map(([id, { verdict, note }]) => ({ id, verdict, note }));
 
   function say(id, verdict, note) {
-    // A note alone is no verdict; what is worth a note is not sure yet.
+    // A note without a verdict implies the verdict `unsure`.
     if (!verdict && note) implied.add(id);
     else implied.delete(id);
     takenBack.delete(id);
@@ -77,7 +77,7 @@ getamAudit.verdicts = (() => {
 
   const canTakeBack = (id) => said.has(id) || takenBack.has(id);
 
-  // A note may be long: the second time, it all comes back.
+  // Taking back a second time restores verdict and note, since a note may have taken long to write.
   function takeBack(id) {
     const before = said.get(id);
     const after = before ? null : takenBack.get(id);
@@ -86,7 +86,8 @@ getamAudit.verdicts = (() => {
   }
 
   const quoted = (text) => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  // A spreadsheet takes what begins so for a formula. One apostrophe more, which _read_csv of getam/runs/verdicts.py takes off.
+  // A spreadsheet reads text that starts like this as a formula. An apostrophe in front prevents it; _read_csv in
+  // getam/runs/verdicts.py removes it.
   const asWords = (text) => /^'*[=+\-@]/.test(text) ? `'${text}` : text;
   const fromWords = (text) => /^'+[=+\-@]/.test(text) ? text.slice(1) : text;
 
@@ -102,11 +103,11 @@ getamAudit.verdicts = (() => {
     link.href = URL.createObjectURL(new Blob([asText(format)], { type }));
     link.download = `verdicts-${facts.run}.${format}`;
     link.click();
-    // The download reads it after this.
+    // The browser reads the URL after this function returns.
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
-  // The rows of a CSV file, objects by its head; null where a quote is not closed, or the head is another.
+  // Parses a CSV file into objects by its header; null if a quote is not closed or a column is missing.
   function readCsv(text) {
     const field = /(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r\n|\n|\r|$)/y;
     const rows = [[]];
@@ -125,7 +126,7 @@ getamAudit.verdicts = (() => {
     });
   }
 
-  // {run, verdicts} of an exported file; undefined where it is none.
+  // Parses an exported file to {run, verdicts}; undefined if it is not JSON.
   async function readFile(file) {
     const text = await file.text();
     if (file.name.toLowerCase().endsWith(".csv")) return { verdicts: readCsv(text) };
@@ -138,7 +139,7 @@ getamAudit.verdicts = (() => {
 
   const counted = (count, one, many = one + "s") => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
-  // Takes an exported file; gives {text, done}: what to tell of it, and whether it holds anything.
+  // Imports an exported file; returns {text, done}: a message, and whether any verdict was imported.
   async function upload(file) {
     const content = await readFile(file);
     const list = content?.verdicts;
@@ -167,7 +168,7 @@ getamAudit.verdicts = (() => {
     return { text: told.join(" "), done: taken.size > 0 };
   }
 
-  // Calls back when another tab has changed something.
+  // Calls back when another tab has changed the verdicts.
   function follow(callback) {
     const changed = ({ key }) => {
       if (key !== KEY && key !== null) return;
@@ -182,7 +183,7 @@ getamAudit.verdicts = (() => {
     return () => window.removeEventListener("storage", changed);
   }
 
-  change([]); // whether it can be stored at all
+  change([]); // tests whether the storage can be written
 
   return {
     WORDS,
