@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from support.classifiers import CLASSES, METHODS, classifier
-from support.dumped_maps import data, dump  # noqa: F401
+from support.dumped_maps import dump, write_data
 from support.networks import images_of, reference_model
 from support.training_steps import build, make_batch, without_dropout
 from torch import Tensor
@@ -35,6 +35,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
 DEVICE = "cuda"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +137,7 @@ def test_a_batch_is_refined_as_on_the_cpu() -> None:
     assert (found.cpu() - expected).abs().max() <= 1e-5
 
 
-def test_dump_maps_writes_the_cpus_maps(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_dump_maps_writes_the_cpus_maps(data: Path, tmp_path: Path) -> None:
     for device in ("cpu", DEVICE):
         dump(data, tmp_path / device, device=device)
     for path in (tmp_path / "cpu").glob("*.npy"):

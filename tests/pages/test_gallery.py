@@ -34,7 +34,7 @@ from getam.system.files import read_array, write_array, write_gray, write_json, 
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (HOSTILE, "cat")
-TEMPLATES = PROJECT / "getam" / "templates"
+TEMPLATES = PROJECT / "getam" / "pages" / "templates"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support.classifiers import classifier
+from support.completion import COMPLETION
 from support.networks import images_of
 from support.workplace import PROJECT
 
@@ -34,11 +35,9 @@ from getam.settings.data import DATA_FORMATS, DataFormat, IndexSettings
 from getam.settings.deeplab import SEGMENTERS, DeepLabSettings, Segmenter
 from getam.settings.maps import MAP_METHODS, ActivationSettings, MapMethod
 from getam.settings.reading import merge, read_yaml
-from getam.settings.section import section_of
 from getam.system.files import read_json, read_labels, write_array
 
 BASE = read_yaml(PROJECT / "config.yaml")
-COMPLETION = section_of(LabelSettings, validate_config(BASE).completion)
 TABLES: dict[str, tuple[Mapping[str, Any], Collection[str]]] = {
     "map methods": (MAP_METHODS, MAP_MAKERS),
     "label methods": (LABEL_METHODS, LABEL_MAKERS),

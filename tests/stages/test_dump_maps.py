@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.dumped_maps import CLASSES, CLASSIFIER, MAPS, dump
+from support.dumped_maps import CLASSES, CLASSIFIER, MAPS, dump, write_data
 from torch import Tensor
 
 import getam.stages.dump_maps
@@ -31,6 +31,11 @@ from getam.networks.classifier import (
 from getam.settings.classifier import ClassifierSettings
 from getam.stages.dump_maps import averaged_maps
 from getam.system.files import read_array, read_image, read_json
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def class_maps(

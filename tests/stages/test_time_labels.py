@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.completion import COMPLETION
 
 import getam.experiments.label_times
 from getam.datasets.index import Index, IndexRow, write_index
@@ -18,13 +19,9 @@ from getam.errors import InputError
 from getam.experiments.label_times import ROUNDS, Item, time_labels
 from getam.labels.methods import LABEL_MAKERS
 from getam.settings.completion import LABEL_METHODS, LabelSettings
-from getam.settings.config import validate_config
-from getam.settings.reading import BASE_CONFIG, read_yaml
-from getam.settings.section import section_of
 from getam.stages.time_labels import Arguments, run
 from getam.system.files import read_json, write_array, write_gray
 
-COMPLETION = section_of(LabelSettings, validate_config(read_yaml(BASE_CONFIG)).completion)
 IDS = ("one", "two", "three")
 METHODS = [method.name for method in LABEL_METHODS.values()]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -64,10 +63,8 @@ LABELS = [("c", "a"), ("b",), ("a", "b", "c"), ("c",), ("b", "c")]
 SIZES = [(32, 32), (32, 32), (30, 60), (60, 30), (32, 32)]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with index.csv of five train images and one val image, and a classifier with random weights."""
-    folder = tmp_path_factory.mktemp("data")
+def write_data(folder: Path) -> Path:
+    """Writes index.csv of five train images and one val image, and a classifier with random weights, into a folder."""
     rng = np.random.default_rng(0)
     rows = []
     for number, (labels, (height, width)) in enumerate(

@@ -71,10 +71,10 @@ def die_once() -> None:
 
 
 def dying(function: Callable[..., Any], *, before: bool) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         if before:
             die_once()
-        result = function(*arguments)
+        result = function(*arguments, **keywords)
         die_once()
         return result
 
