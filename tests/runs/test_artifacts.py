@@ -57,13 +57,11 @@ def test_every_part_of_a_run_has_files_and_every_file_a_known_part() -> None:
     assert {artifact.part for artifact in ARTIFACTS} - {""} == PARTS.keys()
 
 
-def test_it_is_imported_without_any_library() -> None:
+def test_it_is_imported_without_what_takes_seconds() -> None:
     command = "import sys; before = {*sys.modules}; import getam.runs.artifacts; print(*({*sys.modules} - before))"
     output = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=PROJECT, check=True)
-    assert {name for name in output.stdout.split() if name.split(".")[0] not in sys.stdlib_module_names} == {
-        "getam",
-        "getam.runs.artifacts",
-    }
+    packages = {name.split(".")[0] for name in output.stdout.split()}
+    assert packages & {"torch", "numpy", "PIL", "cv2", "matplotlib", "timm", "jinja2"} == set()
 
 
 def is_inside(path: str, folder: str) -> bool:
