@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from getam.cli import command
+from getam.cli import command, commands_in
 
-STAGES = {
-    "train-deeplab": "train DeepLabv2, or another segmentation network, on pseudo labels",
-    "predict-deeplab": "segment images with DeepLabv2",
-    "evaluate-deeplab": "score DeepLabv2's predictions",
-}
+STAGES = commands_in(Path(__file__).with_name("stages"))
+"""Commands that the workflow's rules run."""
 
-TOOLS = {
-    "import-deeplab": "make a DeepLabv2 of kazuto1011's checkpoint",
-}
-"""Commands to run by hand; no rule of the workflow runs them."""
+TOOLS = commands_in(Path(__file__).with_name("tools"))
+"""Commands for people; no rule of the workflow runs them."""
 
 
 def main() -> None:

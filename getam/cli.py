@@ -29,42 +29,24 @@ from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.progress import set_up_logging
 
-STAGES = {
-    "make-demo": "write the embedded demo data set",
-    "index-dataset": "check a data set and write index.csv",
-    "fetch-weights": "fetch and check the pretrained weights of a network",
-    "train-classifier": "train a ViT on image labels",
-    "dump-maps": "write the class activation maps of a shard of images",
-    "refine-maps": "refine maps to the images' resolution by PAMR",
-    "train-saliency": "train the salient-object-detection network",
-    "predict-saliency": "write the saliency maps of a shard of images",
-    "collect-saliency": "take saliency maps brought along, a shard of images",
-    "complete-labels": "make pseudo labels from maps and saliency",
-    "score-labels": "score pseudo labels and maps against ground truth",
-    "train-end-to-end": "train classifier and decoder together",
-    "import-checkpoint": "make an end-to-end model of one of the authors' checkpoints",
-    "predict-end-to-end": "segment images with the end-to-end network",
-    "evaluate-end-to-end": "score the end-to-end network's predictions",
-    "voc-submission": "pack predictions for VOC's evaluation server",
-    "plot-scores": "draw a run's scores, trainings and times",
-    "make-table": "make a table of runs that differ in a few settings",
-    "compare-maps": "show the maps of several methods beside each other",
-    "plot-fusions": "plot the values of maps by how blocks are fused",
-    "time-labels": "measure how long label makers take",
-    "audit": "make the page that shows every stage's result",
-    "summary": "gather the scores of a run",
-}
 
-TOOLS = {
-    "doctor": "say what this machine and this configuration have",
-    "estimate": "say how many hours a recipe takes, from a rehearsal's logs",
-    "compare": "say how two runs differ: scores, settings, classes, images",
-    "evaluate": "score a folder of predictions beside ground truth",
-    "score-saliency": "score a folder of saliency maps beside masks",
-    "check-submission": "check an archive for VOC's evaluation server",
-    "import-saliency": "make a saliency network of the authors' checkpoint",
-    "export-checkpoint": "write an end-to-end model as one of the authors' checkpoints",
-}
+def commands_in(folder: Path) -> dict[str, str]:
+    """The commands of a folder of modules: {name: first line of the module's docstring}, in alphabetical order.
+
+    The files are read, not imported: `getam --help` answers at once, and a new stage is a command by being there.
+    """
+    modules = sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
+    return {path.stem.replace("_", "-"): _first_sentence(path.read_text(encoding="utf-8")) for path in modules}
+
+
+def _first_sentence(source: str) -> str:
+    return source.removeprefix('"""').partition("\n")[0].removesuffix('"""').removesuffix(".")
+
+
+STAGES = commands_in(Path(__file__).with_name("stages"))
+"""Commands that the workflow's rules run."""
+
+TOOLS = commands_in(Path(__file__).with_name("tools"))
 """Commands for people; no rule of the workflow runs them."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)

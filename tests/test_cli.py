@@ -95,12 +95,20 @@ def test_a_stage_takes_its_whole_section(package: str, stage: str) -> None:
     assert settings <= taken
 
 
-def test_the_stages_are_the_modules_that_exist() -> None:
-    for package, stages in STAGES.items():
-        files = {path.stem for path in (PROJECT / package / "stages").glob("*.py")} - {"__init__"}
-        assert files == {stage.replace("-", "_") for stage in stages}
-    tools = {path.stem for path in (PROJECT / "getam" / "tools").glob("*.py")} - {"__init__"}
-    assert tools == {tool.replace("-", "_") for tool in getam.cli.TOOLS}
+def test_a_command_is_described_by_the_first_sentence_of_its_module() -> None:
+    tools = {"getam": getam.cli.TOOLS, "deeplab": deeplab.cli.TOOLS}
+    commands = [
+        (f"{package}.{folder}.{name.replace('-', '_')}", text)
+        for folder, packages in (("stages", STAGES), ("tools", tools))
+        for package, texts in packages.items()
+        for name, text in texts.items()
+    ]
+    assert {"getam.stages.dump_maps", "getam.tools.doctor", "deeplab.stages.train_deeplab"} <= {*dict(commands)}
+    for module, text in commands:
+        doc = importlib.import_module(module).__doc__
+        assert doc is not None
+        assert f"{text}." == doc.splitlines()[0], module
+        assert text[0].isupper(), module
 
 
 def test_the_help_lists_the_tools(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +247,7 @@ def test_an_unknown_stage_ends_with_the_list_of_stages(capsys: pytest.CaptureFix
     assert command("getam", STAGES["getam"], ["dump-map"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("getam dump-map: no such stage; stages: make-demo, ")
+    assert output.err.startswith("getam dump-map: no such stage; stages: audit, collect-saliency, ")
     assert command("deeplab", STAGES["deeplab"], ["schema"]) == 1
 
 
