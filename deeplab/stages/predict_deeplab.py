@@ -44,5 +44,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_deeplab",
-        facts={SUPERVISION: of_model(arguments.model), "architecture": model.architecture},
+        manifest_entries={SUPERVISION: of_model(arguments.model), "architecture": model.architecture},
     )

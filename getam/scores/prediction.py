@@ -36,7 +36,7 @@ def predict(
     device: torch.device,
     threads: int,
     what: str,
-    facts: dict[str, Any] | None = None,
+    manifest_entries: dict[str, Any] | None = None,
 ) -> None:
     """Predicts each row and writes <id>.png, at original resolution, and a manifest with the settings into `out`.
 
@@ -46,7 +46,7 @@ def predict(
         classes: class names, without background.
         model: folder of the network's weights.
         what: name of the stage, for the log.
-        facts: further entries of the manifest.
+        manifest_entries: further entries of the manifest.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def predict(
             threads=threads,
             in_processes=settings.crf.iterations > 0,
             inputs=[*model_files(model), *(row.image for row in rows)],
-            manifest_entries=facts,
+            manifest_entries=manifest_entries,
         ) as shard,
     ):
         todo = shard.unfinished(batches)

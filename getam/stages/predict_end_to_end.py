@@ -45,5 +45,5 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="predict_end_to_end",
-        facts={SUPERVISION: of_model(arguments.model)},
+        manifest_entries={SUPERVISION: of_model(arguments.model)},
     )

@@ -36,7 +36,7 @@ def write_shard(
     supervision: str | None = None,
 ) -> None:
     how: dict[str, Any] = {"ids": ids, "classes": classes}
-    how["facts"] = {"supervision": supervision} if supervision else {}
+    how["manifest_entries"] = {"supervision": supervision} if supervision else {}
     with (
         new_shard(folder / "labels" / shard, suffix=".png", settings=CONFIG.completion, **how) as labels,
         new_shard(folder / "maps" / shard, suffix=".npy", settings=None, **how) as maps,
