@@ -70,19 +70,26 @@ def is_recorded(workflow: Workflow, output: str) -> bool:
 def make_names_targets(run: str) -> None:
     """Allows the name of a rule whose only wildcard is {run} as a target, which stands for its files of the main run.
 
-    An example is `snakemake summary`; Snakemake itself refuses rules with wildcards as targets.
+    An example is `snakemake summary`; Snakemake itself refuses rules with wildcards as targets. Such a rule is then a
+    target elsewhere too: -R, --until and -P add it to the targets, and --list-target-rules lists it.
 
-    Read in 9.27.1: dag.DAG.rule2job, which makes the job of a target that is a rule's name, and DAG.new_job.
+    Read in 9.27.1: rules.Rule.has_wildcards, by which Workflow tells what may be a target; dag.DAG.rule2job, which
+    makes the job of a target that is a rule's name, and DAG.new_job.
     """
     from snakemake.dag import DAG
+    from snakemake.rules import Rule
 
     refusing = DAG.rule2job
+
+    def has_wildcards(self: Rule) -> bool:
+        return not self.wildcard_names <= {"run"}
 
     async def rule2job(self: DAG, rule: Rule) -> Any:
         if rule.wildcard_names == {"run"}:
             return await self.new_job(rule, wildcards_dict={"run": run})
         return await refusing(self, rule)
 
+    Rule.has_wildcards = has_wildcards
     DAG.rule2job = rule2job
 
 

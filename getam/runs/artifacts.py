@@ -198,7 +198,7 @@ def segmenter_title(architecture: str | None) -> str:
     Args:
         architecture: the one that its files record; None (earlier versions recorded none) is the paper's network.
     """
-    known = SEGMENTERS.get("deeplabv2" if architecture is None else architecture)
+    known = SEGMENTERS.get("deeplabv2" if architecture is None else str(architecture))
     return known.title if known else str(architecture)
 
 
@@ -216,7 +216,8 @@ def maps_title(method: str | None) -> str:
     """
     if method is None:
         return "raw maps"
-    return f"{MAP_METHODS[method].name if method in MAP_METHODS else method} maps"
+    known = MAP_METHODS.get(str(method))
+    return f"{known.name if known else method} maps"
 
 
 def capitalized(title: str) -> str:

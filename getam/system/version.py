@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from getam.errors import InputError
+
 if TYPE_CHECKING:
     from grimp import ImportGraph
 
@@ -71,7 +73,13 @@ def _graph() -> ImportGraph:
     import grimp
 
     # A cache on disk would end up in the user's working folder; reading the packages takes only a tenth of a second.
-    return grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
+    try:
+        return grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=True)
+    except grimp.exceptions.SourceSyntaxError as error:
+        raise InputError(
+            f"{error.filename}:{error.lineno}: not valid Python; correct it: a stage's hash is made from the imports "
+            "of all modules"
+        ) from None
 
 
 def _with_packages(module: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -12,6 +13,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
@@ -103,11 +105,14 @@ class _Worker:
         Raises:
             BrokenProcessPool: the process has died.
         """
+        request = ForkingPickler.dumps((function, args, kwargs))
         try:
-            self._connection.send((function, args, kwargs))
-            result, error, text = self._connection.recv()
+            self._connection.send_bytes(request)
+            answer = self._connection.recv_bytes()
         except (EOFError, OSError):
+            # Nothing else is within the `try`: an error of a pickle's own is no death of the process.
             raise BrokenProcessPool("a process of the pool has died") from None
+        result, error, text = pickle.loads(answer)
         if error is not None:
             raise error from RuntimeError(f"in a worker process:\n{text}")
         return result
@@ -125,21 +130,34 @@ def _serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            function, args, kwargs = connection.recv()
+            request = connection.recv_bytes()
         except (EOFError, OSError):
             return
         result, error, text = None, None, ""
         try:
+            function, args, kwargs = pickle.loads(request)
             result = function(*args, **kwargs)
         except BaseException as raised:
             error, text = raised, traceback.format_exc()
         try:
-            connection.send((result, error, text))
+            connection.send_bytes(_answer(result, error, text))
         except OSError:
             return
-        except Exception as raised:
-            # The result or the error cannot be pickled.
-            connection.send((None, RuntimeError(str(error or raised)), text or traceback.format_exc()))
+
+
+def _answer(result: object, error: BaseException | None, text: str) -> bytes:
+    """Pickles what a call has given; in its place a RuntimeError with the same text if that cannot be pickled.
+
+    An error is also read back here, because some exceptions can be pickled but not be made again from the pickle: those
+    whose __init__ takes other arguments than they pass to Exception's.
+    """
+    try:
+        answer = bytes(ForkingPickler.dumps((result, error, text)))
+        if error is not None:
+            pickle.loads(answer)
+    except Exception as raised:
+        answer = bytes(ForkingPickler.dumps((None, RuntimeError(str(error or raised)), text or traceback.format_exc())))
+    return answer
 
 
 def _end_with_parent() -> None:

@@ -56,7 +56,7 @@ ELSEWHERE = {
     "run": "another run's folder",
     "data.root": "another data set: test_the_demo_is_made_only_where_it_is_used",
     "data.format": "another data set: test_masks_are_an_output_where_they_are_converted",
-    "data.augmented": "another data set: tests/test_scale.py",
+    "data.augmented": "another data set: tests/workflow/test_scale.py",
     "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
     "saliency.folder": "test_saliency_maps_may_be_brought_along",
     "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",

@@ -145,3 +145,9 @@ class Workplace:
         path = self.folder / "overlay.yaml"
         path.write_text(yaml.safe_dump(dict(values)))
         return path
+
+
+def pseudo_labels(workplace: Workplace) -> dict[str, bytes]:
+    """The bytes of the pseudo labels of the tiny run, by their paths in its folder of them."""
+    folder = workplace.folder / "results" / "tiny" / "pseudo_labels"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.png"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -247,6 +248,13 @@ def test_imports_are_followed_as_they_run(package: Package) -> None:
     assert found["getam.reads"][0] == {"getam", "getam.reads", "getam.lazy"}
     # A graph that was kept on disk would lie in the folder of a user's run.
     assert {path.name for path in package.folder.iterdir()} == {"getam", "deeplab"}
+
+
+def test_a_source_that_is_no_python_is_named(package: Package) -> None:
+    package.write("getam/types.py", "class T: ...\ndef broken(:\n")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        package.ask("getam.one")
+    assert re.search(r"InputError: .*getam/types\.py:2: not valid Python", error.value.stderr)
 
 
 def test_a_hash_is_of_content_names_and_what_a_module_shows(package: Package) -> None:

@@ -58,6 +58,28 @@ def give_unsendable() -> object:
     return Unsendable()
 
 
+class Unreadable(Exception):
+    """Can be pickled, but not be made again: its __init__ takes more than it passes on."""
+
+    def __init__(self, file: str, fault: str) -> None:
+        super().__init__(f"{file}: {fault}")
+
+
+def fail_unreadably() -> None:
+    raise Unreadable("mask.png", "is torn")
+
+
+class UnreadableArgument:
+    """An argument whose pickle cannot be read; an OSError must not be taken for the end of the pipe."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return refuse, ()
+
+
+def refuse() -> None:
+    raise OSError("no such argument")
+
+
 def interrupt_itself() -> int:
     os.kill(os.getpid(), signal.SIGINT)
     return os.getpid()
@@ -108,6 +130,16 @@ def test_what_cannot_be_pickled_fails_its_call_alone() -> None:
         with pytest.raises((AttributeError, pickle.PicklingError)):
             pool.submit(lambda: 1).result()
         assert pool.submit(os.getpid).result() == first
+
+
+def test_an_error_or_an_argument_that_cannot_be_read_back_fails_its_call_alone() -> None:
+    with ProcessPool(1) as pool:
+        with pytest.raises(RuntimeError, match=r"^mask\.png: is torn$") as error:
+            pool.submit(fail_unreadably).result()
+        assert "in fail_unreadably" in str(error.value.__cause__)
+        with pytest.raises(OSError, match="no such argument"):
+            pool.submit(print, UnreadableArgument()).result()
+        assert pool.submit(add, 2, 3).result() == 5
 
 
 def test_an_interrupt_is_left_to_the_stage() -> None:

@@ -207,7 +207,7 @@ def test_a_whole_run_on_hostile_names_shows_them_as_text(workplace: Workplace) -
     assert {*shown["classes"]} >= set(HOSTILE_CLASSES.values())
     listed = (audit / "lists" / "000.js").read_text().removeprefix("getamAudit.list(").removesuffix(");\n")
     assert {row[1] for row in json.loads(listed)} >= set(HOSTILE_IDS.values())
-    # The data's names open no tag: all are those of the template. tests/test_browser.py opens a page of such names.
+    # The names open no tag: all tags are the template's. tests/pages/test_browser.py opens a page of such names.
     assert page.count("<script") == 1 + len(SCRIPTS)
     assert not re.search(r"<img|<b>|onerror=(?!alert\(1\)\\u003e)", page)
     assert not re.search(r"<(script|b|img)", summary)

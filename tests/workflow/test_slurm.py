@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 from support.slurm_cluster import CPU_NODE, GPU_NODE, Cluster, command, jobs, obstacle
-from support.workplace import TINY, Workplace
-from test_workflow import _pseudo_labels
+from support.workplace import TINY, Workplace, pseudo_labels
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -214,9 +213,9 @@ def test_pseudo_labels_are_those_of_the_local_executor(run: Run, tmp_path: Path)
     local = Workplace(tmp_path / "work", stand_ins=False)
     result = local.snakemake("results/tiny/pseudo_labels/000", "--resources", "gpu=2", *RUN)
     assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
-    labels = _pseudo_labels(local)
+    labels = pseudo_labels(local)
     assert len(labels) == 24
-    assert _pseudo_labels(run.workplace) == labels
+    assert pseudo_labels(run.workplace) == labels
 
 
 def test_a_job_gets_as_many_gpus_as_its_rule_asks_for(cluster: Cluster, tmp_path: Path) -> None:

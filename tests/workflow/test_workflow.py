@@ -31,7 +31,7 @@ from support.downstream import (
     END_TO_END,
     SCORES,
 )
-from support.workplace import ONE_THREAD_A_JOB, PROJECT, TINY, Workplace
+from support.workplace import ONE_THREAD_A_JOB, PROJECT, TINY, Workplace, pseudo_labels
 
 import deeplab.cli
 import getam.cli
@@ -140,7 +140,7 @@ SOURCES: dict[str, set[str]] = {
     "getam/tools/doctor.py": set(),
     "getam/scores/voc_submission.py": set(),
 }
-"""The rules that an edit of each file reruns; tests/test_version.py has the stages of every module."""
+"""The rules that an edit of each file reruns; tests/system/test_version.py has the stages of every module."""
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -211,6 +211,10 @@ def test_a_rule_by_its_name_is_a_target_of_the_run_alone(tmp_path: Path) -> None
     assert workplace.plan("train_classifier") == trained
     assert workplace.plan("summary") == ALL - {"plot_scores", "audit"}
     assert workplace.plan("audit", "summary") == ALL - {"plot_scores"}
+    # Where Snakemake adds a rule without wildcards to the targets, it adds these too.
+    assert "plot_scores" not in workplace.plan("multi_stage")
+    assert "plot_scores" in workplace.plan("-R", "plot_scores", "--", "multi_stage")
+    assert workplace.plan("--until", "train_classifier") == trained
     output = workplace.snakemake("-n", "-p", "train_classifier", "--config", "tables={alphas: [0.8]}").stdout
     assert "--out results/demo/classifier " in output
     # Its shards have no default.
@@ -645,7 +649,7 @@ def test_a_complete_run_writes_every_file_and_is_then_done(tiny: Workplace) -> N
     assert [name for name in CONTRACT if not (results / name).is_file()] == []
     assert {path.stem for path in (results / "logs").iterdir()} == ALL
     assert {path.stem for path in (results / "benchmarks").iterdir()} == ALL
-    assert len(_pseudo_labels(tiny)) == 24
+    assert len(pseudo_labels(tiny)) == 24
     assert tiny.plan("--configfile", str(TINY)) == set()
 
 
@@ -680,7 +684,7 @@ def test_the_report_shows_scores_plots_and_images_without_a_network(tiny: Workpl
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_is_taken_up_and_gives_the_same_pseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
+def test_a_killed_run_is_taken_up_and_gives_the_samepseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=False)
     words = ["results/tiny/pseudo_labels/000", "results/tiny/pseudo_labels/001", *ONE_THREAD_A_JOB]
     running = subprocess.Popen(
@@ -705,9 +709,4 @@ def test_a_killed_run_is_taken_up_and_gives_the_same_pseudo_labels(tiny: Workpla
     assert workplace.snakemake("--unlock").returncode == 0
     result = workplace.snakemake(*words)
     assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
-    assert _pseudo_labels(workplace) == _pseudo_labels(tiny)
-
-
-def _pseudo_labels(workplace: Workplace) -> dict[str, bytes]:
-    folder = workplace.folder / "results" / "tiny" / "pseudo_labels"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*.png"))}
+    assert pseudo_labels(workplace) == pseudo_labels(tiny)

@@ -109,7 +109,10 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
 
     With `code_hash: false` it is the hash that was recorded when the outputs were made, so that no edit reruns them.
     """
-    code = f"code {source_hash(stage)}"
+    try:
+        code = f"code {source_hash(stage)}"
+    except InputError as error:
+        sys.exit(str(error))
     name = rule or stage.rpartition(".")[2]
 
     def recorded(wildcards: object) -> str:
