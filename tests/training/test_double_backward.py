@@ -214,6 +214,20 @@ def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: p
     assert (gradient.abs().sum(1)[padding] == 0).all()
 
 
+def test_a_step_in_float32_is_that_in_float64(settings: EndToEndSettings) -> None:
+    ours = training_step(without_dropout(build(settings)), make_batch(), 1, settings)
+    network, batch = in_float64(without_dropout(build(settings)), make_batch())
+    exact = training_step(network, batch, 1, settings)
+    assert ours.pictures is not None
+    assert exact.pictures is not None
+    # Rounding decides the label of a pixel where two classes are as good as equal: of one in a hundred at most. What
+    # those change in a loss, an average over pixels, is of the same order.
+    assert (ours.pictures.targets != exact.pictures.targets).float().mean() <= 0.01
+    for name, value in exact.losses.items():
+        assert ours.losses[name].dtype == torch.float32
+        torch.testing.assert_close(ours.losses[name].double(), value, rtol=0.02, atol=1e-4)
+
+
 @pytest.mark.parametrize("start_block", [0, 2])
 def test_one_forward_equals_two_where_nothing_is_stochastic(settings: EndToEndSettings, start_block: int) -> None:
     settings = changed(settings, maps={"start_block": start_block})
