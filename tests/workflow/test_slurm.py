@@ -19,7 +19,7 @@ import pytest
 from support.slurm_cluster import CPU_NODE, GPU_NODE, Cluster, command, jobs, obstacle
 from support.workplace import TINY, Workplace, pseudo_labels
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 
 PROFILE = "workflow/profiles/slurm"
 # What a cluster without accounting needs; polls that suit jobs of seconds; GPUs in a partition of their own.
@@ -30,7 +30,7 @@ HERE = (
 )
 # Long enough to be cancelled in the middle.
 RUN = ("--max-threads", "1", "--configfile", str(TINY), "--config", "classifier={epochs: 8}", "data={shards: 1}")
-PATIENCE = 400
+PATIENCE = 1500
 """Seconds; a lost poll makes Snakemake wait forever."""
 
 
