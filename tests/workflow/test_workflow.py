@@ -675,7 +675,7 @@ def test_the_report_shows_scores_plots_and_images_without_a_network(tiny: Workpl
     for text in (
         "Weakly-supervised semantic segmentation by",
         "Every score of the run",
-        "Pixels of each class",
+        "Share of each ground-truth class",
         "lowest",
     ):
         assert text in page
@@ -684,7 +684,7 @@ def test_the_report_shows_scores_plots_and_images_without_a_network(tiny: Workpl
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_is_taken_up_and_gives_the_samepseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
+def test_a_killed_run_is_taken_up_and_gives_the_same_pseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=False)
     words = ["results/tiny/pseudo_labels/000", "results/tiny/pseudo_labels/001", *ONE_THREAD_A_JOB]
     running = subprocess.Popen(
