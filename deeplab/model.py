@@ -22,11 +22,12 @@ from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
+from deeplab.multi_scale import Group, MultiScaleNetwork, encoder_groups, optimizer_groups
 from deeplab.segmenters import SmpSegmenter
 from getam.datasets.images import denormalize_rgb
 from getam.errors import InputError, chosen
 from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.fine_tuning import freeze
 from getam.networks.pretrained import encoder_weights, load_encoder
 from getam.settings.deeplab import SEGMENTERS, DeepLabSettings
 
@@ -125,21 +126,27 @@ class DeepLabV2(MultiScaleNetwork):
             images = denormalize_rgb(images).flip(1) - images.new_tensor(CAFFE_MEAN)[:, None, None]
         return self.aspp(self.encoder(images)[-1])
 
-    def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: encoder at 1x the learning rate, ASPP weights at 10x, ASPP biases at 20x.
+    def parameter_groups(
+        self, *, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: by default encoder at 1x the learning rate, ASPP weights at 10x, ASPP biases at 20x.
 
         Each trainable parameter is in exactly one group, a dict of `name`, `params`, `lr` and `weight_decay`.
         ASPP biases and the affine parameters of trained batch norms have no weight decay. Groups without trainable
-        parameters are left out.
+        parameters are left out. For the arguments see MultiScaleNetwork.
         """
-        norm = [parameter for module in self._batch_norms() for parameter in module.parameters()]
-        norm_ids = {id(parameter) for parameter in norm}
-        groups = (
-            ("encoder", [p for p in self.encoder.parameters() if id(p) not in norm_ids], 1.0, weight_decay),
-            ("batch_norm", norm, 1.0, 0.0),
-            ("aspp_weight", [branch.weight for branch in self.aspp.branches], 10.0, weight_decay),
-            ("aspp_bias", [branch.bias for branch in self.aspp.branches], 20.0, 0.0),
-        )
+        norm_ids = {id(parameter) for module in self._batch_norms() for parameter in module.parameters()}
+        groups: list[Group] = [
+            *encoder_groups(
+                self.encoder,
+                lambda name, parameter: id(parameter) not in norm_ids,
+                titles=("encoder", "batch_norm"),
+                weight_decay=weight_decay,
+                layer_decay=layer_decay,
+            ),
+            ("aspp_weight", [branch.weight for branch in self.aspp.branches], 1 / backbone_rate, weight_decay),
+            ("aspp_bias", [branch.bias for branch in self.aspp.branches], 2 / backbone_rate, 0.0),
+        ]
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 
@@ -190,19 +197,28 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
     Raises:
         InputError: the architecture does not exist, or the network cannot be built; see DeepLabV2 and SmpSegmenter.
     """
-    if settings.architecture in SEGMENTERS and SEGMENTERS[settings.architecture].in_smp:
-        return SmpSegmenter(
-            architecture=settings.architecture,
-            encoder=settings.encoder,
-            num_classes=num_classes,
-            output_stride=settings.output_stride,
-            atrous_rates=settings.atrous_rates,
-            scales=settings.scales,
-            frozen_batch_norm=settings.frozen_batch_norm,
-            pretrained=settings.pretrained,
-            segmentation_pretrained=settings.segmentation_pretrained,
-        )
-    return chosen(BUILDERS, settings.architecture, name="deeplab.architecture")(settings, num_classes)
+    build = _build_smp if _is_in_smp(settings) else chosen(BUILDERS, settings.architecture, name="deeplab.architecture")
+    network = build(settings, num_classes)
+    freeze(network.encoder, settings.trainable, key="encoder")
+    return network.train()
+
+
+def _is_in_smp(settings: DeepLabSettings) -> bool:
+    return settings.architecture in SEGMENTERS and SEGMENTERS[settings.architecture].in_smp
+
+
+def _build_smp(settings: DeepLabSettings, num_classes: int) -> SmpSegmenter:
+    return SmpSegmenter(
+        architecture=settings.architecture,
+        encoder=settings.encoder,
+        num_classes=num_classes,
+        output_stride=settings.output_stride,
+        atrous_rates=settings.atrous_rates,
+        scales=settings.scales,
+        frozen_batch_norm=settings.frozen_batch_norm,
+        pretrained=settings.pretrained,
+        segmentation_pretrained=settings.segmentation_pretrained,
+    )
 
 
 def _build_deeplabv2(settings: DeepLabSettings, num_classes: int) -> DeepLabV2:

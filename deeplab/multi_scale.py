@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from getam.networks.fine_tuning import FineTunedNetwork, backbone_layers
 from getam.system.files import UNKNOWN
 from getam.training.losses import mean_where
 
+Group = tuple[str, Sequence[Any], float, float]
+"""Name, parameters, factor of the learning rate, weight decay."""
 
-class MultiScaleNetwork(nn.Module):
+
+class MultiScaleNetwork(FineTunedNetwork):
     """Base of segmentation networks that run on several scales of their input and fuse the logits by maximum.
 
     Args:
-        encoder: the module whose batch norm may be frozen.
+        encoder: the module whose batch norm, or whose lower layers, may be frozen.
         scales: scales of the input in addition to 1; () for none.
         frozen_batch_norm: whether the encoder's batch norm keeps its statistics and affine parameters, which is right
             only with pretrained weights.
@@ -33,7 +37,6 @@ class MultiScaleNetwork(nn.Module):
         super().__init__()
         self.encoder: Any = encoder
         self.scales = tuple(scales)
-        self.frozen_batch_norm = frozen_batch_norm
         if frozen_batch_norm:
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
@@ -43,8 +46,16 @@ class MultiScaleNetwork(nn.Module):
         """Images (B, 3, H, W), ImageNet-normalized, at one scale -> logits (B, num_classes, h, w)."""
 
     @abstractmethod
-    def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: dicts of `name`, `params`, `lr` and `weight_decay`; each trainable parameter is in one."""
+    def parameter_groups(
+        self, *, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: dicts of `name`, `params`, `lr` and `weight_decay`; each trainable parameter is in one.
+
+        Args:
+            learning_rate: of the encoder's last layer.
+            backbone_rate: the encoder's learning rate over that of the new layers.
+            layer_decay: see getam.networks.fine_tuning.backbone_layers.
+        """
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
         """Computes logits, at the network's own resolution, of images (B, 3, H, W), float, normalized, of any size.
@@ -65,26 +76,36 @@ class MultiScaleNetwork(nn.Module):
             return fused
         return [logits, *pyramid, fused] if pyramid else [logits]
 
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; frozen batch norm stays in evaluation mode, so that its running statistics never change."""
-        super().train(mode)
-        if self.frozen_batch_norm:
-            for norm in self._batch_norms():
-                norm.eval()
-        return self
-
     def _batch_norms(self) -> list[_BatchNorm]:
         return [module for module in self.encoder.modules() if isinstance(module, _BatchNorm)]
 
 
-def optimizer_groups(
-    groups: Sequence[tuple[str, Sequence[Any], float, float]], *, learning_rate: float
-) -> list[dict[str, Any]]:
-    """Optimizer groups of trainable parameters; groups without any are left out.
+def encoder_groups(
+    encoder: nn.Module,
+    is_decayed: Callable[[str, nn.Parameter], bool],
+    *,
+    titles: tuple[str, str],
+    weight_decay: float,
+    layer_decay: float,
+) -> list[Group]:
+    """Groups of an encoder for `optimizer_groups`, at 1x the learning rate in its last layer.
 
     Args:
-        groups: (name, parameters, factor of the learning rate, weight decay) of each group.
+        is_decayed: (name, parameter) -> whether it has weight decay.
+        titles: names of the groups with and without weight decay.
+        layer_decay: see getam.networks.fine_tuning.backbone_layers.
     """
+    groups: list[Group] = []
+    for layer, named, factor in backbone_layers(encoder, layer_decay, key="encoder"):
+        part = layer.removeprefix("encoder")
+        decayed = [parameter for name, parameter in named if is_decayed(name, parameter)]
+        others = [parameter for name, parameter in named if not is_decayed(name, parameter)]
+        groups += [(titles[0] + part, decayed, factor, weight_decay), (titles[1] + part, others, factor, 0.0)]
+    return groups
+
+
+def optimizer_groups(groups: Sequence[Group], *, learning_rate: float) -> list[dict[str, Any]]:
+    """Optimizer groups of trainable parameters; groups without any are left out."""
     return [
         {"name": name, "params": trainable, "lr": factor * learning_rate, "weight_decay": decay}
         for name, parameters, factor, decay in groups

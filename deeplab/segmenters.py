@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplab.multi_scale import MultiScaleNetwork, optimizer_groups
+from deeplab.multi_scale import MultiScaleNetwork, encoder_groups, optimizer_groups
 from getam.datasets.images import MEAN, STD
 from getam.errors import InputError
 from getam.networks.backbones import Normalization, create_timm_model
@@ -83,14 +83,24 @@ class SmpSegmenter(MultiScaleNetwork):
         logits = self.head(self.decoder(self.encoder(padded)))
         return logits[..., :height, :width]
 
-    def parameter_groups(self, *, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: encoder at 1x the learning rate, others at 10x; norms and biases have no weight decay."""
-        groups = []
-        modules = {"encoder": (self.encoder, 1.0), "decoder": (self.decoder, 10.0), "head": (self.head, 10.0)}
-        for name, (module, factor) in modules.items():
+    def parameter_groups(
+        self, *, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1, layer_decay: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: by default encoder at 1x the learning rate, others at 10x; no decay of norms and biases."""
+        groups = encoder_groups(
+            self.encoder,
+            lambda name, parameter: parameter.ndim > 1,
+            titles=("encoder_weight", "encoder_rest"),
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+        )
+        for title, module in (("decoder", self.decoder), ("head", self.head)):
             weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
             rest = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-            groups += [(f"{name}_weight", weights, factor, weight_decay), (f"{name}_rest", rest, factor, 0.0)]
+            groups += [
+                (f"{title}_weight", weights, 1 / backbone_rate, weight_decay),
+                (f"{title}_rest", rest, 1 / backbone_rate, 0.0),
+            ]
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 

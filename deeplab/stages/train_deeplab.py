@@ -59,7 +59,12 @@ def run(arguments: Arguments) -> None:
         step,
         images,
         settings,
-        groups=model.parameter_groups(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay),
+        groups=model.parameter_groups(
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            backbone_rate=settings.backbone_rate,
+            layer_decay=settings.layer_decay,
+        ),
         data=[index.classes, fingerprint(file for row, path in rows for file in (row.image, path))],
         description=describe_deeplab(settings, index.classes, learned_from=of_shards(folders)),
         arguments=arguments,

@@ -26,7 +26,7 @@ from getam.settings.maps import ActivationSettings
 class ClassActivationMaps(ClassMaps):
     """CAM (Zhou et al. 2016): the ReLU of the classifier's last layer applied at each position before the average.
 
-    It works for every read-out of a ViT (`ignore`, `add`, `project`, `token`) and for a CNN's (`pool`).
+    It works for every read-out of a ViT (`ignore`, `add`, `project`, `token`, `max`) and for a CNN's (`pool`).
 
     Args:
         model: a classifier of `getam.networks.classifier`.
@@ -201,11 +201,10 @@ def _cam_of_step(
     model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings
 ) -> StepPass:
     network: Any = getattr(model, "module", model)
-    readout = network.classifier.readout
-    with _outputs_of(readout.reassemble) as features:
+    with _outputs_of(network.readout_features) as features:
         scores, logits = model(images)
     with torch.no_grad():
-        activation = readout.activation(features[0], _grid(network, images))
+        activation = network.classifier.readout.activation(features[0], _grid(network, images))
     return StepPass(scores, logits, [activation[b, indices] for b, indices in enumerate(classes)])
 
 
@@ -221,12 +220,11 @@ def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
         network: Any = getattr(model, "module", model)
         backbone = network.classifier.backbone
         recorder = AttentionRecorder(backbone, start_block=settings.start_block, detach_below=False)
-        with recorder, _outputs_of(network) as outputs:
+        with recorder, _outputs_of(network.scores_for_maps) as scores_for_maps:
             scores, logits = model(images)
         maps = gradient_weighted_maps(
-            # These are the network's own scores. The graph of those that DistributedDataParallel returns would lead
-            # through the decoder too.
-            outputs[0][0],
+            # The graph of the scores that DistributedDataParallel returns would lead through the decoder too.
+            scores_for_maps[0],
             recorder.calls,
             classes,
             coupling=coupling_of(settings),

@@ -122,7 +122,7 @@ class AttentionRecorder:
         backbone: a timm ViT, with `blocks`, `num_prefix_tokens` and a class token as its first token.
         start_block: first block to record, counted from 0.
         detach_below: whether to cut the graph below `start_block`, so that a backward pass ends there. A training step
-            needs the whole graph.
+            needs the whole graph of the trainable blocks.
         class_rows_alone: whether gradients are needed only at the class token's row of each recorded call. Together
             with the cut, the first recorded block's projection and MLP then need a graph for this token only.
         prefix_alone: whether the scores depend only on the last block's prefix tokens, and gradients are needed only
@@ -207,7 +207,8 @@ class AttentionRecorder:
                 )
             self._ran.add(number)
             self._block, self._before_block = number, len(self.calls)
-            if self.detach_below and number == self.start_block:
+            # Where all blocks below are frozen there is no graph to cut: it begins here too.
+            if number == self.start_block and (self.detach_below or not inputs[0].requires_grad):
                 return (inputs[0].detach().requires_grad_(), *inputs[1:])
             return None
 

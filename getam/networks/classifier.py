@@ -2,15 +2,16 @@
 
 The read-out `project` is the authors' (DPT's read-out projection, then convolutions and an average), from Eq. 6 of
 the paper's appendix; `ignore` and `add` are DPT's alternatives; `token` is timm's plain head on the normalized class
-token; `pool` is a CNN's average of features.
+token; `max` is the maximum over the patches; `pool` is a CNN's average of features.
 """
 
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from getam.errors import InputError
 from getam.networks.backbones import Normalization, create_timm_model, find_backbone
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.decoder import Reassemble
+from getam.networks.fine_tuning import FineTunedNetwork, freeze
 from getam.networks.released import compute_as_released
 from getam.networks.supervision import IMAGE_LABELS
 from getam.settings.classifier import ClassifierSettings
@@ -135,53 +137,114 @@ class Tokens:
     num_prefix_tokens: int
     """P."""
 
+    def output(self, *, final_norm: bool) -> Tensor:
+        """The last block's tokens, after or before the final norm."""
+        return self.normalized if final_norm else self.last
 
-class TokenReadout(nn.Module):
-    """The plain ViT head: final norm -> class token -> linear."""
-
-    def __init__(self, dim: int, num_classes: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(dim, num_classes)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        return self.head(tokens.normalized[:, 0])
-
-    def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Scores (B, C), and CAM (B, C, n_h, n_w), the ReLU of the head applied to each patch token."""
-        scores = self.head(tokens.normalized[:, tokens.num_prefix_tokens :])
-        return self(tokens), scores.transpose(1, 2).unflatten(2, tokens.grid).relu()
+    def detached(self) -> Tokens:
+        """The same tokens without a graph."""
+        return replace(
+            self,
+            taps=tuple(tap.detach() for tap in self.taps),
+            last=self.last.detach(),
+            normalized=self.normalized.detach(),
+        )
 
 
-class DPTReadout(nn.Module):
-    """The authors' read-out: feature map of the tokens (1x1 conv, 3x3 conv with stride 2) -> average -> linear.
-
-    Args:
-        dim: width d of the tokens.
-        readout: treatment of the class token: `project` (the authors'), `ignore` or `add`, see Reassemble.
-    """
-
-    def __init__(self, dim: int, num_classes: int, readout: str) -> None:
-        super().__init__()
-        self.reassemble = Reassemble(token_dim=dim, channels=dim, scale=0.5, readout=readout)
-        self.head = nn.Linear(dim, num_classes)
+class Readout(nn.Module, ABC):
+    """Base of the read-outs, which make class scores of a ViT's tokens, in two steps."""
 
     def forward(self, tokens: Tokens) -> Tensor:
+        """Scores (B, C)."""
         return self.scores(self.features(tokens))
-
-    def features(self, tokens: Tokens) -> Tensor:
-        """The feature map before the average, (B, d, ceil(n_h / 2), ceil(n_w / 2)), the DPT decoder's deepest input."""
-        return self.reassemble(tokens.last, tokens.grid, tokens.num_prefix_tokens)
-
-    def scores(self, features: Tensor) -> Tensor:
-        return self.head(features.mean((2, 3)))
 
     def activation_map(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Scores (B, C), and CAM (B, C, n_h, n_w), see `activation`."""
         features = self.features(tokens)
         return self.scores(features), self.activation(features, tokens.grid)
 
+    @abstractmethod
+    def features(self, tokens: Tokens) -> Tensor:
+        """What both `scores` and `activation` read; (B, ...), of the read-out's own shape."""
+
+    @abstractmethod
+    def scores(self, features: Tensor) -> Tensor:
+        """Scores (B, C) of `features`."""
+
+    @abstractmethod
     def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        """CAM of `features`, the ReLU of the head before the average, bilinear on the token grid: (B, C, n_h, n_w)."""
+        """CAM (B, C, n_h, n_w) of `features`: the ReLU of the head applied at each patch, before they are pooled."""
+
+
+class TokenReadout(Readout):
+    """The plain ViT head: final norm -> class token -> linear."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(dim, num_classes)
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """All tokens after the final norm, (B, P + n_h * n_w, d)."""
+        return tokens.normalized
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.head(features[:, 0])
+
+    def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        scores: Tensor = self.head(features[:, -grid[0] * grid[1] :])
+        return scores.transpose(1, 2).unflatten(2, grid).relu()
+
+
+class MaxReadout(Readout):
+    """Maximum over the patches -> linear without bias (ToCo, Ru et al. 2023, and the methods that follow it).
+
+    y_c = <w_c, max_j f_j>, the maximum of each feature over the patch tokens f_j. The class token is not read.
+
+    Args:
+        dim: width d of the tokens.
+        final_norm: whether the tokens after the final norm are read, or those before it.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, final_norm: bool) -> None:
+        super().__init__()
+        self.final_norm = final_norm
+        self.head = nn.Linear(dim, num_classes, bias=False)
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """The patch tokens as a feature map, (B, d, n_h, n_w)."""
+        patches = tokens.output(final_norm=self.final_norm)[:, tokens.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, tokens.grid)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.head(features.amax((2, 3)))
+
+    def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        return _activation(features, self.head)
+
+
+class DPTReadout(Readout):
+    """The authors' read-out: feature map of the tokens (1x1 conv, 3x3 conv with stride 2) -> average -> linear.
+
+    Args:
+        dim: width d of the tokens.
+        readout: treatment of the class token: `project` (the authors'), `ignore` or `add`, see Reassemble.
+        final_norm: whether the tokens after the final norm are read, or those before it (the authors').
+    """
+
+    def __init__(self, dim: int, num_classes: int, readout: str, *, final_norm: bool = False) -> None:
+        super().__init__()
+        self.final_norm = final_norm
+        self.reassemble = Reassemble(token_dim=dim, channels=dim, scale=0.5, readout=readout)
+        self.head = nn.Linear(dim, num_classes)
+
+    def features(self, tokens: Tokens) -> Tensor:
+        """The feature map before the average, (B, d, ceil(n_h / 2), ceil(n_w / 2)), the DPT decoder's deepest input."""
+        return self.reassemble(tokens.output(final_norm=self.final_norm), tokens.grid, tokens.num_prefix_tokens)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.head(features.mean((2, 3)))
+
+    def activation(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
         maps = _activation(features, self.head)
         height, width = maps.shape[2:]
         # The windows of the convolution with stride 2 are centered on tokens 0, 2, 4, ...; tokens after the last center
@@ -198,26 +261,35 @@ def _activation(features: Tensor, head: nn.Linear) -> Tensor:
     return torch.einsum("bdhw,cd->bchw", features, head.weight).relu()
 
 
-class ViTClassifier(nn.Module):
+class ViTClassifier(FineTunedNetwork):
     """Image classifier with a ViT: images (B, 3, H, W), ImageNet-normalized -> logits (B, C).
 
     Args:
         backbone: a timm ViT with a class token.
-        readout: `project`, `ignore`, `add` or `token`, see the module.
+        readout: `project`, `ignore`, `add`, `token` or `max`, see the module.
+        final_norm: whether the read-out reads the tokens after the final norm; `token` does so always.
         normalization: converts ImageNet-normalized images to the backbone's mean and deviation; None: no conversion.
     """
 
     def __init__(
-        self, backbone: Any, *, num_classes: int, readout: str, normalization: nn.Module | None = None
+        self,
+        backbone: Any,
+        *,
+        num_classes: int,
+        readout: str,
+        final_norm: bool = False,
+        normalization: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.normalization = normalization or nn.Identity()
         self.backbone: Any = backbone
-        self.readout: TokenReadout | DPTReadout = (
-            TokenReadout(backbone.embed_dim, num_classes)
-            if readout == "token"
-            else DPTReadout(backbone.embed_dim, num_classes, readout)
-        )
+        self.readout: Readout
+        if readout == "token":
+            self.readout = TokenReadout(backbone.embed_dim, num_classes)
+        elif readout == "max":
+            self.readout = MaxReadout(backbone.embed_dim, num_classes, final_norm=final_norm)
+        else:
+            self.readout = DPTReadout(backbone.embed_dim, num_classes, readout, final_norm=final_norm)
 
     @property
     def stride(self) -> int:
@@ -228,16 +300,16 @@ class ViTClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.readout(self.tokens(images))
 
-    def tokens(self, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+    def tokens(self, images: Tensor, *, taps: Sequence[int | str] = (), final_norm: bool = False) -> Tokens:
         """The backbone's tokens of images (B, 3, H, W), ImageNet-normalized; see `read_tokens`."""
-        return read_tokens(self.backbone, self.normalization(images), taps=taps)
+        return read_tokens(self.backbone, self.normalization(images), taps=taps, final_norm=final_norm)
 
     def activation_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, C) and the read-out's class activation maps (B, C, n_h, n_w), >= 0."""
         return self.readout.activation_map(self.tokens(images))
 
 
-class CNNClassifier(nn.Module):
+class CNNClassifier(FineTunedNetwork):
     """Image classifier with a CNN: a linear head on the average of its last features; same shapes as ViTClassifier."""
 
     def __init__(self, backbone: Any, *, num_classes: int, normalization: nn.Module | None = None) -> None:
@@ -266,14 +338,17 @@ class CNNClassifier(nn.Module):
         return self._scores(features), _activation(features, self.head)
 
 
-def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()) -> Tokens:
+def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = (), final_norm: bool = False) -> Tokens:
     """Runs a timm ViT and returns its tokens.
 
     Args:
         images: (B, 3, H, W), normalized as the backbone expects.
         taps: blocks whose tokens are returned too, ascending; before them, `stage0`, `stage1`, ... for feature maps of
             a hybrid's ResNet.
+        final_norm: whether the final norm is applied to the tapped blocks' tokens too (as DINOv2's decoders do).
     """
+    # A ViT that averages its patches may have its norm after the average; it normalizes single tokens as well.
+    norm = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else backbone.norm
     last = len(backbone.blocks) - 1
     blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
     tapped: dict[int | str, Tensor] = {}
@@ -288,9 +363,9 @@ def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()
     for block, (patches, prefix) in zip(blocks, outputs, strict=True):
         tapped[block] = torch.cat([prefix, patches], dim=1)
     return Tokens(
-        taps=tuple(tapped[tap] for tap in taps),
+        taps=tuple(norm(tapped[tap]) if final_norm and isinstance(tap, int) else tapped[tap] for tap in taps),
         last=tapped[last],
-        normalized=normalized,
+        normalized=normalized if norm is backbone.norm else norm(normalized),
         grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
         num_prefix_tokens=backbone.num_prefix_tokens,
     )
@@ -308,12 +383,19 @@ def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size
     """
     is_cnn = settings.readout == "pool"
     backbone = create_cnn(settings) if is_cnn else create_backbone(settings, image_size=image_size)
+    freeze(backbone, settings.trainable, key="backbone")
     normalization = None
     if settings.normalization == "backbone":
         normalization = Normalization(backbone.pretrained_cfg["mean"], backbone.pretrained_cfg["std"])
     if is_cnn:
         return CNNClassifier(backbone, num_classes=num_classes, normalization=normalization)
-    return ViTClassifier(backbone, num_classes=num_classes, readout=settings.readout, normalization=normalization)
+    return ViTClassifier(
+        backbone,
+        num_classes=num_classes,
+        readout=settings.readout,
+        final_norm=settings.final_norm,
+        normalization=normalization,
+    )
 
 
 def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> dict[str, Any]:

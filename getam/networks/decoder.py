@@ -1,8 +1,9 @@
 """DPT decoder of the end-to-end network (Ranftl et al. 2021), with channel attention before the head.
 
 Four taps of the backbone become feature maps at 1/4, 1/8, 1/16 and 1/32 of the image's resolution (for patches of 16
-pixels), which are fused from the coarsest to the finest into class scores for each pixel. The classifier reads the
-deepest feature map too; therefore the classifier owns the module that makes it, and passes it to the decoder.
+pixels), which are fused from the coarsest to the finest into class scores for each pixel. In the authors' network the
+classifier reads the deepest feature map too; there the classifier owns the module that makes it, and passes the map to
+the decoder.
 """
 
 from __future__ import annotations
@@ -149,6 +150,7 @@ class DPTDecoder(nn.Module):
         num_classes: output channels, background included.
         scales: scales of the first three feature maps relative to the patch grid; None for a tap that is already a
             feature map of the given channels (a ResNet stage of the hybrid) and is used unchanged.
+        given_deepest: whether the deepest feature map is given to the decoder, or made by it from tokens.
     """
 
     def __init__(
@@ -159,12 +161,14 @@ class DPTDecoder(nn.Module):
         width: int = 256,
         num_classes: int,
         scales: Sequence[float | None] = (4, 2, 1),
+        given_deepest: bool = True,
     ) -> None:
         super().__init__()
         self.reassemble = nn.ModuleList(
             nn.Identity() if scale is None else Reassemble(token_dim=token_dim, channels=c, scale=scale)
             for c, scale in zip(channels[:3], scales, strict=True)
         )
+        self.deepest = None if given_deepest else Reassemble(token_dim=token_dim, channels=channels[3], scale=0.5)
         self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=3, padding=1, bias=False) for c in channels)
         self.fuse = nn.ModuleList(Fusion(width, has_skip=level < 3) for level in range(4))
         self.attention = ChannelAttention(width)
@@ -194,8 +198,8 @@ class DPTDecoder(nn.Module):
         Args:
             taps: the first three taps, finest first: tokens (B, P + n_h * n_w, d), or a feature map
                 (B, C, h, w) if the decoder was made with scale None.
-            last: (B, channels[3], n_h / 2, n_w / 2), the feature map of the deepest tap at scale 0.5 (odd sides
-                rounded up).
+            last: the feature map of the deepest tap at scale 0.5, (B, channels[3], n_h / 2, n_w / 2) (odd sides rounded
+                up); or, if the decoder was made without `given_deepest`, that tap's tokens (B, P + n_h * n_w, d).
             grid: (n_h, n_w), the patch grid.
             num_prefix_tokens: P, the number of tokens that are not patches.
             size: (H, W) of the logits.
@@ -207,6 +211,8 @@ class DPTDecoder(nn.Module):
             module(tap, grid, num_prefix_tokens) if isinstance(module, Reassemble) else tap
             for module, tap in zip(self.reassemble, taps, strict=True)
         ]
+        if self.deepest is not None:
+            last = self.deepest(last, grid, num_prefix_tokens)
         skips = [reduce(feature) for reduce, feature in zip(self.reduce, [*features, last], strict=True)]
         height, width = skips[0].shape[2:]
         # Each block upsamples to the size of the next skip: twice its own, minus one where an odd side was rounded up.

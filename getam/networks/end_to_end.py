@@ -19,7 +19,8 @@ from getam.settings.end_to_end import EndToEndSettings
 class EndToEndNetwork(nn.Module):
     """Computes class scores and a segmentation from one backbone.
 
-    The classifier's read-out features are the decoder's deepest input, as in the authors' network.
+    The read-outs `project`, `ignore` and `add` make a feature map, which is the decoder's deepest input too, as in the
+    authors' network; with another read-out the decoder makes its own.
 
     Args:
         num_classes: number of classes without the background.
@@ -41,6 +42,9 @@ class EndToEndNetwork(nn.Module):
             )
         dim = self.classifier.backbone.embed_dim
         self.taps = settings.decoder.taps
+        self.final_norm = settings.final_norm
+        # These have no weights; hooks on them see what a training step makes maps of.
+        self.readout_features, self.scores_for_maps = nn.Identity(), nn.Identity()
         self.decoder = DPTDecoder(
             token_dim=dim,
             channels=(*settings.decoder.channels, dim),
@@ -50,27 +54,38 @@ class EndToEndNetwork(nn.Module):
                 for tap, scale in zip(settings.decoder.taps, settings.decoder.scales, strict=True)
             ],
             num_classes=num_classes + 1,
+            given_deepest=isinstance(self.classifier.readout, DPTReadout),
         )
 
     def forward(self, images: Tensor, *, decode: bool = True) -> tuple[Tensor, Tensor | None]:
         """Images (B, 3, H, W), normalized -> scores (B, C), segmentation logits (B, 1 + C, H, W).
 
         With `decode=False` the decoder does not run, and the logits are None.
+
+        If the backbone is frozen, the graphs of both begin after it, so that no backward pass of a loss runs through
+        it in vain. Maps are taken of the scores that `scores_for_maps` passes on: the same values, with a graph from
+        the block on at which a recorder of attention starts one.
         """
-        tokens = self.classifier.tokens(images, taps=self.taps)
         readout = self.classifier.readout
-        assert isinstance(readout, DPTReadout)
-        features = readout.features(tokens)
+        tokens = self.classifier.tokens(images, taps=self.taps, final_norm=self.final_norm)
+        frozen = not any(parameter.requires_grad for parameter in self.classifier.backbone.parameters())
+        if frozen and tokens.last.requires_grad:
+            self.scores_for_maps(readout(tokens))
+            tokens = tokens.detached()
+        features = self.readout_features(readout.features(tokens))
+        scores = readout.scores(features)
+        if not frozen:
+            self.scores_for_maps(scores)
         if not decode:
-            return readout.scores(features), None
+            return scores, None
         logits = self.decoder(
             tokens.taps,
-            features,
+            features if self.decoder.deepest is None else tokens.output(final_norm=self.final_norm),
             grid=tokens.grid,
             num_prefix_tokens=tokens.num_prefix_tokens,
             size=tuple(images.shape[2:]),
         )
-        return readout.scores(features), logits
+        return scores, logits
 
     def segment(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""

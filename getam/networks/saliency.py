@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from getam.errors import InputError
 from getam.networks.backbones import create_timm_model
 from getam.networks.checkpoints import describe_model, load_weights, read_description
+from getam.networks.fine_tuning import FineTunedNetwork, freeze
 from getam.networks.supervision import SALIENCY
 from getam.settings.saliency import SaliencySettings
 
 ASPP_DILATIONS = (3, 6, 12, 18)
 
 
-class SaliencyNetwork(nn.Module):
+class SaliencyNetwork(FineTunedNetwork):
     """Saliency network of Swin features, a narrow neck for each and a concatenating decoder.
 
     The features are taken before the blocks of each stage (after the patch embedding, then after each patch
@@ -38,6 +39,7 @@ class SaliencyNetwork(nn.Module):
         neck_width: channels of each neck.
         pretrained: True, a file, or False, see getam.networks.pretrained.timm_weights.
         segmentation_pretrained: whether weights that were trained on pixel labels are allowed.
+        trainable: layers of the backbone that are trained, see getam.networks.fine_tuning.freeze.
 
     Raises:
         InputError: `backbone` is no Swin, `image_size` is no multiple of its patch size or contradicts
@@ -53,6 +55,7 @@ class SaliencyNetwork(nn.Module):
         neck_width: int = 32,
         pretrained: bool | str = False,
         segmentation_pretrained: bool = False,
+        trainable: int | Literal["all", "none"] = "all",
     ) -> None:
         super().__init__()
         swin = _create_swin(
@@ -65,6 +68,7 @@ class SaliencyNetwork(nn.Module):
         self.initialization = getattr(swin, "initialization", None)
         widths = [info["num_chs"] for info in swin.feature_info]
         self.backbone = SwinFeatures(swin)
+        freeze(self.backbone, trainable, key="saliency backbone")
         self.neck = nn.ModuleList(_neck(width, neck_width) for width in widths)
         self.decoder = ConcatenatingDecoder(len(widths) * neck_width)
 
@@ -85,6 +89,11 @@ class SwinFeatures(nn.Module):
         self.patch_embed = swin.patch_embed
         self.layers = swin.layers
         self.layers[-1].blocks = nn.Sequential()
+
+    def group_matcher(self, *, coarse: bool) -> dict[str, Any]:
+        """timm's description of the layers, as its Swin has it: the stem, then each block."""
+        blocks = [(r"^layers\.(\d+)\.downsample", (0,)), (r"^layers\.(\d+)\.\w+\.(\d+)", None)]
+        return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else blocks}
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = []
@@ -225,6 +234,7 @@ def build_saliency(settings: SaliencySettings) -> SaliencyNetwork:
         neck_width=settings.neck_width,
         pretrained=settings.pretrained,
         segmentation_pretrained=settings.segmentation_pretrained,
+        trainable=settings.trainable,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from getam.settings.choices import Choice, readers
-from getam.settings.networks import PretrainedSettings
+from getam.settings.networks import FineTuningSettings
 from getam.settings.section import Digits, PositiveFloat, PositiveInt
 from getam.settings.training import CropSettings, ScheduleSettings
 
@@ -46,7 +46,7 @@ SEGMENTERS = {
 """The architectures by the value of `deeplab.architecture`: the paper's first, then the alternatives."""
 
 
-class DeepLabSettings(PretrainedSettings, ScheduleSettings):
+class DeepLabSettings(FineTuningSettings, ScheduleSettings):
     """train_deeplab: DeepLabv2, or another architecture, trained on pseudo labels."""
 
     architecture: Annotated[str, Choice(SEGMENTERS)] = Field(

@@ -86,9 +86,9 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
     saliency_weight: NonNegativeFloat = Field(description="weight of BCE(p_background, 1 - S) (paper: 0.1)")
 
     @model_validator(mode="after")
-    def _shared_readout(self) -> EndToEndSettings:
-        if self.readout != "project":
-            raise ValueError("readout: the decoder shares the features of the read-out project; write project")
+    def _readout_of_a_vit(self) -> EndToEndSettings:
+        if self.readout == "pool":
+            raise ValueError("readout: pool is a CNN's, and the decoder reads a ViT's tokens; write project or token")
         return self
 
     @model_validator(mode="after")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from getam.settings.section import PositiveInt, Section
+from getam.settings.section import PositiveFloat, PositiveInt, Section
 
 
 def _pretrained(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+def _trainable(value: Any) -> Any:
+    if value in ("all", "none"):
+        return value
+    if not isinstance(value, bool) and re.fullmatch(r"0*[1-9][0-9]{0,5}", str(value), re.ASCII):
+        return int(value)
+    raise ValueError(f"{value!r} is no part of a backbone; write all, none, or a number of layers from 1 on")
 
 
 class PretrainedSettings(Section):
@@ -25,6 +34,21 @@ class PretrainedSettings(Section):
     )
 
 
+class FineTuningSettings(PretrainedSettings):
+    """The weights that a backbone starts with, how much of it is trained, and how fast."""
+
+    trainable: Annotated[Literal["all", "none"] | PositiveInt, BeforeValidator(_trainable)] = Field(
+        description="layers of the backbone that are trained: all, none, or a number: the last ones (of a ViT, blocks, "
+        "with the final norm); the others keep their weights and run in evaluation mode"
+    )
+    backbone_rate: PositiveFloat = Field(
+        description="learning rate of the backbone's last layer over that of the new layers; 1: the same"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        description="factor of the learning rate from each layer of the backbone to the one below it; 1: the same"
+    )
+
+
 class NetworkWeights(PretrainedSettings):
     """fetch_weights: the network of one section and the weights that it starts with."""
 
@@ -32,7 +56,7 @@ class NetworkWeights(PretrainedSettings):
     options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
 
 
-class BackboneSettings(PretrainedSettings):
+class BackboneSettings(FineTuningSettings):
     """A ViT backbone (or a CNN) with the read-out that classifies images."""
 
     backbone: str = Field(
@@ -43,9 +67,14 @@ class BackboneSettings(PretrainedSettings):
         description="widths of a convolutional stem (stride 2 a layer) before the last, embedding layer; [] for "
         "the backbone's own patch embedding"
     )
-    readout: Literal["project", "ignore", "add", "token", "pool"] = Field(
+    readout: Literal["project", "ignore", "add", "token", "max", "pool"] = Field(
         description="project (authors': each patch token with the class token, convolutions, average), ignore or add "
-        "(the class token is left out, or added), token (plain head); pool (average) for a CNN"
+        "(the class token is left out, or added), token (plain head), max (maximum over the patch tokens, no class "
+        "token); pool (average) for a CNN"
+    )
+    final_norm: bool = Field(
+        description="whether project, ignore, add, max and a decoder read the tokens after the backbone's final norm, "
+        "as its own head does, or before it (authors' code); token reads them after it always"
     )
     embedding: Literal["timm", "released"] = Field(
         description="timm, or the authors': position table of the backbone's own size, resized bilinearly without "

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from getam.settings.networks import PretrainedSettings
+from getam.settings.networks import FineTuningSettings
 from getam.settings.section import Fraction, ImageSize, PositiveInt, Section
 from getam.settings.training import ScheduleSettings
 
@@ -20,7 +20,7 @@ class SaliencyMapSettings(Section):
     )
 
 
-class SaliencySettings(PretrainedSettings, ScheduleSettings):
+class SaliencySettings(FineTuningSettings, ScheduleSettings):
     """train_saliency: a transformer salient-object-detection network (Mao et al. 2021)."""
 
     backbone: str = Field(description="timm name of a Swin transformer", min_length=1)

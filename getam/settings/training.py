@@ -50,6 +50,10 @@ class ScheduleSettings(Section):
         "0.4 and 0.8 of the training)"
     )
     learning_rate: PositiveFloat = Field(description="highest learning rate")
+    warmup_epochs: NonNegativeFloat = Field(
+        description="first epochs, or part of one, in which the learning rate rises linearly, whatever the schedule; "
+        "0: none beside one_cycle's own"
+    )
     weight_decay: NonNegativeFloat = Field(description="weight decay (decoupled in adamw)")
     gradient_clipping: NonNegativeFloat = Field(description="largest norm of all gradients together; 0: any")
     precision: Precision = Field(description="of the networks in training; bfloat16 (autocast) is faster on a GPU")
@@ -61,3 +65,11 @@ class ScheduleSettings(Section):
         exclude=True,
         description="GPUs of one machine that the training runs on, a process each; 0: the CPU; reruns nothing [1]",
     )
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> ScheduleSettings:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs: {self.warmup_epochs:g} is more than the {self.epochs} epochs; write a smaller number"
+            )
+        return self

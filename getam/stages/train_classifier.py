@@ -30,7 +30,7 @@ from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint, read_image
 from getam.system.progress import image_progress
 from getam.training.loop import Scoring, StepResult, train
-from getam.training.optimization import decay_groups
+from getam.training.optimization import fine_tuning_groups
 
 SECTION = "classifier"
 
@@ -75,7 +75,7 @@ def run(arguments: Arguments) -> None:
         step,
         images,
         settings,
-        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        groups=fine_tuning_groups(model, settings, learning_rate=settings.learning_rate),
         data=[classes, [row.labels for row in rows], fingerprint(row.image for row in rows)],
         description=description,
         arguments=arguments,

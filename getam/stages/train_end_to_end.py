@@ -26,7 +26,7 @@ from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint, read_gray, read_image
 from getam.training.double_backward import training_step
 from getam.training.loop import StepResult, train
-from getam.training.optimization import decay_groups
+from getam.training.optimization import decay_groups, fine_tuning_groups
 
 SECTION = "end_to_end"
 
@@ -92,7 +92,7 @@ def run(arguments: Arguments) -> None:
         images,
         settings,
         groups=[
-            *decay_groups(network.classifier, learning_rate=settings.learning_rate),
+            *fine_tuning_groups(network.classifier, settings, learning_rate=settings.learning_rate),
             *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
         ],
         data=[

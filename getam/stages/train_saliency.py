@@ -20,7 +20,7 @@ from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint
 from getam.training.loop import Scoring, StepResult, train
 from getam.training.losses import structure_loss
-from getam.training.optimization import decay_groups
+from getam.training.optimization import fine_tuning_groups
 
 SECTION = "saliency"
 
@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> None:
         step,
         images,
         settings,
-        groups=decay_groups(model, learning_rate=settings.learning_rate),
+        groups=fine_tuning_groups(model, settings, learning_rate=settings.learning_rate),
         data=[_fingerprint(pairs)],
         description=describe_saliency(settings),
         arguments=arguments,

@@ -296,9 +296,10 @@ class Training:
 
     def set_rates(self, epoch: int, number: int) -> None:
         """Sets the learning rate of every group for one batch of an epoch."""
-        done = (epoch * self.batches + number) / (self.batches * self.settings.epochs)
+        steps = self.batches * self.settings.epochs
+        factor = schedule_factor(self.settings, epoch * self.batches + number, steps)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
-            group["lr"] = highest * self.rate(epoch) * schedule_factor(self.settings, done)
+            group["lr"] = highest * self.rate(epoch) * factor
 
     def train_batch(self, batch: Batch, epoch: int, number: int) -> None:
         """Takes one optimizer step; then saves the state if due, and ends the training after a stop signal."""

@@ -1,19 +1,21 @@
 """Parameter groups, optimizers and learning-rate schedules.
 
 A group is a dict as torch's optimizers take it: `params`, `lr` (its highest learning rate), and further options of its
-own, such as `weight_decay`.
+own, such as `weight_decay` and a `name` for plots.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from getam.networks.fine_tuning import backbone_layers
+from getam.settings.networks import FineTuningSettings
 from getam.settings.training import ScheduleSettings
 
 ParameterGroup = dict[str, Any]
@@ -33,16 +35,44 @@ def decay_groups(model: nn.Module, *, learning_rate: float) -> list[ParameterGro
 
     Matrices and convolution kernels are decayed; biases, norms, prefix tokens and position tables are not.
     """
+    return _groups("", model.named_parameters(), learning_rate=learning_rate)
+
+
+def fine_tuning_groups(model: nn.Module, settings: FineTuningSettings, *, learning_rate: float) -> list[ParameterGroup]:
+    """Parameter groups of a network with a backbone, whose layers have lower learning rates than the new layers.
+
+    The new layers have `learning_rate`. Layer l of a backbone of L layers (see `getam.networks.fine_tuning.layers_of`)
+    has learning_rate * backbone_rate * layer_decay^(L - l), as BEiT's and MAE's fine-tuning, whose backbone_rate is
+    layer_decay. Each group is split into two, with and without weight decay, as in `decay_groups`.
+
+    Args:
+        model: has its backbone as `backbone`.
+    """
+    backbone: Any = model.backbone
+    if settings.backbone_rate == 1 and settings.layer_decay == 1:
+        return decay_groups(model, learning_rate=learning_rate)
+    in_backbone = {id(parameter) for parameter in backbone.parameters()}
+    new = ((name, parameter) for name, parameter in model.named_parameters() if id(parameter) not in in_backbone)
+    groups = _groups("new", new, learning_rate=learning_rate)
+    for name, parameters, factor in backbone_layers(backbone, settings.layer_decay, key="backbone"):
+        groups += _groups(name, parameters, learning_rate=learning_rate * settings.backbone_rate * factor)
+    return groups
+
+
+def _groups(
+    title: str, parameters: Iterable[tuple[str, nn.Parameter]], *, learning_rate: float
+) -> list[ParameterGroup]:
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         if parameter.requires_grad:
             is_kept = parameter.ndim <= 1 or name.endswith(("_token", "pos_embed"))
             (kept if is_kept else decayed).append(parameter)
-    return [
+    groups: list[ParameterGroup] = [
         {"params": decayed, "lr": learning_rate},
         {"params": kept, "lr": learning_rate, "weight_decay": 0.0},
     ]
+    return [group | ({"name": title} if title else {}) for group in groups if group["params"]]
 
 
 def check_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
@@ -70,13 +100,18 @@ def optimizer_of(settings: ScheduleSettings, groups: list[ParameterGroup]) -> Op
     return SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
 
 
-def schedule_factor(settings: ScheduleSettings, done: float) -> float:
-    """Factor on every group's highest learning rate at a point of the training.
+def schedule_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
+    """Factor on every group's highest learning rate in a step of the training.
+
+    The schedule's factor, in the first steps (`warmup_epochs`) times a rise from 1 / n to 1, where n is their number.
 
     Args:
-        done: fraction of the training that is done, in [0, 1).
+        step: counted from 0.
+        steps: number of all steps.
     """
-    return SCHEDULES[settings.schedule](done)
+    factor = SCHEDULES[settings.schedule](step / steps)
+    warmup_steps = round(steps * settings.warmup_epochs / settings.epochs)
+    return factor * (step + 1) / warmup_steps if step < warmup_steps else factor
 
 
 def _one_cycle(t: float) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -62,7 +63,7 @@ def test_the_demos_settings_build_the_demos_classifier(demo: ClassifierSettings)
     assert (found[0].amax((1, 2)) > 0).all()
 
 
-@pytest.mark.parametrize("readout", ["project", "token"])
+@pytest.mark.parametrize("readout", ["project", "token", "max"])
 @pytest.mark.parametrize("stem", [(4, 8), ()], ids=["stem", "patches"])
 @pytest.mark.parametrize("size", [(32, 32), (48, 24), (8, 40), (16, 96)])
 def test_any_size_that_the_patches_divide(
@@ -79,14 +80,56 @@ def test_any_size_that_the_patches_divide(
     assert model.activation_map(images)[1].shape == (2, 3, *grid)
 
 
-@pytest.mark.parametrize("readout", ["project", "token"])
-def test_every_parameter_gets_a_gradient(demo: ClassifierSettings, readout: str) -> None:
+@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize("readout", ["project", "token", "max"])
+def test_every_parameter_gets_a_gradient(demo: ClassifierSettings, readout: str, final_norm: bool) -> None:
     torch.manual_seed(0)
-    model = build_classifier(smaller(demo, readout=readout), num_classes=3, image_size=32).train()
+    model = build_classifier(
+        smaller(demo, readout=readout, final_norm=final_norm), num_classes=3, image_size=32
+    ).train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # The authors' read-out takes tokens before the final norm.
-    assert without == (["backbone.norm.weight", "backbone.norm.bias"] if readout == "project" else [])
+    bypassed = readout != "token" and not final_norm
+    assert without == (["backbone.norm.weight", "backbone.norm.bias"] if bypassed else [])
+
+
+def test_readout_max_and_its_cam_by_hand(demo: ClassifierSettings) -> None:
+    torch.manual_seed(0)
+    for final_norm in (False, True):
+        model = build_classifier(
+            smaller(demo, readout="max", final_norm=final_norm), num_classes=3, image_size=32
+        ).eval()
+        images = torch.randn(2, 3, 32, 40)
+        tokens = model.tokens(images)
+        patches = (tokens.normalized if final_norm else tokens.last)[:, 1:]
+        weight = model.readout.head.weight
+        scores, maps = model.activation_map(images)
+        torch.testing.assert_close(scores, patches.max(1).values @ weight.T)
+        torch.testing.assert_close(scores, model(images))
+        torch.testing.assert_close(maps, (patches @ weight.T).relu().transpose(1, 2).reshape(2, 3, 4, 5))
+        assert maps.max() > 0
+
+
+def test_taps_after_the_final_norm(demo: ClassifierSettings) -> None:
+    torch.manual_seed(0)
+    vit = build_classifier(smaller(demo), num_classes=3, image_size=32).eval().backbone
+    nn.init.normal_(vit.norm.weight)
+    images = torch.randn(1, 3, 32, 32)
+    plain, normalized = read_tokens(vit, images, taps=[0]), read_tokens(vit, images, taps=[0], final_norm=True)
+    torch.testing.assert_close(normalized.taps[0], vit.norm(plain.taps[0]))
+    assert torch.equal(plain.last, normalized.last)
+    assert torch.equal(plain.normalized, normalized.normalized)
+
+
+def test_a_norm_after_the_average_normalizes_tokens_too() -> None:
+    torch.manual_seed(0)
+    options = {"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 28, "dynamic_img_size": True}
+    vit = timm.create_model("eva02_tiny_patch14_224", num_classes=0, **options).eval()
+    assert isinstance(vit.norm, nn.Identity)
+    tokens = read_tokens(vit, torch.randn(1, 3, 28, 28))
+    torch.testing.assert_close(tokens.normalized, vit.fc_norm(tokens.last))
+    assert not torch.allclose(tokens.normalized, tokens.last)
 
 
 def test_tokens_are_those_of_timms_forward() -> None:
@@ -161,7 +204,7 @@ def test_a_stem_that_does_not_match_the_patch_is_refused(
 # On disk
 
 
-@pytest.mark.parametrize("readout", ["project", "token"])
+@pytest.mark.parametrize("readout", ["project", "token", "max"])
 @pytest.mark.parametrize("stem", [(4, 8), ()], ids=["stem", "patches"])
 def test_a_saved_classifier_gives_identical_scores(
     demo: ClassifierSettings, stem: tuple[int, ...], readout: str, tmp_path: Path

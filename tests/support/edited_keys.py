@@ -60,7 +60,6 @@ ELSEWHERE = {
     "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
     "saliency.folder": "test_saliency_maps_may_be_brought_along",
     "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",
-    "end_to_end.readout": "it has one valid value",
     "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
 }
 """Keys that change the set of rules or cannot be changed -> the test that covers the key, or why none does."""

@@ -32,6 +32,7 @@ SETTINGS = ScheduleSettings(
     momentum=0.9,
     learning_rate=0.02,
     weight_decay=0.01,
+    warmup_epochs=0,
     gradient_clipping=0.5,
     precision="float32",
     seed=3,

@@ -76,6 +76,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
+    "getam.networks.fine_tuning": NETWORKS - {"fetch_weights"},
     "getam.datasets.images getam.system.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages.audit.gallery getam.runs.image_results getam.pages.audit.page": {"audit"},
     "getam.pages.pictures": {"audit", "compare_maps", "train_end_to_end"},

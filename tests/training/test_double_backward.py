@@ -107,6 +107,58 @@ def test_first_phase_is_classification_alone(settings: EndToEndSettings) -> None
     assert set(training_step(network, batch, 2, without).losses) == {"classification", "segmentation", "saliency"}
 
 
+READOUTS = ["project", "add", "token", "max"]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("method", ["getam", "cam"])
+@pytest.mark.parametrize("trainable", ["all", 1, "none"])
+def test_any_readout_and_any_trainable_blocks(
+    settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch, readout: str, method: str, trainable: int | str
+) -> None:
+    settings = changed(
+        settings, readout=readout, final_norm=True, trainable=trainable, maps={"method": method, "start_block": 1}
+    )
+    network, batch = in_float64(build(settings), make_batch())
+    expected_targets = targets_by_hand(network, batch, settings)
+    targets = captured_targets(monkeypatch)
+    losses = training_step(network, batch, 1, settings).losses
+    assert gradients(network) == {}, "the maps' pass reached the weights"
+    assert torch.equal(targets[0], expected_targets.long())
+    torch.stack(list(losses.values())).sum().backward()
+    trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    reached = gradients(network)
+    # The norm of the last block's tokens is read by every read-out and by the decoder.
+    assert reached.keys() == trained
+    assert all(gradient.abs().sum() > 0 for name, gradient in reached.items() if "head" in name)
+    blocks = {name.split(".")[3] for name in trained if ".blocks." in name}
+    assert blocks == {"all": {"0", "1", "2", "3"}, 1: {"3"}, "none": set()}[trainable]
+
+
+def test_a_frozen_backbone_gets_no_backward_pass_of_the_losses(settings: EndToEndSettings) -> None:
+    settings = changed(settings, readout="token", trainable="none", maps={"start_block": 1})
+    network, batch = build(settings), make_batch()
+    passes: list[int] = []
+    block = network.classifier.backbone.blocks[2]
+    block.register_full_backward_hook(lambda *_: passes.append(1))
+    losses = training_step(network, batch, 1, settings).losses
+    # One for each class of the image that has most.
+    assert len(passes) == 2
+    torch.stack(list(losses.values())).sum().backward()
+    assert len(passes) == 2
+
+
+def test_a_frozen_backbones_losses_are_those_of_a_trained_one(settings: EndToEndSettings) -> None:
+    losses = {}
+    for trainable in ("all", "none"):
+        each = changed(settings, readout="token", trainable=trainable, maps={"start_block": 1})
+        torch.manual_seed(0)
+        network = without_dropout(build(each))
+        losses[trainable] = training_step(network, make_batch(), 1, each).losses
+    for name, value in losses["all"].items():
+        torch.testing.assert_close(losses["none"][name], value)
+
+
 @pytest.mark.parametrize(
     "maps",
     [

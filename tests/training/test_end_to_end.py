@@ -48,9 +48,9 @@ from getam.training.loop import STATE_FILE
 CLASSES = ("a", "b", "c")
 
 
-def test_settings_with_the_readout_token_are_refused(settings: EndToEndSettings) -> None:
-    with pytest.raises(ValidationError, match="write project"):
-        EndToEndSettings.model_validate(settings.model_dump() | {"readout": "token"})
+def test_settings_with_a_cnns_readout_are_refused(settings: EndToEndSettings) -> None:
+    with pytest.raises(ValidationError, match=r"readout: pool is a CNN's.*write project or token"):
+        EndToEndSettings.model_validate(settings.model_dump() | {"readout": "pool"})
 
 
 def test_taps_beyond_the_blocks_are_refused(settings: EndToEndSettings) -> None:

@@ -39,6 +39,7 @@ SETTINGS = ScheduleSettings(
     schedule="one_cycle",
     momentum=0.9,
     learning_rate=0.05,
+    warmup_epochs=0,
     gradient_clipping=0,
     precision="float32",
     weight_decay=0.01,
