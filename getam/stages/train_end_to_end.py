@@ -93,7 +93,7 @@ def run(arguments: Arguments) -> None:
         settings,
         groups=[
             *fine_tuning_groups(network.classifier, settings, learning_rate=settings.learning_rate),
-            *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate),
+            *decay_groups(network.decoder, learning_rate=settings.decoder_learning_rate, title="decoder"),
         ],
         data=[
             index.classes,

@@ -75,7 +75,11 @@ class TrainingLog:
             return
         seconds = time.monotonic() - self._last_time
         numbers = {name: float(value) for name, value in values.items()}
-        numbers |= {f"learning_rate/{number}": group["lr"] for number, group in enumerate(optimizer.param_groups)}
+        # Groups of one name, with and without weight decay, have one learning rate.
+        numbers |= {
+            f"learning_rate/{group.get('name', number)}": group["lr"]
+            for number, group in enumerate(optimizer.param_groups)
+        }
         numbers["images_per_second"] = images * (self.step - self._last_step) / seconds
         for name, value in numbers.items():
             self.scalar(name, value)

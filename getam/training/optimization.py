@@ -30,12 +30,15 @@ HALVED = 0.4
 """Fraction of a training after which the step schedule halves the learning rate, repeatedly: epochs 20 and 40 of 50."""
 
 
-def decay_groups(model: nn.Module, *, learning_rate: float) -> list[ParameterGroup]:
+def decay_groups(model: nn.Module, *, learning_rate: float, title: str = "") -> list[ParameterGroup]:
     """Puts all trainable parameters into two groups of one learning rate: with and without weight decay.
 
     Matrices and convolution kernels are decayed; biases, norms, prefix tokens and position tables are not.
+
+    Args:
+        title: name of both groups in plots; empty: numbers.
     """
-    return _groups("", model.named_parameters(), learning_rate=learning_rate)
+    return _groups(title, model.named_parameters(), learning_rate=learning_rate)
 
 
 def fine_tuning_groups(model: nn.Module, settings: FineTuningSettings, *, learning_rate: float) -> list[ParameterGroup]:

@@ -58,11 +58,11 @@ def test_thinning_keeps_the_ends() -> None:
 
 
 def test_panels_leave_out_what_there_is_not_and_groups_of_one_rate() -> None:
-    flat, other = (Curve(np.arange(2), np.full(2, value)) for value in (1.0, 2.0))
+    flat, other, third = (Curve(np.arange(2), np.full(2, value)) for value in (1.0, 2.0, 3.0))
     tags = {"images_per_second": flat, "loss/a": flat, "learning_rate/0": flat, "learning_rate/1": flat}
-    panels = curve_panels(tags | {"learning_rate/2": other})
+    panels = curve_panels(tags | {"learning_rate/2": other, "learning_rate/decoder": other, "learning_rate/new": third})
     assert {title: list(panel) for title, panel in panels.items()} == {
         "loss": ["a"],
-        "learning rate": ["group 0", "group 2"],
+        "learning rate": ["group 0", "group 2", "new"],
     }
     assert list(curve_panels(tags | {"val_miou": flat})) == ["loss", "validation", "learning rate"]

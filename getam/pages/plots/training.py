@@ -40,7 +40,7 @@ def curve_panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
         elif kind.startswith("val"):
             panels["validation"][tag] = curve
         elif kind == "learning_rate" and not any(_same(curve, other) for other in panels["learning rate"].values()):
-            panels["learning rate"][f"group {name}"] = curve
+            panels["learning rate"][f"group {name}" if name.isdigit() else name] = curve
     return {title: panel for title, panel in panels.items() if panel}
 
 
