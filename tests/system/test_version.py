@@ -105,7 +105,8 @@ STAGES_OF: dict[str, set[str]] = {
     - TABLES,
     "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
-    "getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
+    "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
+    "getam.pages.plots.spread getam.runs.spread": {"make_table"},
     "getam getam.errors getam.system.files getam.system.arguments.machine": ALL,
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
