@@ -26,6 +26,7 @@ from snakemake_internals import (
 
 from getam.errors import InputError
 from getam.datasets.formats import FORMATS
+from getam.runs.artifacts import SCORE_FILES
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import Config, validate_config
 from getam.settings.data import DEMO_FORMAT, DataSettings, IndexSettings
@@ -188,8 +189,8 @@ def files_of_run(wildcards: object) -> str:
 
 def score_files_of_run(wildcards: object) -> list[str]:
     """The files with the scores of a run, including the saliency network's if the run trains one."""
-    files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
-    files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
+    without = set() if SETTINGS.saliency.source == "train" else {"saliency"}
+    files = [artifact.path for section, artifact in SCORE_FILES.items() if section not in without]
     return [run_file(file)(wildcards) for file in files]
 
 
