@@ -24,8 +24,10 @@ from snakemake_internals import (
     resource_limit,
 )
 
-from getam.errors import InputError
 from getam.datasets.formats import FORMATS
+from getam.errors import InputError
+from getam.experiments.table_runs import content_flags, register, runs_of, score_files
+from getam.experiments.variants import Variants
 from getam.runs.artifacts import SCORE_FILES
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import Config, validate_config
@@ -35,8 +37,6 @@ from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import merge
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import section_of
-from getam.experiments.table_runs import content_flags, register, runs_of, score_files
-from getam.experiments.variants import Variants
 from getam.system.version import source_hash
 
 DEMO_DATA = "data/demo"
