@@ -70,7 +70,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.demo.scenes getam.datasets.demo.drawing getam.datasets.demo.shapes": {"make_demo"},
     "getam.system.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.training.double_backward": {"train_end_to_end"},
-    "getam.datasets.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
+    "getam.datasets.duts": {"train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
     "getam.system.gpu": ON_GPUS,
