@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from getam.datasets.index import files_by_id
 from getam.errors import InputError
 from getam.system.files import image_size, read_gray, read_image
 
@@ -91,19 +91,3 @@ def _subfolder(root: Path, ending: str) -> Path:
             f"arrange it like DUTS-TR (DUTS-TR-Image, DUTS-TR-Mask)"
         )
     return found[0]
-
-
-def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """The files of a folder with these suffixes, by stem, sorted.
-
-    Raises:
-        InputError: two files have the same stem.
-    """
-    files = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            files[path.stem].append(path)
-    for paths in files.values():
-        if len(paths) > 1:
-            raise InputError(f"{paths[0]} and {paths[1].name} have one id; rename or remove one of them")
-    return {file_id: files[file_id][0] for file_id in sorted(files)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,6 +88,22 @@ def read_photograph(row: IndexRow) -> np.ndarray:
 def is_safe_id(id: str) -> bool:
     """Whether an id can be a file name in any folder: no separator, no leading dot or dash, printable, short."""
     return re.fullmatch(r"[^./\\\-][^/\\]{0,199}", id) is not None and id.isprintable() and len(id.encode()) <= 200
+
+
+def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
+    """The files of a folder with these suffixes, in upper or lower case, by stem, sorted; hidden files are ignored.
+
+    Raises:
+        InputError: two files have the same stem.
+    """
+    files = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            files[path.stem].append(path)
+    for paths in files.values():
+        if len(paths) > 1:
+            raise InputError(f"{paths[0]} and {paths[1].name} have one id; rename or remove one of them")
+    return {file_id: files[file_id][0] for file_id in sorted(files)}
 
 
 def evenly_spaced(ids: Sequence[Item], most: int) -> Sequence[Item]:

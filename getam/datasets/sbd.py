@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from getam.datasets.duts import files_by_id
+from getam.datasets.index import files_by_id
 from getam.errors import InputError
 
 FOLDER, SUFFIX = "cls", ".mat"

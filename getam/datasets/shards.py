@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import getam.system.version
-from getam.datasets.index import Index, IndexRow
+from getam.datasets.index import Index, IndexRow, files_by_id
 from getam.errors import InputError, MachineError
 from getam.system.files import atomic_folder, fingerprint, read_json, write_json
 from getam.system.workers import ProcessPool, ThreadPool
@@ -207,10 +207,16 @@ def shard_name(number: int) -> str:
     return f"{number:03d}"
 
 
-def files_by_id(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
-    """The files with a suffix in some folders, by id; folders that do not exist are skipped."""
-    paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
-    return {path.name.removesuffix(suffix): path for path in paths if path.name.endswith(suffix)}
+def files_in_folders(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
+    """The files with a suffix in some folders, by id; a later folder overrides, one that does not exist is skipped.
+
+    Raises:
+        InputError: two files of a folder have the same id.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found |= files_by_id(folder, frozenset({suffix})) if folder.is_dir() else {}
+    return found
 
 
 def shard_folders(parent: Path, shards: int) -> list[Path]:
@@ -222,4 +228,4 @@ def files_in_shards(parent: Path, suffix: str) -> dict[str, Path]:
     """The files with a suffix in all shards of a folder, by id, for any number of shards."""
     # The shards are read in descending order: where a shard is left from an earlier, larger number of shards, the
     # shard with the lower number, which holds the image now, overrides it.
-    return files_by_id(sorted(parent.glob("[0-9][0-9][0-9]"), reverse=True), suffix)
+    return files_in_folders(sorted(parent.glob("[0-9][0-9][0-9]"), reverse=True), suffix)

@@ -24,8 +24,7 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from getam.datasets.duts import files_by_id
-from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, is_safe_id
+from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.errors import InputError, listed
 from getam.system.files import (

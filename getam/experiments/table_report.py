@@ -20,7 +20,8 @@ from getam.experiments.table_scores import (
     reference,
 )
 from getam.pages.text.documents import Document, Grid, Items
-from getam.runs.summary import signed, three_decimals
+from getam.runs.spread import with_deviation
+from getam.runs.summary import signed
 from getam.system.names import shown_name
 
 LABEL = 40
@@ -55,8 +56,9 @@ def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str
                     heading: {
                         "value": row.scores[heading],
                         "difference": difference(row.scores[heading], base.scores.get(heading)),
-                        "file": str(row.files[heading]) if heading in row.files else None,
+                        "file": str(row.files[heading][0]) if heading in row.files else None,
                         "protocol": row.protocols.get(heading),
+                        **(_over_seeds(row, heading) if heading in row.spreads else {}),
                     }
                     for heading in row.scores
                 },
@@ -66,10 +68,23 @@ def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str
         "order": {
             heading: [
                 {"better": step.better, "worse": step.worse, "values": list(step.values), "holds": step.holds}
+                | ({"deviations": list(step.deviations)} if step.deviations != (None, None) else {})
                 for step in order(rows, heading)
             ]
             for heading in (_ordered_headings(rows) if ordered else ())
         },
+    }
+
+
+def _over_seeds(row: ScoredRow, heading: str) -> dict[str, Any]:
+    """What the JSON of a table says of a score besides its mean."""
+    spread = row.spreads[heading]
+    return {
+        "deviation": spread.deviation,
+        "min": spread.least,
+        "max": spread.most,
+        "values": list(spread.values),
+        "files": [str(file) for file in row.files[heading]],
     }
 
 
@@ -81,7 +96,12 @@ def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, order
         (
             row.label,
             *(_with_difference(row is base, row.paper.get(heading), base.paper.get(heading)) for heading in paper),
-            *(_with_difference(row is base, row.scores.get(heading), base.scores.get(heading)) for heading in scores),
+            *(
+                _with_difference(
+                    row is base, row.scores.get(heading), base.scores.get(heading), deviation=row.deviation(heading)
+                )
+                for heading in scores
+            ),
         )
         for row in rows
     ]
@@ -90,20 +110,30 @@ def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, order
         title,
         [
             *([caption] if caption else []),
-            f"All scores are fractions of 1{brackets}.",
+            f"All scores are fractions of 1{brackets}.{_about_seeds(rows)}",
             Grid(("", *paper, *scores), cells, set(range(1, 1 + len(paper) + len(scores)))),
-            Items(_protocol_lines(rows)),
+            Items(protocol_lines(rows)),
             *(_order(rows, heading) for heading in (_ordered_headings(rows) if ordered else ())),
         ],
     )
 
 
-def _with_difference(is_base: bool, value: float | None, of_base: float | None) -> str:
-    change = difference(value, of_base)
-    return three_decimals(value) if change is None or is_base else f"{three_decimals(value)} ({signed(change)})"
+def _about_seeds(rows: Sequence[ScoredRow]) -> str:
+    """A sentence on the seeds of the scores; empty where all scores are of one seed."""
+    count = max((len(spread.values) for row in rows for spread in row.spreads.values()), default=1)
+    if count == 1:
+        return ""
+    return f" A score with ± is the mean of {count} seeds, and their standard deviation; means are what is compared."
 
 
-def _protocol_lines(rows: Sequence[ScoredRow]) -> list[str]:
+def _with_difference(
+    is_base: bool, value: float | None, of_base: float | None, *, deviation: float | None = None
+) -> str:
+    change, text = difference(value, of_base), with_deviation(value, deviation)
+    return text if change is None or is_base else f"{text} ({signed(change)})"
+
+
+def protocol_lines(rows: Sequence[ScoredRow]) -> list[str]:
     """Says how each column was measured: columns with the same protocol share a line, rows are named if they differ."""
     columns: dict[tuple[str, ...], list[str]] = {}
     for heading in headings(rows):
@@ -139,7 +169,8 @@ def _answer(step: Step) -> str:
     if first is None or second is None:
         return "not known, a score is missing"
     sign = ">" if first > second else "<" if first < second else "="
-    return f"{'yes' if step.holds else 'no'} ({first:.3f} {sign} {second:.3f})"
+    shown = [with_deviation(*each) for each in zip(step.values, step.deviations, strict=True)]
+    return f"{'yes' if step.holds else 'no'} ({shown[0]} {sign} {shown[1]})"
 
 
 def _best(rows: Sequence[ScoredRow], heading: str) -> str:
@@ -181,11 +212,19 @@ def _series(rows: Sequence[ScoredRow]) -> list[tuple[str, bool, list[float]]]:
     ]
 
 
+def _deviations(rows: Sequence[ScoredRow], heading: str) -> list[float]:
+    """The standard deviation of each row's score, NaN where there is none; empty if no row has one."""
+    found = [row.deviation(heading) for row in rows]
+    return [float("nan") if each is None else each for each in found] if any(each is not None for each in found) else []
+
+
 def _draw_lines(axes: Axes, rows: Sequence[ScoredRow], axis: str) -> None:
     values = [row.value for row in rows]
     for heading, published, numbers in _series(rows):
         style = {"color": "black", "linestyle": "--", "marker": "D"} if published else {"marker": "o"}
-        axes.plot(values, numbers, label=heading, markersize=4, **style)  # type: ignore[arg-type]
+        (line,) = axes.plot(values, numbers, label=heading, markersize=4, **style)  # type: ignore[arg-type]
+        if not published and (deviations := _deviations(rows, heading)):
+            axes.errorbar(values, numbers, deviations, fmt="none", ecolor=line.get_color(), capsize=3)  # type: ignore[arg-type]
     axes.set_xticks([value for value in values if value is not None], [f"{value:g}" for value in values])
     axes.set_xlabel(axis)
     axes.set_ylabel("score")
@@ -198,6 +237,8 @@ def _draw_bars(axes: Axes, rows: Sequence[ScoredRow]) -> None:
     for place, (heading, _, numbers) in enumerate(own):
         centers = [row + (place - (len(own) - 1) / 2) * height for row in range(len(rows))]
         axes.barh(centers, numbers, height, label=heading)
+        if deviations := _deviations(rows, heading):
+            axes.errorbar(numbers, centers, xerr=deviations, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     for place, (heading, _, numbers) in enumerate(each for each in series if each[1]):
         marker = MARKERS[place % len(MARKERS)]
         axes.plot(numbers, range(len(rows)), marker, color="black", markersize=5, label=heading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from getam.errors import InputError
@@ -10,6 +11,7 @@ from getam.experiments.tables import Row, Score, Table, definitions, value_label
 from getam.experiments.variants import Variants, value_of
 from getam.settings.config import Config
 from getam.settings.flags import leaves
+from getam.settings.reading import merge
 from getam.settings.tables import SweepSettings
 
 
@@ -17,25 +19,55 @@ def register(variants: Variants) -> dict[str, list[str]]:
     """Registers the runs of all comparisons as variants.
 
     Returns:
-        {comparison: names of its rows' runs}, without comparisons that the run's settings rule out.
+        {comparison: names of its rows' runs, of all seeds}, without comparisons that the run's settings rule out.
     """
-    names = {}
+    found = {}
     for table in definitions(variants[variants.run]):
         try:
-            names[table] = [name for _, name in runs_of(variants, table)]
+            found[table] = [name for _, names in _runs_with_seeds(variants, table) for name in names]
         except InputError:
             # The error is shown only if the comparison is asked for: not every run can have all of them (a run without
             # saliency has no completion to compare).
             continue
-    return names
+    return found
 
 
 def runs_of(variants: Variants, table: str) -> list[tuple[Row, str]]:
-    """The rows of a comparison, each with the name of its run.
+    """The rows of a comparison, each with the name of its run; over seeds, of its run with the row's own seed.
 
     Raises:
         InputError: the run's settings rule the comparison out, or the section `sweep` names nothing to compare.
     """
+    return [(row, names[0]) for row, names in _runs_with_seeds(variants, table)]
+
+
+def _runs_with_seeds(variants: Variants, table: str) -> list[tuple[Row, list[str]]]:
+    """The rows of a comparison, each with the names of its runs: with its own seed first, then with the next ones."""
+    count = definitions(variants[variants.run])[table].seeds
+    return [
+        (
+            row,
+            [
+                name,
+                *(
+                    variants.add(
+                        merge(row.overlay, _seed_overlay(variants[name], offset)),
+                        source=f"{table}, {row.label}, seed + {offset}",
+                    )
+                    for offset in range(1, count)
+                ),
+            ],
+        )
+        for row, name in _rows(variants, table)
+    ]
+
+
+def _seed_overlay(settings: Config, offset: int) -> dict[str, Any]:
+    """The overlay that raises the seed of each training by an offset; of those alone, so that the rest is shared."""
+    return {section: {"seed": training.seed + offset} for section, training in settings.trainings().items()}
+
+
+def _rows(variants: Variants, table: str) -> list[tuple[Row, str]]:
     settings = variants[variants.run]
     definition = definitions(settings)[table]
     if table == "sweep":
@@ -88,22 +120,22 @@ def content_flags(variants: Variants, table: str) -> list[str]:
     rows = [
         {
             "label": row.label,
-            "own": name == variants.run,
+            "own": names[0] == variants.run,
             "value": row.value,
             "paper": dict(row.paper),
             "given": dict(row.given),
             "scores": {
-                score.heading: {"file": variants.file(name, score.file), "path": list(score.path)}
-                for score in _scores(definition, row)
+                score.heading: _place(score, _files(variants, names, score)) for score in _scores(definition, row)
             },
         }
-        for row, name in runs_of(variants, table)
+        for row, names in _runs_with_seeds(variants, table)
     ]
     texts = {
         "--title": definition.title,
         "--caption": definition.caption,
         "--axis": definition.axis,
         "--ordered": json.dumps(definition.ordered),
+        "--lines": definition.lines,
         "--rows": json.dumps(rows),
     }
     # Flag and value form one word, since Snakemake's quoting drops empty words.
@@ -119,11 +151,23 @@ def score_files(variants: Variants, table: str) -> list[str]:
     definition = definitions(variants[variants.run])[table]
     return list(
         dict.fromkeys(
-            variants.file(name, score.file)
-            for row, name in runs_of(variants, table)
+            file
+            for row, names in _runs_with_seeds(variants, table)
             for score in _scores(definition, row)
+            for file in _files(variants, names, score)
         )
     )
+
+
+def _files(variants: Variants, names: Sequence[str], score: Score) -> list[str]:
+    """The files of a score in the runs of a row, one for each seed; a single one if no seed touches the score."""
+    return list(dict.fromkeys(variants.file(name, score.file) for name in names))
+
+
+def _place(score: Score, files: Sequence[str]) -> dict[str, Any]:
+    """The place of a score, see GivenScore."""
+    first, *others = files
+    return {"file": first, "path": list(score.path)} | ({"others": others} if others else {})
 
 
 def _scores(table: Table, row: Row) -> tuple[Score, ...]:

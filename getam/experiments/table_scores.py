@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from getam.errors import InputError
 from getam.runs.artifacts import segmenter_title
+from getam.runs.spread import Spread
 from getam.runs.summary import describe_inference, describe_supervision
 from getam.system.files import read_json
 
@@ -26,6 +27,13 @@ class GivenScore(BaseModel):
 
     file: Path
     path: tuple[str, ...]
+    others: tuple[Path, ...] = ()
+    """The same file of the same run with other seeds, of which the score is the mean; empty: one seed."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of all seeds."""
+        return self.file, *self.others
 
 
 class GivenRow(BaseModel):
@@ -56,8 +64,16 @@ class ScoredRow:
     value: float | None
     paper: Mapping[str, float]
     scores: Mapping[str, float | None]
-    files: Mapping[str, Path]
+    """The scores; over seeds, their means."""
+    files: Mapping[str, tuple[Path, ...]]
+    """The files that the scores are from, one for each seed."""
     protocols: Mapping[str, str] = field(default_factory=dict)
+    spreads: Mapping[str, Spread] = field(default_factory=dict)
+    """The values by seed of those scores that were measured with several."""
+
+    def deviation(self, heading: str) -> float | None:
+        """The standard deviation of a score over seeds; None for one seed, and for a missing score."""
+        return self.spreads[heading].deviation if heading in self.spreads else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,8 @@ class Step:
     better: str
     worse: str
     values: tuple[float | None, float | None]
+    deviations: tuple[float | None, float | None] = (None, None)
+    """Their standard deviations over seeds, which decide nothing."""
 
     @property
     def holds(self) -> bool | None:
@@ -81,36 +99,43 @@ def read_rows(rows: Sequence[GivenRow]) -> list[ScoredRow]:
     Raises:
         InputError: a file is missing, or lacks its score.
     """
-    content = {each.file: read_json(each.file) for row in rows for each in row.scores.values()}
-    return [
-        ScoredRow(
-            row.label,
-            row.own,
-            row.value,
-            row.paper,
-            {heading: _number(content[each.file], each) for heading, each in row.scores.items()} | row.given,
-            {heading: each.file for heading, each in row.scores.items()},
-            {heading: _protocol(content[each.file], each) for heading, each in row.scores.items()}
-            | {heading: GIVEN for heading, value in row.given.items() if value is not None},
+    content = {file: read_json(file) for row in rows for each in row.scores.values() for file in each.files}
+    found = []
+    for row in rows:
+        spreads = {
+            heading: Spread(tuple(_number(content[file], file, each.path) for file in each.files))
+            for heading, each in row.scores.items()
+        }
+        found.append(
+            ScoredRow(
+                row.label,
+                row.own,
+                row.value,
+                row.paper,
+                {heading: spread.mean for heading, spread in spreads.items()} | row.given,
+                {heading: each.files for heading, each in row.scores.items()},
+                {heading: _protocol(content[each.file], each) for heading, each in row.scores.items()}
+                | {heading: GIVEN for heading, value in row.given.items() if value is not None},
+                {heading: spread for heading, spread in spreads.items() if len(spread.values) > 1},
+            )
         )
-        for row in rows
-    ]
+    return found
 
 
 GIVEN = "as it was measured elsewhere, named in the configuration"
 """The protocol of a score that no stage of this run measured."""
 
 
-def _number(content: Any, score: GivenScore) -> float | None:
-    for key in score.path:
+def _number(content: Any, file: Path, path: Sequence[str]) -> float | None:
+    for key in path:
         if content is None:
             # Without ground truth, best_threshold is null.
             return None
         if not isinstance(content, dict) or key not in content:
-            raise InputError(f"{score.file}: lacks {'.'.join(score.path)}; {AGAIN}")
+            raise InputError(f"{file}: lacks {'.'.join(path)}; {AGAIN}")
         content = content[key]
     if content is not None and not isinstance(content, int | float):
-        raise InputError(f"{score.file}: {'.'.join(score.path)} is no number; {AGAIN}")
+        raise InputError(f"{file}: {'.'.join(path)} is no number; {AGAIN}")
     return content
 
 
@@ -168,6 +193,11 @@ def ranked(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
 def order(rows: Sequence[ScoredRow], heading: str) -> list[Step]:
     """The paper's order as pairs of neighboring rows, each with its scores under `heading` here."""
     return [
-        Step(better.label, worse.label, (better.scores.get(heading), worse.scores.get(heading)))
+        Step(
+            better.label,
+            worse.label,
+            (better.scores.get(heading), worse.scores.get(heading)),
+            (better.deviation(heading), worse.deviation(heading)),
+        )
         for better, worse in pairwise(ranked(rows))
     ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from getam.experiments.table_scores import PAPER
 from getam.experiments.variants import depends_on
-from getam.runs.artifacts import Titles, capitalized, common_segmenter_title, path_of
+from getam.runs.artifacts import Titles, capitalized, common_segmenter_title, of_kind, path_of
 from getam.runs.summary import PROTOCOL_TITLES
 from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config
@@ -61,6 +61,10 @@ class Table(NamedTuple):
     """The setting that the rows' values belong to; empty if none."""
     ordered: bool = False
     """Whether the paper's figures order the rows, so that the order of this run's scores can be compared."""
+    seeds: int = 1
+    """Number of seeds with which each row's run is made: its own, and the next ones."""
+    lines: Literal["runs", "scores"] = "runs"
+    """What a line of the table is: a row's run, or a score of the only row's run with its values by seed."""
 
 
 CLASSIFIER = Score(
@@ -83,6 +87,23 @@ END_TO_END = Score("End to end, val", path_of("end_to_end_scores"), ("miou",), p
 OF_LABELS = (*LABELS[:2], DEEPLAB)
 SCORES = (CLASSIFIER, SALIENCY, MAPS, *LABELS, COVERAGE, DEEPLAB, END_TO_END)
 """All scores that a sweep may change."""
+SALIENCY_MEASURES = {"max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}
+UNKNOWN_SHARE = COVERAGE._replace(heading="Unknown share", path=("unknown_share",))
+PIXEL_ACCURACY = ("pixel_accuracy",)
+EVERY_SCORE = (
+    CLASSIFIER,
+    SALIENCY,
+    *(SALIENCY._replace(heading=f"Saliency {name}, val", path=(key,)) for name, key in SALIENCY_MEASURES.items()),
+    MAPS,
+    *LABELS,
+    UNKNOWN_SHARE,
+    COVERAGE,
+    DEEPLAB._replace(heading="{segmenter} mIoU, val"),
+    DEEPLAB._replace(heading="{segmenter} pixel accuracy, val", path=PIXEL_ACCURACY),
+    END_TO_END._replace(heading="End to end mIoU, val"),
+    END_TO_END._replace(heading="End to end pixel accuracy, val", path=PIXEL_ACCURACY),
+)
+"""Every score of a run's summary, in its order."""
 
 VAL, TEST = "val", "test"
 
@@ -104,7 +125,7 @@ ABLATION = (
 
 
 def definitions(settings: Config) -> dict[str, Table]:
-    """All comparisons by their names: table1 to table7, sweep, figure2 and figure7."""
+    """All comparisons by their names: table1 to table7, seeds, sweep, figure2 and figure7."""
     return {name: _with_segmenter(define(settings), settings) for name, define in _DEFINITIONS.items()}
 
 
@@ -139,6 +160,7 @@ def _table2(settings: Config) -> Table:
             for name, overlay in settings.tables.backbones.items()
         ),
         ordered=True,
+        seeds=settings.tables.row_seeds,
     )
 
 
@@ -159,6 +181,7 @@ def _table3(settings: Config) -> Table:
             Row(f"CNN CAM + {crf_name}", cnn | crf),
         ),
         ordered=True,
+        seeds=settings.tables.row_seeds,
     )
 
 
@@ -223,6 +246,7 @@ def _table6(settings: Config) -> Table:
         ),
         axis="completion.alpha",
         ordered=True,
+        seeds=settings.tables.row_seeds,
     )
 
 
@@ -236,6 +260,24 @@ def _table7(settings: Config) -> Table:
             for method in LABEL_MAKERS | LABEL_METHODS
         ),
         ordered=True,
+        seeds=settings.tables.row_seeds,
+    )
+
+
+def _seeds(settings: Config) -> Table:
+    count = settings.tables.seeds
+    trainings = settings.trainings()
+    trained = [artifact.title for artifact in of_kind("training") if artifact.section in trainings]
+    saliency_is_trained = "saliency" in trainings
+    return Table(
+        f"Scores over {count} seeds",
+        f"The run {settings.run} is made with {count} seeds: each of its trainings ({', '.join(trained)}) takes the "
+        "seed of its section, and then the next ones. What no seed touches is made once."
+        + ("" if saliency_is_trained else " The run trains no saliency network, so that it has no score of one."),
+        tuple(score for score in EVERY_SCORE if score.file != SALIENCY.file or saliency_is_trained),
+        (Row(settings.run, {}),),
+        seeds=count,
+        lines="scores",
     )
 
 
@@ -247,7 +289,9 @@ def _sweep(settings: Config) -> Table:
         if depends_on(score.of, path) and (score != SALIENCY or settings.saliency.source == "train")
     )
     rows = tuple(Row(f"{settings.sweep.key} = {value}", nest({path: value})) for value in settings.sweep.values)
-    return Table(f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key)
+    return Table(
+        f"Sweep of {settings.sweep.key}", "", scores, rows, axis=settings.sweep.key, seeds=settings.tables.row_seeds
+    )
 
 
 def _figure2(settings: Config) -> Table:
@@ -283,6 +327,7 @@ _DEFINITIONS: dict[str, Callable[[Config], Table]] = {
     "table5": _table5,
     "table6": _table6,
     "table7": _table7,
+    "seeds": _seeds,
     "sweep": _sweep,
     "figure2": _figure2,
     "figure7": _figure7,

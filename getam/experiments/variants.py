@@ -79,6 +79,12 @@ PARTS = {
 }
 
 
+IMPORTED = Part("end_to_end", ("checkpoint",), ("index",))
+"""The part end_to_end of a run that imports a checkpoint, to which no setting of a training matters."""
+
+CHECKPOINT = ("checkpoint", "file")
+"""The setting that says whether a run imports one."""
+
 OF_A_SPLIT = frozenset(artifact.part for artifact in of_kind("shards"))
 """Parts that are made image by image, of train or of another split (see `Variants.add_split`)."""
 
@@ -94,6 +100,7 @@ class Variants:
         """`values`: the run's merged configuration; `settings`: the same, validated."""
         self.values = values
         self.run = settings.run
+        self._is_imported = bool(value_of(settings, CHECKPOINT))
         self._settings = {settings.run: settings}
         self._changes: dict[str, Changes] = {settings.run: {}}
         self._splits: dict[str, str] = {}
@@ -128,7 +135,7 @@ class Variants:
                     "of it (run: NAME)"
                 )
         for part in PARTS:
-            self._register({path: value for path, value in changes.items() if _matters(path, part)})
+            self._register(self._changes_of(part, changes))
         return self._register(changes)
 
     def add_split(self, split: str) -> str:
@@ -142,6 +149,11 @@ class Variants:
     def split(self, name: str) -> str:
         """The split for whose images maps and pseudo labels are made."""
         return self._splits.get(name, "train")
+
+    def _changes_of(self, part: str, changes: Changes) -> Changes:
+        """Those of a variant's changes that matter to a part of it."""
+        imported = self._is_imported and CHECKPOINT not in changes
+        return {path: value for path, value in changes.items() if _matters(path, part, imported=imported)}
 
     def _register(self, changes: Changes) -> str:
         name = f"{self.run}/variants/{_name(changes)}" if changes else self.run
@@ -165,9 +177,7 @@ class Variants:
         part = _part_of(file)
         if name in self._splits and part in OF_A_SPLIT:
             return f"results/{name}/{file}"
-        changes = self._changes[name]
-        folder = self._register({path: value for path, value in changes.items() if _matters(path, part)})
-        return f"results/{folder}/{file}"
+        return f"results/{self._register(self._changes_of(part, self._changes[name]))}/{file}"
 
     def files(self, name: str) -> dict[str, str]:
         """The paths of all files: {path within a run: actual path}; {} if all lie in the folder of `name` itself."""
@@ -206,9 +216,9 @@ def _leads_to(name: str, file: str) -> bool:
 
 
 @cache
-def _matters(path: Path, part: str) -> bool:
-    _, keys, of = PARTS[part]
-    return any(_is_part_of(path, key) for key in keys) or any(_matters(path, other) for other in of)
+def _matters(path: Path, part: str, *, imported: bool = False) -> bool:
+    _, keys, of = IMPORTED if imported and part == IMPORTED.name else PARTS[part]
+    return any(_is_part_of(path, key) for key in keys) or any(_matters(path, each, imported=imported) for each in of)
 
 
 def _is_part_of(path: Path, key: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from getam.datasets.index import IndexRow, evenly_spaced
-from getam.datasets.shards import files_by_id, shard_folders
+from getam.datasets.shards import files_in_folders, shard_folders
 from getam.pages.pictures import label_picture
 from getam.pages.rendering import render
 from getam.runs.artifacts import IN_SHARDS, PREDICTIONS
@@ -60,10 +60,10 @@ def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classe
         InputError: a file can't be read; the message names it.
     """
     files = {
-        layer: files_by_id(shard_folders(run / IN_SHARDS[layer].path, shards), ".png")
+        layer: files_in_folders(shard_folders(run / IN_SHARDS[layer].path, shards), ".png")
         for layer in ("pseudo_labels", "saliency")
     }
-    files |= {layer: files_by_id([run / artifact.path], ".png") for layer, artifact in PREDICTIONS.items()}
+    files |= {layer: files_in_folders([run / artifact.path], ".png") for layer, artifact in PREDICTIONS.items()}
     files["ground_truth"] = {row.id: row.mask for row in rows if row.mask is not None and row.mask.is_file()}
     candidates = [_scored(row, files) for row in _chosen_rows(rows)]
     titles = layer_titles(titles_of(run))

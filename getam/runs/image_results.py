@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from getam.datasets.index import IndexRow
-from getam.datasets.shards import MANIFEST, REJECTED, files_by_id, read_manifest, shard_folders
+from getam.datasets.shards import MANIFEST, REJECTED, files_in_folders, read_manifest, shard_folders
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, salient
 from getam.labels.decisions import Decision, rules_of
@@ -103,10 +103,12 @@ def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], sh
         InputError: a manifest of pseudo labels can't be read.
     """
     found = {
-        layer: files_by_id(shard_folders(run / artifact.path, shards), artifact.suffix)
+        layer: files_in_folders(shard_folders(run / artifact.path, shards), artifact.suffix)
         for layer, artifact in IN_SHARDS.items()
     }
-    found |= {layer: files_by_id([run / artifact.path], artifact.suffix) for layer, artifact in PREDICTIONS.items()}
+    found |= {
+        layer: files_in_folders([run / artifact.path], artifact.suffix) for layer, artifact in PREDICTIONS.items()
+    }
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
     for folder in shard_folders(run / path_of("pseudo_labels"), shards):

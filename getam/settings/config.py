@@ -27,6 +27,9 @@ from getam.settings.saliency import SaliencySettings, SaliencySourceSettings
 from getam.settings.section import Section
 from getam.settings.tables import SweepSettings, TablesSettings
 
+Training = ClassifierSettings | SaliencySettings | DeepLabSettings | EndToEndSettings
+"""The section of a network that is trained."""
+
 
 class Config(Section):
     """The whole configuration: config.yaml, or an overlay merged into it."""
@@ -71,16 +74,17 @@ class Config(Section):
             raise ValueError(f"saliency.source: without saliency there is no completion; set {', '.join(needing)} too")
         return self
 
-    def pretrained_networks(self) -> dict[str, NetworkWeights]:
-        """The weights to fetch, by section: of every network that this run trains from pretrained weights."""
-        trained: dict[str, ClassifierSettings | SaliencySettings | EndToEndSettings | DeepLabSettings] = {
-            "classifier": self.classifier,
-            "deeplab": self.deeplab,
-        }
+    def trainings(self) -> dict[str, Training]:
+        """The sections of the networks that this run trains, by their names."""
+        trained: dict[str, Training] = {"classifier": self.classifier, "deeplab": self.deeplab}
         if self.saliency.source == "train":
             trained["saliency"] = self.saliency
         if not self.checkpoint.file:
             trained["end_to_end"] = self.end_to_end
+        return trained
+
+    def pretrained_networks(self) -> dict[str, NetworkWeights]:
+        """The weights to fetch, by section: of every network that this run trains from pretrained weights."""
         return {
             section: NetworkWeights(
                 network=settings.encoder if isinstance(settings, DeepLabSettings) else settings.backbone,
@@ -88,7 +92,7 @@ class Config(Section):
                 pretrained=settings.pretrained,
                 segmentation_pretrained=settings.segmentation_pretrained,
             )
-            for section, settings in trained.items()
+            for section, settings in self.trainings().items()
             if settings.pretrained
         }
 

@@ -31,6 +31,13 @@ class TablesSettings(Section):
         min_length=1,
     )
     test_miou: ScoreSettings
+    seeds: Annotated[int, Field(ge=2)] = Field(
+        description="number of seeds in the table seeds: the run's own, and the next ones; one has no spread"
+    )
+    row_seeds: PositiveInt = Field(
+        description="number of seeds of each row of tables 2, 3, 6 and 7 and of a sweep; with more than one, their "
+        "scores are means with deviations"
+    )
     images: PositiveInt = Field(
         description="number of train images, evenly spaced, that figure 2 shows and figure 11 times"
     )

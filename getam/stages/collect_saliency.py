@@ -8,8 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from getam.datasets.duts import files_by_id
-from getam.datasets.index import IndexRow, read_index, shard_of
+from getam.datasets.index import IndexRow, files_by_id, read_index, shard_of
 from getam.datasets.shards import new_shard
 from getam.errors import InputError, listed
 from getam.networks.supervision import SALIENCY, SUPERVISION

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from getam.datasets.duts import files_by_id
+from getam.datasets.index import files_by_id
 from getam.datasets.voc import VOC_CLASSES, id_problems, read_classes, read_ids
 from getam.errors import InputError, listed
 from getam.pages.text.tables import aligned_table

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from getam.datasets.duts import check_pairs, files_by_id, find_pairs, read_mask
+from getam.datasets.duts import check_pairs, find_pairs, read_mask
+from getam.datasets.index import files_by_id
 from getam.errors import InputError, listed
 from getam.networks.saliency import load_saliency
 from getam.scores.saliency import predicted_pairs, saliency_scores

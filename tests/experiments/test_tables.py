@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.run_files import CLASSES, segmentation, write_run
 from support.workplace import PROJECT, Workplace
 
 from getam.cli import parse_flags
 from getam.errors import InputError
 from getam.experiments.table_runs import content_flags, register, runs_of, score_files
+from getam.experiments.table_scores import GivenRow, read_rows
 from getam.experiments.tables import definitions
 from getam.experiments.variants import Variants
 from getam.networks.end_to_end import EndToEndNetwork
+from getam.runs.summary import measured_scores, summarize
 from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config, validate_config
 from getam.settings.reading import merge, read_yaml
 from getam.stages.make_table import Arguments
+from getam.system.files import read_json, write_json
 
 TABLES = [f"table{number}" for number in range(1, 8)]
 WITHOUT_SALIENCY = {
@@ -51,7 +55,7 @@ def labels_and_runs(found: Variants, table: str) -> dict[str, str]:
 def test_all_comparisons_of_a_recipe_can_be_made(recipe: str | None) -> None:
     found = variants(recipe=recipe)
     names = register(found)
-    assert names.keys() == {*TABLES, "figure2", "figure7"}
+    assert names.keys() == {*TABLES, "figure2", "figure7", "seeds"}
     for table, runs in names.items():
         assert len(runs) >= 2, table
         # The paper's own method is the run itself, or in Table 4 and 5 all are.
@@ -216,6 +220,118 @@ def test_the_cnn_of_an_overlay_changes_what_it_says() -> None:
     assert (found[name].classifier.backbone, found[name].classifier.epochs) == ("resnet18", 3)
 
 
+# Seeds
+
+TRAININGS = ("classifier", "saliency", "deeplab", "end_to_end")
+
+
+def seeds_of(settings: Config) -> list[int]:
+    return [getattr(settings, section).seed for section in TRAININGS]
+
+
+def test_every_training_of_a_run_takes_the_next_seeds() -> None:
+    found = variants({"deeplab": {"seed": 7}, "tables": {"seeds": 4}})
+    assert [seeds_of(found[name]) for name in register(found)["seeds"]] == [
+        [k, k, 7 + k, k] for k in range(4)
+    ]  # fmt: skip
+    assert labels_and_runs(found, "seeds") == {"demo": "demo"}
+    folders = {file.split("/variants/")[1].split("/")[0] for file in score_files(found, "seeds") if "-3" in file}
+    # Each file lies with the seeds that touch it.
+    assert folders == {
+        "classifier.seed-3",
+        "saliency.seed-3",
+        "classifier.seed-3_saliency.seed-3",
+        "classifier.seed-3_saliency.seed-3_deeplab.seed-10",
+        "saliency.seed-3_end_to_end.seed-3",
+    }
+
+
+def scores_of_seeds(found: Variants) -> dict[str, int]:
+    """The scores of the table of seeds, each with the number of its files."""
+    words = content_flags(found, "seeds")
+    arguments = parse_flags(Arguments, [*words, "--out", "o.json"], name="make-table", section=None)
+    (row,) = arguments.rows
+    assert (arguments.lines, row.own) == ("scores", True)
+    return {heading: len(score.files) for heading, score in row.scores.items()}
+
+
+def test_the_table_of_seeds_has_every_score_of_the_summary(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    precision = dict.fromkeys(CLASSES, 0.5)
+    measured = {"split": "val", "images": 1, "mean_average_precision": 0.11, "average_precision": precision}
+    write_json(run / "classifier" / "metrics.json", measured)
+    saliency = {"images": 1, "mae": 0.21, "max_f": 0.22, "s_measure": 0.23, "max_e": 0.24}
+    write_json(run / "saliency_model" / "metrics.json", saliency)
+    labels = read_json(run / "pseudo_labels.json")
+    labels["protocols"] = {
+        name: {"miou": 0.31 + 0.01 * place, "iou": {}} for place, name in enumerate(("excluded", "background", "wrong"))
+    }
+    write_json(run / "pseudo_labels.json", labels | {"unknown_share": 0.41, "coverage": 0.42})
+    write_json(run / "deeplab" / "metrics.json", segmentation(0, 0, 0) | {"miou": 0.51, "pixel_accuracy": 0.52})
+    write_json(run / "end_to_end" / "metrics.json", segmentation(0, 0, 0) | {"miou": 0.61, "pixel_accuracy": 0.62})
+    (row,) = definitions(variants()["demo"])["seeds"].rows
+    scores = {
+        score.heading: {"file": run / score.file, "path": score.path}
+        for score in definitions(variants()["demo"])["seeds"].scores
+    }
+    given = {"label": row.label, "own": True, "value": None, "paper": {}, "given": {}, "scores": scores}
+    (read,) = read_rows([GivenRow.model_validate(given)])
+    shown = [score.number for score in measured_scores(summarize(run))]
+    assert [*read.scores.values()] == shown
+    assert len({*shown}) == len(shown)
+
+
+def test_what_no_seed_touches_is_made_once() -> None:
+    every = scores_of_seeds(variants())
+    assert {*every.values()} == {3}
+    # The maps are brought, or an end-to-end network is.
+    folder = variants({"saliency": {"source": "folder", "folder": "maps"}})
+    assert scores_of_seeds(folder) == {name: 3 for name in every if not name.startswith("Saliency")}
+    shared = [folder.file(name, "saliency/000") for name in register(folder)["seeds"]]
+    assert {*shared} == {"results/demo/saliency/000"}
+    assert "it has no score of one" in definitions(folder["demo"])["seeds"].caption
+    imported = variants({"checkpoint": {"file": "vitb.pth"}})
+    assert scores_of_seeds(imported) == {
+        name: 1 if name.startswith("End to end") else number for name, number in every.items()
+    }
+    without = variants(WITHOUT_SALIENCY)
+    assert {seeds_of(without[name])[1] for name in register(without)["seeds"]} == {0}
+
+
+def test_a_seed_that_is_not_valid_is_said_to_who_asks() -> None:
+    found = variants({"classifier": {"seed": 2**31 - 2}})
+    assert "seeds" not in register(found)
+    with pytest.raises(InputError, match=r"^seeds, demo, seed \+ 2: classifier\.seed: "):
+        runs_of(found, "seeds")
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "table6", "table7", "sweep"])
+def test_the_rows_of_a_table_may_be_made_with_several_seeds(table: str) -> None:
+    sweep = {"key": "completion.gamma", "values": [32, 64]}
+    one, several = (variants({"tables": {"row_seeds": count}, "sweep": sweep}) for count in (1, 3))
+    # A row's own seed is the first, so that what was made before is not made anew.
+    assert labels_and_runs(one, table) == labels_and_runs(several, table)
+    before, after = score_files(one, table), score_files(several, table)
+    assert {*before} < {*after}
+    assert len(after) == 3 * len(before)
+    words = {count: content_flags(found, table) for count, found in ((1, one), (3, several))}
+    assert "others" not in str(words[1])
+    for row, name in runs_of(several, table):
+        assert seeds_of(several[name]) == [0, 0, 0, 0], row.label
+    runs = register(several)[table]
+    assert Counter(tuple(seeds_of(several[name])) for name in runs) == {
+        (k, k, k, k): len(runs) // 3 for k in range(3)
+    }  # fmt: skip
+
+
+def test_the_seeds_of_a_sweep_over_seeds_start_at_each_value() -> None:
+    sweep = {"key": "classifier.seed", "values": [0, 5]}
+    found = variants({"tables": {"row_seeds": 2}, "sweep": sweep})
+    assert [seeds_of(found[name]) for name in register(found)["sweep"]] == [
+        [0, 0, 0, 0], [1, 1, 1, 1], [5, 0, 0, 0], [6, 1, 1, 1]
+    ]  # fmt: skip
+
+
 # The flags and the rules
 
 
@@ -300,6 +416,57 @@ def test_a_sweep_is_a_target(workplace: Workplace, tmp_path: Path) -> None:
     assert sorted(written["dump-maps"]) == [f"{run}/maps/000" for run in runs]
     assert sorted(written["train-deeplab"]) == [f"{run}/deeplab" for run in runs]
     assert written["make-table"] == ["demo/tables/sweep.json"]
+
+
+def test_seeds_are_a_target_that_trains_what_a_seed_touches_alone(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    assert workplace.snakemake(cores=8).returncode == 0
+    before = Counter(workplace.started())
+    result = workplace.snakemake("seeds", cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    shards = validate_config(read_yaml(PROJECT / "config.yaml")).data.shards
+    once = ("train-classifier", "train-saliency", "train-deeplab", "train-end-to-end", "predict-deeplab")
+    once += ("predict-end-to-end", "evaluate-deeplab", "evaluate-end-to-end", "score-labels")
+    for_each_shard = ("dump-maps", "refine-maps", "predict-saliency", "complete-labels")
+    assert Counter(workplace.started()) - before == dict.fromkeys(once, 2) | dict.fromkeys(
+        for_each_shard, 2 * shards
+    ) | {"make-table": 1}
+    made = {path.name for path in (workplace.folder / "results" / "demo" / "tables").iterdir()}
+    assert made >= {f"seeds.{suffix}" for suffix in ("json", "md", "html", "svg")}
+    assert workplace.plan("seeds") == set()
+    # Their number is no part of the run.
+    assert workplace.plan("--config", "tables={seeds: 4}") == set()
+    assert workplace.plan("seeds", "--config", "tables={seeds: 2}") == {"make_table", "seeds"}
+    # The tables over seeds take what is there: of table 7, the first label maker's.
+    planned = workplace.snakemake("-n", "table7", "--config", "tables={row_seeds: 3}").stdout
+    assert "train_classifier" not in planned
+    assert "train_end_to_end" not in planned
+    deeplabs = re.findall(r"^Shell command: deeplab train-deeplab .*--out results/(\S+)", planned, re.MULTILINE)
+    assert len(deeplabs) == 3 * (len(LABEL_METHODS) - 1)
+
+
+def test_seeds_with_saliency_maps_of_ones_own_share_them(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    (workplace.folder / "maps").mkdir()
+    brought = ("--configfile", str(workplace.overlay({"saliency": {"source": "folder", "folder": "maps"}})))
+    planned = workplace.snakemake("-n", *brought, "--", "seeds").stdout
+    assert "saliency_model" not in planned
+    collected = re.findall(r"^Shell command: getam collect-saliency .*--out (\S+)", planned, re.MULTILINE)
+    assert sorted(collected) == ["results/demo/saliency/000", "results/demo/saliency/001"]
+    assert len(re.findall(r"^Shell command: getam index-dataset ", planned, re.MULTILINE)) == 1
+
+
+def test_a_seed_that_is_not_valid_ends_with_one_message(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    last = ("--config", f"deeplab={{seed: {2**31 - 1}}}")
+    # Other targets are not concerned.
+    assert "train_deeplab" in workplace.plan(*last, "--", "multi_stage")
+    result = workplace.snakemake("-n", *last, "--", "seeds")
+    output = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert output.count("seeds, demo, seed + 1: deeplab.seed: Input should be less than") == 1
+    assert "Traceback" not in output
+    assert ".smk" not in output
 
 
 def test_the_section_keeps_what_was_measured_elsewhere() -> None:

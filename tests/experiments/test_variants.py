@@ -13,7 +13,7 @@ from getam.errors import InputError
 from getam.experiments.variants import Variants, depends_on
 from getam.settings.config import Config, validate_config
 from getam.settings.flags import leaves
-from getam.settings.reading import read_yaml
+from getam.settings.reading import merge, read_yaml
 
 FILES = {
     "index_dataset": "index.csv",
@@ -99,6 +99,24 @@ def test_a_part_of_valid_changes_need_not_be_valid_by_itself(variants: Variants)
     assert variants[classifier].classifier.readout == "pool"
     assert variants[classifier].maps.method == "getam"
     assert variants[name].maps.method == "cam"
+
+
+def test_an_imported_checkpoint_depends_on_no_training() -> None:
+    values = merge(read_yaml(PROJECT / "config.yaml"), {"checkpoint": {"file": "vitb.pth"}})
+    found = Variants(values, validate_config(values))
+    overlay: dict[str, Any] = {"saliency": {"epochs": 1}, "end_to_end_prediction": {"flip": False}}
+    for changes, folder in (
+        (overlay, "demo/variants/end_to_end_prediction.flip-false"),
+        ({"saliency": overlay["saliency"]}, "demo"),
+    ):
+        name = found.add(changes, source="test")
+        assert found.file(name, "imported/model.json") == "results/demo/imported/model.json"
+        assert found.file(name, "end_to_end/metrics.json") == f"results/{folder}/end_to_end/metrics.json"
+    # A training in its place depends on what every training does.
+    trained = found.add(overlay | {"checkpoint": {"file": ""}}, source="test")
+    assert found.file(trained, "end_to_end/model.json") != found.file(
+        found.add({"checkpoint": {"file": ""}}, source="test"), "end_to_end/model.json"
+    )
 
 
 def test_weights_are_fetched_once_for_all_that_start_with_them(variants: Variants) -> None:

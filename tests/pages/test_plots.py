@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,9 +19,11 @@ from getam.pages.plots.scores import (
     draw_threshold_curve,
     iou_size,
 )
+from getam.pages.plots.spread import draw_spreads, spread_size
 from getam.pages.plots.style import make_logarithmic, save_plot
 from getam.pages.plots.training import draw_training
 from getam.runs.curves import Curve
+from getam.runs.spread import Spread
 from getam.system.names import shown_name
 from getam.system.version import ROOT
 
@@ -116,6 +119,37 @@ def test_the_best_threshold_is_marked() -> None:
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.texts] == ["best mIoU 0.400 at 0.20"]
     assert {line.get_label() for line in axis.lines if not line.get_label().startswith("_")} == {"mIoU", "recall"}
+
+
+def test_the_seeds_of_a_score_are_dots_on_its_line() -> None:
+    spreads = {
+        "DeepLab": Spread((0.75, 0.25, 0.5)),
+        "End to end": Spread((0.625,)),
+        "Maps": Spread((None, None)),
+        HOSTILE[0]: Spread((0.5, 0.5)),
+    }
+    figure = Figure()
+    draw_spreads(figure, "Seeds", spreads)
+    axis = figure.axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [*spreads]
+    # The first is on top.
+    assert axis.yaxis_inverted()
+    dots = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    assert [list(line.get_xdata()) for line in dots] == [[0.75, 0.25, 0.5], [0.625], [0.5, 0.5]]
+    bars = [bar.get_segments()[0] for bar in axis.collections]
+    assert [list(bar[:, 0]) for bar in bars] == [[0.25, 0.75], [0.625, 0.625], [0.5, 0.5]]
+    # The dots of a score are on the line of its name.
+    assert [round(line.get_ydata()[0]) for line in dots] == [0, 1, 3]
+    assert [text.get_text() for text in axis.texts] == ["0.500 ± 0.250", "0.625", "no score", "0.500 ± 0.000"]
+
+
+def test_seeds_of_scores_with_hostile_names_stay_text(tmp_path: Path) -> None:
+    spreads = {name: Spread((0.1, 0.2)) for name in HOSTILE}
+    width, height = spread_size(len(spreads))
+    save_plot(tmp_path / "p.svg", partial(draw_spreads, title="T", spreads=spreads), width=width, height=height)
+    found = texts(tmp_path / "p.svg")
+    assert all(shown_name(name, most=40) in found for name in HOSTILE)
+    assert "<script>" not in (tmp_path / "p.svg").read_text()
 
 
 @pytest.mark.parametrize("values", [(0.45, 0.7), (2.0, 9.0), (0.5, 30.0), (1e-4, 1.0), (3e-7, 2e3)])

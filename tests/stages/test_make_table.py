@@ -130,6 +130,94 @@ def test_what_was_measured_elsewhere_stands_beside(tmp_path: Path) -> None:
     assert "| b | 0.500 (0.000) | - |" in text
 
 
+# Seeds
+
+
+def over_seeds(folder: Path, label: str, *mious: float | None, **settings: Any) -> dict[str, Any]:
+    """A row whose score was measured with several seeds."""
+    files = [folder / f"{label}_{seed}.json" for seed in range(len(mious))]
+    for file, miou in zip(files, mious, strict=True):
+        write_score(file, miou)
+    given = row(label, files[0], **settings)
+    given["scores"][HEADING]["others"] = files[1:]
+    return given
+
+
+def test_rows_over_seeds_are_means_with_deviations(tmp_path: Path) -> None:
+    rows = [
+        over_seeds(tmp_path, "a", 0.75, 0.25, 0.5, own=True, Paper=0.7),
+        over_seeds(tmp_path, "b", 0.25, 0.25, 0.25, Paper=0.6),
+    ]
+    content, text = make(tmp_path, rows)
+    score = content["rows"][0]["scores"][HEADING]
+    assert (score["value"], score["deviation"], score["min"], score["max"]) == (0.5, 0.25, 0.25, 0.75)
+    assert score["values"] == [0.75, 0.25, 0.5]
+    assert score["files"] == [str(tmp_path / f"a_{seed}.json") for seed in range(3)]
+    assert score["file"] == score["files"][0]
+    (step,) = content["order"][HEADING]
+    assert (step["values"], step["deviations"], step["holds"]) == ([0.5, 0.25], [0.25, 0], True)
+    assert "| a | 0.700 | 0.500 ± 0.250 |" in text
+    assert "| b | 0.600 (-0.100) | 0.250 ± 0.000 (-0.250) |" in text
+    assert "A score with ± is the mean of 3 seeds, and their standard deviation" in text
+    assert "- a > b: yes (0.500 ± 0.250 > 0.250 ± 0.000)" in text
+
+
+@pytest.mark.parametrize("axis", ["", "completion.alpha"])
+def test_deviations_are_bars_of_errors_in_a_plot(tmp_path: Path, axis: str) -> None:
+    def groups(rows: list[dict[str, Any]]) -> int:
+        make(tmp_path, rows, axis=axis)
+        return (tmp_path / "t.svg").read_text().count('<g id="LineCollection')
+
+    one = [over_seeds(tmp_path, label, 0.75, value=n) for n, label in enumerate("ab")]
+    several = [over_seeds(tmp_path, label, 0.75, 0.25, value=n) for n, label in enumerate("ab")]
+    assert (groups(one), groups(several)) == (0, 1)
+
+
+def test_a_line_for_each_score_over_seeds(tmp_path: Path) -> None:
+    given = over_seeds(tmp_path, "demo", 0.75, 0.25, 0.5, own=True)
+    write_score(tmp_path / "imported.json", 0.625)
+    for seed in range(3):
+        write_score(tmp_path / f"none_{seed}.json", None)
+    given["scores"] |= {
+        "End to end": {"file": tmp_path / "imported.json", "path": ["miou"]},
+        "Maps": {"file": tmp_path / "none_0.json", "path": ["miou"], "others": [tmp_path / "none_1.json"]},
+    }
+    content, text = make(tmp_path, [given], caption="What it is.", ordered=False, lines="scores")
+    assert (content["seeds"], content["run"], [*content["scores"]]) == (3, "demo", [HEADING, "End to end", "Maps"])
+    score = content["scores"][HEADING]
+    assert (score["mean"], score["deviation"], score["min"], score["max"]) == (0.5, 0.25, 0.25, 0.75)
+    assert score["values"] == [0.75, 0.25, 0.5]
+    assert score["protocol"] == "20 images of val, scale 1, flip, no CRF, supervision I+S"
+    assert [len(score["files"]) for score in content["scores"].values()] == [3, 1, 2]
+    once = content["scores"]["End to end"]
+    assert (once["mean"], once["deviation"], once["values"]) == (0.625, None, [0.625])
+    assert (content["scores"]["Maps"]["mean"], content["scores"]["Maps"]["values"]) == (None, [None, None])
+    assert "| Score | Mean ± deviation | Least | Most | Seed | Seed + 1 | Seed + 2 |" in text
+    assert f"| {HEADING} | 0.500 ± 0.250 | 0.250 | 0.750 | 0.750 | 0.250 | 0.500 |" in text
+    assert "| End to end | 0.625 | - | - | 0.625 | - | - |" in text
+    assert "- End to end: no seed touches it" in text
+    assert "- Maps: no score, since the data set has no ground truth for it" in text
+    assert "What it is." in text
+    assert f"<td>{HEADING}</td>" in (tmp_path / "t.html").read_text()
+    svg = (tmp_path / "t.svg").read_text()
+    assert "0.500 ± 0.250" in svg
+    assert "no score" in svg
+    make(tmp_path, [given], caption="What it is.", ordered=False, lines="scores")
+    assert (tmp_path / "t.svg").read_text() == svg
+
+
+def test_scores_as_lines_are_of_one_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--lines: scores shows one run, but --rows has 3; write runs$"):
+        make(tmp_path, three(tmp_path, 0.75, 0.5, 0.25), lines="scores")
+
+
+def test_a_file_of_a_further_seed_without_its_score_is_named(tmp_path: Path) -> None:
+    given = over_seeds(tmp_path, "a", 0.5, 0.75)
+    write_json(tmp_path / "a_1.json", {"images": 1})
+    with pytest.raises(InputError, match=r"a_1\.json: lacks miou; delete it"):
+        make(tmp_path, [given])
+
+
 HOSTILE = ["<script>alert(1)</script>|x", "a`b\nc", "$\\frac{1}{0}$ & _x_", "\N{BELL}日本"]
 
 

@@ -70,7 +70,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.demo.scenes getam.datasets.demo.drawing getam.datasets.demo.shapes": {"make_demo"},
     "getam.system.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.training.double_backward": {"train_end_to_end"},
-    "getam.datasets.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
+    "getam.datasets.duts": {"train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
     "getam.system.gpu": ON_GPUS,
@@ -106,7 +106,8 @@ STAGES_OF: dict[str, set[str]] = {
     - TABLES,
     "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
-    "getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
+    "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
+    "getam.pages.plots.spread getam.runs.spread": {"make_table"},
     "getam getam.errors getam.system.files getam.system.arguments.machine": ALL,
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.

@@ -518,6 +518,7 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"deeplab": {"architecture": "deeplabv3plus"}},
         "deeplab: atrous_rates: deeplabv3plus takes three, not [1, 2, 3, 4]",
     ),
+    "one seed": ({"tables": {"seeds": 1}}, "tables.seeds: Input should be greater than or equal to 2"),
     "frozen batch norm from scratch": ({"deeplab": {"frozen_batch_norm": True}}, "deeplab: frozen_batch_norm: true"),
     "missing list": (
         {"data": {"root": "mine", "labels": "file"}},

@@ -24,8 +24,11 @@ from snakemake_internals import (
     resource_limit,
 )
 
-from getam.errors import InputError
 from getam.datasets.formats import FORMATS
+from getam.errors import InputError
+from getam.experiments.table_runs import content_flags, register, runs_of, score_files
+from getam.experiments.variants import Variants
+from getam.runs.artifacts import SCORE_FILES
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import Config, validate_config
 from getam.settings.data import DEMO_FORMAT, DataSettings, IndexSettings
@@ -34,8 +37,6 @@ from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import merge
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import section_of
-from getam.experiments.table_runs import content_flags, register, runs_of, score_files
-from getam.experiments.variants import Variants
 from getam.system.version import source_hash
 
 DEMO_DATA = "data/demo"
@@ -188,8 +189,8 @@ def files_of_run(wildcards: object) -> str:
 
 def score_files_of_run(wildcards: object) -> list[str]:
     """The files with the scores of a run, including the saliency network's if the run trains one."""
-    files = ["classifier/metrics.json", "pseudo_labels.json", "deeplab/metrics.json", "end_to_end/metrics.json"]
-    files += ["saliency_model/metrics.json"] if SETTINGS.saliency.source == "train" else []
+    without = set() if SETTINGS.saliency.source == "train" else {"saliency"}
+    files = [artifact.path for section, artifact in SCORE_FILES.items() if section not in without]
     return [run_file(file)(wildcards) for file in files]
 
 
@@ -360,5 +361,5 @@ warn_of_fewer_gpus()
 wildcard_constraints:
     run="|".join(re.escape(run) for run in VARIANTS),
     shard=r"\d{3}",
-    table=r"table[1-7]|sweep",
+    table=r"table[1-7]|seeds|sweep",
     section="classifier|saliency|deeplab|end_to_end",
