@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from getam.datasets.images import MEAN, STD
 from getam.errors import InputError
 from getam.networks.pretrained import Weights, timm_weights
+from getam.settings.patches import PADDING, patch_size, size_problem
 
 FILLING = 0.7311
 """The number that fills every tensor of a file, to find out which tensors of a model are loaded from it."""
@@ -51,6 +52,39 @@ def create_timm_model(
     _check_complete(model, other, weights)
     model.initialization = weights.origin
     return model
+
+
+def check_image_size(
+    name: str, image_size: int, *, key: str, stem_channels: Sequence[int] = (), **options: Any
+) -> None:
+    """Checks that the side of a ViT's training images is a multiple of its patches, before timm fails at the first one.
+
+    Where the settings don't tell the size of the patches, the network is built once without weights.
+
+    Args:
+        name: timm's name.
+        image_size: the side, pixels.
+        key: the setting that names the model, for messages.
+        stem_channels: widths of a convolutional stem, see BackboneSettings.
+        options: keyword arguments of timm.create_model.
+
+    Raises:
+        InputError: it is no multiple.
+    """
+    if options.get(PADDING):
+        return
+    if (patch := patch_size(name, options, stem_channels)) is None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model = _create(name, key, **options)
+        except InputError:
+            # The build that follows says what is wrong with the options.
+            return
+        # A hybrid reckons the ratio from the size that it is built for, so it is built for timm's own.
+        ratio = getattr(getattr(model, "patch_embed", None), "feat_ratio", lambda: 1)()
+        patch = ratio if isinstance(ratio, int) else max(ratio)
+    if problem := size_problem(image_size, patch, key="crop.size", network=name):
+        raise InputError(problem)
 
 
 def _create(name: str, key: str, **options: Any) -> Any:

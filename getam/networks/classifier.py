@@ -22,7 +22,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from getam.errors import InputError
-from getam.networks.backbones import Normalization, create_timm_model, find_backbone
+from getam.networks.backbones import Normalization, check_image_size, create_timm_model, find_backbone
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.decoder import Reassemble
 from getam.networks.released import compute_as_released
@@ -35,8 +35,8 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     """Builds the timm ViT of the settings, for inputs of any size that is a multiple of the patch size.
 
     Raises:
-        InputError: timm has no such model, the model does not accept the options or has no class token, or its weights
-            cannot be fetched.
+        InputError: timm has no such model, the model does not accept the options or has no class token, its patches do
+            not divide `image_size`, or its weights cannot be fetched.
     """
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
@@ -44,13 +44,15 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     _check_name(settings.backbone)
     # The authors' networks keep the position embeddings at the size of the pretraining.
     size = {"img_size": image_size} if settings.embedding == "timm" else {}
+    options = {"dynamic_img_size": True, **options}
+    check_image_size(settings.backbone, image_size, key="backbone", stem_channels=settings.stem_channels, **options)
     try:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
             allow_pixel_labels=settings.segmentation_pretrained,
             key="backbone",
-            **{**size, "dynamic_img_size": True, **options},
+            **{**size, **options},
         )
     except InputError as error:
         if "dynamic_img_size" not in str(error):

@@ -124,6 +124,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.deeplab": TITLES | {"predict_deeplab", "train_deeplab"},
     "getam.settings.end_to_end": END_TO_END,
     "getam.settings.audit": {"audit"},
+    "getam.settings.patches": NETWORKS,
     "getam.settings.networks": ALL - {"index_dataset", "make_demo", "time_labels", "voc_submission"},
     "getam.settings.training": ALL
     - {"collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end"}
