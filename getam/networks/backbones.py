@@ -87,6 +87,20 @@ def check_image_size(
         raise InputError(problem)
 
 
+def has_class_token(name: str, *, key: str, **options: Any) -> bool:
+    """Whether a timm model is a ViT with a class token; it is built once without weights.
+
+    Args:
+        key: the setting that names the model, for messages.
+        options: keyword arguments of timm.create_model.
+
+    Raises:
+        InputError: the model does not accept the options.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return getattr(_create(name, key, **options), "cls_token", None) is not None
+
+
 def _create(name: str, key: str, **options: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **options)

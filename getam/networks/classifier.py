@@ -41,7 +41,7 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
-    _check_name(settings.backbone)
+    check_name(settings.backbone)
     # The authors' networks keep the position embeddings at the size of the pretraining.
     size = {"img_size": image_size} if settings.embedding == "timm" else {}
     options = {"dynamic_img_size": True, **options}
@@ -78,7 +78,7 @@ def create_cnn(settings: BackboneSettings) -> Any:
         InputError: timm has no such model, the model does not accept the options or is no CNN, or its weights cannot
             be fetched.
     """
-    _check_name(settings.backbone)
+    check_name(settings.backbone)
     backbone = create_timm_model(
         settings.backbone,
         pretrained=settings.pretrained,
@@ -102,7 +102,8 @@ def create_cnn(settings: BackboneSettings) -> Any:
     return backbone.train()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InputError, which gives near names, if timm has no model of this name."""
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise InputError(f"backbone: timm has no model {name!r}; near ones: {near or 'none'}")

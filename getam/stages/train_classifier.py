@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from getam.datasets.index import Index, IndexRow, read_index, read_label_source,
 from getam.networks.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
 from getam.networks.supervision import SUPERVISION
 from getam.scores.evaluation import average_precision
+from getam.scores.probe import IMAGES, Probe, chance, image_targets, learnable, probe_backbone, warning_of
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
@@ -66,8 +68,10 @@ def run(arguments: Arguments) -> None:
         return StepResult({"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])})
 
     def score() -> dict[str, object]:
-        scores = _score(model, index, settings, device, arguments.threads)
+        scores = _score(model, index, settings, device, arguments)
         logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
+        if scores["warning"] is not None:
+            logger.warning("WARNING train_classifier: %s", scores["warning"])
         return scores | {SUPERVISION: description[SUPERVISION], "image_labels": image_labels}
 
     train(
@@ -94,20 +98,66 @@ def _score(
     index: Index,
     settings: ClassifierSettings,
     device: torch.device,
-    threads: int,
+    arguments: Arguments,
 ) -> dict[str, object]:
+    """The mAP on val, what random scores and a linear probe of the backbone have there, and what that says."""
     rows: list[IndexRow] = index.split("val")
 
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), settings.crop.size, multiple=model.stride)
 
     batches = planned_batches(rows, size=size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type])
-    inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
-    scores, targets = [], []
+    inputs = whole_images(batches, read=read_photograph, size=size, threads=arguments.threads)
+    scores, targets, ids = [], [], []
     for batch, images in image_progress(inputs, batches, what="mAP on val"):
         scores.append(model(images.to(device)).cpu())
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
+        ids += [row.id for row in batch]
     if not rows:
-        return {"split": "val", "images": 0, "mean_average_precision": None, "average_precision": {}}
-    precision = average_precision(torch.cat(scores), torch.stack(targets), index.classes)
-    return {"split": "val", "images": len(rows), **precision}
+        unknown = {"mean_average_precision": None, "average_precision": {}}
+        return {"split": "val", "images": 0, **unknown, "chance": None, "probe": None, "warning": None}
+    found, truth = torch.cat(scores), torch.stack(targets)
+    precision = average_precision(found, truth, index.classes)
+    record = {"split": "val", "images": len(rows), **precision}
+    of_random = chance(truth)
+    probe = _probe(index, settings, device, arguments) if of_random is not None else None
+    if probe is None:
+        return record | {"chance": of_random, "probe": None, "warning": _warning(precision, of_random, None)}
+    # The probe may have seen a part of val alone. The two are compared on the same images.
+    seen = set(probe.val)
+    part = [number for number, id in enumerate(ids) if id in seen]
+    beside = average_precision(found[part], truth[part], index.classes)
+    return record | {
+        "chance": of_random,
+        "probe": probe.record() | {"classifier": beside["mean_average_precision"]},
+        "warning": _warning(beside, of_random, probe),
+    }
+
+
+def _probe(index: Index, settings: ClassifierSettings, device: torch.device, arguments: Arguments) -> Probe | None:
+    """Probes the backbone as it was before the training; None for fresh weights, or if train teaches no class.
+
+    The backbone is built again, so that a training that was resumed has the same probe.
+    """
+    if not settings.pretrained or not learnable(image_targets(index.split("train"), index)).any():
+        return None
+    return probe_backbone(
+        settings,
+        index,
+        source=arguments.index,
+        image_size=settings.crop.size,
+        images=IMAGES,
+        device=device,
+        threads=arguments.threads,
+        what="linear probe",
+    )
+
+
+def _warning(precision: dict[str, Any], of_random: float | None, probe: Probe | None) -> str | None:
+    if of_random is None:
+        return None
+    return warning_of(
+        precision["mean_average_precision"],
+        chance=of_random,
+        probe=probe and probe.mean_average_precision,
+    )
