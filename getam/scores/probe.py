@@ -286,7 +286,7 @@ def warning_of(precision: float, *, chance: float, probe: float | None) -> str |
     if not problems:
         return None
     cure = (
-        "train for more epochs, at another learning_rate, or from pretrained weights"
+        "train for more epochs, at another learning_rate, or start with pretrained weights"
         if probe is None
         else "lower learning_rate or backbone_rate, or set readout: token or trainable: none"
     )

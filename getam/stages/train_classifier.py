@@ -22,10 +22,11 @@ from getam.datasets.images import (
     whole_images,
 )
 from getam.datasets.index import Index, IndexRow, read_index, read_label_source, read_photograph
+from getam.errors import InputError
 from getam.networks.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
 from getam.networks.supervision import SUPERVISION
 from getam.scores.evaluation import average_precision
-from getam.scores.probe import IMAGES, Probe, chance, image_targets, learnable, probe_backbone, warning_of
+from getam.scores.probe import IMAGES, Probe, chance, probe_backbone, warning_of
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
@@ -114,50 +115,45 @@ def _score(
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
         ids += [row.id for row in batch]
     if not rows:
-        unknown = {"mean_average_precision": None, "average_precision": {}}
-        return {"split": "val", "images": 0, **unknown, "chance": None, "probe": None, "warning": None}
+        precision: dict[str, Any] = {"mean_average_precision": None, "average_precision": {}}
+        return {"split": "val", "images": 0, **precision, "chance": None, "probe": None, "warning": None}
     found, truth = torch.cat(scores), torch.stack(targets)
-    precision = average_precision(found, truth, index.classes)
-    record = {"split": "val", "images": len(rows), **precision}
-    of_random = chance(truth)
-    probe = _probe(index, settings, device, arguments) if of_random is not None else None
-    if probe is None:
-        return record | {"chance": of_random, "probe": None, "warning": _warning(precision, of_random, None)}
-    # The probe may have seen a part of val alone. The two are compared on the same images.
-    seen = set(probe.val)
+    probe = _probe(index, settings, device, arguments) if settings.pretrained else None
+    # A large val is probed in part. The two are compared on the same images.
+    seen = set(ids if probe is None else probe.val)
     part = [number for number, id in enumerate(ids) if id in seen]
-    beside = average_precision(found[part], truth[part], index.classes)
-    return record | {
-        "chance": of_random,
-        "probe": probe.record() | {"classifier": beside["mean_average_precision"]},
-        "warning": _warning(beside, of_random, probe),
+    own = average_precision(found[part], truth[part], index.classes)["mean_average_precision"]
+    random = chance(truth)
+    warning = None
+    if random is not None and own is not None:
+        warning = warning_of(own, chance=random, probe=None if probe is None else probe.mean_average_precision)
+    return {
+        "split": "val",
+        "images": len(rows),
+        **average_precision(found, truth, index.classes),
+        "chance": random,
+        "probe": None if probe is None else probe.record() | {"classifier": own},
+        "warning": warning,
     }
 
 
 def _probe(index: Index, settings: ClassifierSettings, device: torch.device, arguments: Arguments) -> Probe | None:
-    """Probes the backbone as it was before the training; None for fresh weights, or if train teaches no class.
+    """Probes the backbone with its pretrained weights; None, and a line in the log, if that cannot be done.
 
-    The backbone is built again, so that a training that was resumed has the same probe.
+    The backbone is built anew, so that a training that was resumed has the same probe.
     """
-    if not settings.pretrained or not learnable(image_targets(index.split("train"), index)).any():
+    try:
+        return probe_backbone(
+            settings,
+            index,
+            source=arguments.index,
+            image_size=settings.crop.size,
+            images=IMAGES,
+            device=device,
+            threads=arguments.threads,
+            what="linear probe",
+        )
+    except InputError as error:
+        # A weights file that has been moved meanwhile should not cost the training that has just ended.
+        logger.warning("train_classifier: no linear probe: %s", error)
         return None
-    return probe_backbone(
-        settings,
-        index,
-        source=arguments.index,
-        image_size=settings.crop.size,
-        images=IMAGES,
-        device=device,
-        threads=arguments.threads,
-        what="linear probe",
-    )
-
-
-def _warning(precision: dict[str, Any], of_random: float | None, probe: Probe | None) -> str | None:
-    if of_random is None:
-        return None
-    return warning_of(
-        precision["mean_average_precision"],
-        chance=of_random,
-        probe=probe and probe.mean_average_precision,
-    )

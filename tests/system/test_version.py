@@ -73,6 +73,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.duts": {"collect_saliency", "import_checkpoint", "index_dataset", "train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
+    "getam.scores.probe": {"train_classifier"},
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
