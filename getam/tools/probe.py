@@ -1,4 +1,4 @@
-"""Ranks backbones by a linear layer on their frozen features: which one suits these photographs?"""
+"""Ranks backbones by the mAP of a linear layer on their frozen features, to choose one for some photographs."""
 
 from __future__ import annotations
 

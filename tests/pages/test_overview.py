@@ -62,6 +62,8 @@ def test_the_page_needs_its_folder_alone(run: Path) -> None:
     found = {*re.findall(r'(?:src|href)="([^"#]+)"', page)}
     assert {name for name in found if not (run / "audit" / name).is_file()} == {"index.html"}
     assert "plots/iou.svg" in found
+    plots = [*(run / "audit" / "plots").glob("*.svg")]
+    assert [path.name for path in plots if "mathdefault" in path.read_text()] == []
 
 
 def test_what_there_is_can_be_reached_from_the_top(run: Path) -> None:

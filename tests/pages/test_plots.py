@@ -160,6 +160,12 @@ def test_no_range_of_losses_shows_a_formula(tmp_path: Path, lowest: float, highe
     assert len(texts(tmp_path / "plot.svg")) >= 4
 
 
+def test_the_plots_of_the_manual_show_no_formula() -> None:
+    plots = [*(ROOT / "docs" / "pictures").glob("*.svg")]
+    assert plots
+    assert [path.name for path in plots if "mathdefault" in path.read_text()] == []
+
+
 def test_no_other_module_makes_a_log_axis() -> None:
     makes = re.compile(r"set_[xy]scale\(|loglog\(|semilog[xy]\(")
     found = {path.name for path in (ROOT / "getam").rglob("*.py") if makes.search(path.read_text())}
