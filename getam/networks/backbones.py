@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from getam.datasets.images import MEAN, STD
 from getam.errors import InputError
 from getam.networks.pretrained import Weights, timm_weights
+from getam.settings.patches import PADDING, patch_size, size_problem
 
-PROBE = 0.7311
-"""A value that no initialized weight, norm or bias has."""
+FILLING = 0.7311
+"""The number that fills every tensor of a file, to find out which tensors of a model are loaded from it."""
 
 
 def create_timm_model(
@@ -40,11 +41,64 @@ def create_timm_model(
     random_state = torch.get_rng_state()
     # The model is first built without weights, so that an error in the options is not blamed on the weights.
     _create(name, key, **options)
-    _check_complete(weights, name, **options)
+    filled = {
+        key: torch.full_like(value, FILLING) if value.is_floating_point() else value
+        for key, value in weights.state.items()
+    }
+    torch.set_rng_state(random_state)
+    other = _create_with(Weights(filled, weights.origin), name, **options)
     torch.set_rng_state(random_state)
     model = _create_with(weights, name, **options)
+    _check_complete(model, other, weights)
     model.initialization = weights.origin
     return model
+
+
+def check_image_size(
+    name: str, image_size: int, *, key: str, stem_channels: Sequence[int] = (), **options: Any
+) -> None:
+    """Checks that the side of a ViT's training images is a multiple of its patches, before timm fails at the first one.
+
+    Where the settings don't tell the size of the patches, the network is built once without weights.
+
+    Args:
+        name: timm's name.
+        image_size: the side, pixels.
+        key: the setting that names the model, for messages.
+        stem_channels: widths of a convolutional stem, see BackboneSettings.
+        options: keyword arguments of timm.create_model.
+
+    Raises:
+        InputError: it is no multiple.
+    """
+    if options.get(PADDING):
+        return
+    if (patch := patch_size(name, options, stem_channels)) is None:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                model = _create(name, key, **options)
+        except InputError:
+            # The build that follows says what is wrong with the options.
+            return
+        # A hybrid reckons the ratio from the size that it is built for, so it is built for timm's own.
+        ratio = getattr(getattr(model, "patch_embed", None), "feat_ratio", lambda: 1)()
+        patch = ratio if isinstance(ratio, int) else max(ratio)
+    if problem := size_problem(image_size, patch, key="crop.size", network=name):
+        raise InputError(problem)
+
+
+def has_class_token(name: str, *, key: str, **options: Any) -> bool:
+    """Whether a timm model is a ViT with a class token; it is built once without weights.
+
+    Args:
+        key: the setting that names the model, for messages.
+        options: keyword arguments of timm.create_model.
+
+    Raises:
+        InputError: the model does not accept the options.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return getattr(_create(name, key, **options), "cls_token", None) is not None
 
 
 def _create(name: str, key: str, **options: Any) -> Any:
@@ -70,21 +124,20 @@ def _create_with(weights: Weights, name: str, **options: Any) -> Any:
         ) from None
 
 
-def _check_complete(weights: Weights, name: str, **options: Any) -> None:
+def _check_complete(model: Any, other: Any, weights: Weights) -> None:
     """Raises InputError if a file lacks some of the model's weights, which timm does not report.
 
-    All tensors of the file are filled with one number; a tensor of the model with other values was not loaded.
+    Args:
+        model: was built with the weights of the file.
+        other: was built from the same random state, with FILLING in the place of each weight. Whatever timm computes
+            from a weight, such as a position table of another size or a kernel of another patch, differs between the
+            two. A tensor that is equal in both comes from the random state or a constant, and not from the file.
     """
-    probe = {
-        key: torch.full_like(value, PROBE) if value.is_floating_point() else value
-        for key, value in weights.state.items()
-    }
-    state = _create_with(Weights(probe, weights.origin), name, **options).state_dict()
+    filled = other.state_dict()
     left = [
         key
-        for key, value in state.items()
-        # The values are compared with a tolerance, because timm interpolates tables that it resizes.
-        if value.is_floating_point() and not torch.allclose(value.float(), torch.tensor(PROBE), rtol=0, atol=0.01)
+        for key, value in model.state_dict().items()
+        if value.is_floating_point() and torch.equal(value, filled[key])
     ]
     if left:
         raise InputError(

@@ -23,7 +23,7 @@ from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from getam.errors import InputError
-from getam.networks.backbones import Normalization, create_timm_model, find_backbone
+from getam.networks.backbones import Normalization, check_image_size, create_timm_model, find_backbone
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.decoder import Reassemble
 from getam.networks.fine_tuning import FineTunedNetwork, freeze
@@ -37,22 +37,24 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     """Builds the timm ViT of the settings, for inputs of any size that is a multiple of the patch size.
 
     Raises:
-        InputError: timm has no such model, the model does not accept the options or has no class token, or its weights
-            cannot be fetched.
+        InputError: timm has no such model, the model does not accept the options or has no class token, its patches do
+            not divide `image_size`, or its weights cannot be fetched.
     """
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
-    _check_name(settings.backbone)
+    check_name(settings.backbone)
     # The authors' networks keep the position embeddings at the size of the pretraining.
     size = {"img_size": image_size} if settings.embedding == "timm" else {}
+    options = {"dynamic_img_size": True, **options}
+    check_image_size(settings.backbone, image_size, key="backbone", stem_channels=settings.stem_channels, **options)
     try:
         backbone = create_timm_model(
             settings.backbone,
             pretrained=settings.pretrained,
             allow_pixel_labels=settings.segmentation_pretrained,
             key="backbone",
-            **{**size, "dynamic_img_size": True, **options},
+            **{**size, **options},
         )
     except InputError as error:
         if "dynamic_img_size" not in str(error):
@@ -78,7 +80,7 @@ def create_cnn(settings: BackboneSettings) -> Any:
         InputError: timm has no such model, the model does not accept the options or is no CNN, or its weights cannot
             be fetched.
     """
-    _check_name(settings.backbone)
+    check_name(settings.backbone)
     backbone = create_timm_model(
         settings.backbone,
         pretrained=settings.pretrained,
@@ -102,7 +104,8 @@ def create_cnn(settings: BackboneSettings) -> Any:
     return backbone.train()
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises InputError, which gives near names, if timm has no model of this name."""
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
         raise InputError(f"backbone: timm has no model {name!r}; near ones: {near or 'none'}")

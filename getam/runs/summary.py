@@ -103,6 +103,7 @@ def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "image_labels": metrics.get("image_labels"),
         f"{split}_map": metrics["mean_average_precision"],
         f"{split}_average_precision": metrics["average_precision"],
+        **{key: metrics.get(key) for key in ("chance", "probe", "warning")},
     }
 
 
@@ -186,6 +187,19 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
                 supervision=describe_supervision(classifier["supervision"], classifier),
             )
         )
+        if probe := classifier.get("probe"):
+            scores.append(
+                _measured(
+                    "classifier",
+                    "Linear probe",
+                    "mAP",
+                    probe["mean_average_precision"],
+                    {"split": split, "images": probe["images"]},
+                    classes=probe["average_precision"],
+                    inference="frozen backbone",
+                    supervision=describe_supervision(classifier["supervision"], classifier),
+                )
+            )
     if saliency := summary.get("saliency"):
         for measure, key in {"MAE": "mae", "max F": "max_f", "S-measure": "s_measure", "max E": "max_e"}.items():
             number = saliency[f"{saliency['split']}_{key}"]
@@ -245,6 +259,16 @@ def source_title(summary: Mapping[str, Any], section: str) -> str:
     """The title of a section's scores, which names the architecture that they were measured with."""
     architecture = summary.get("deeplab", {}).get("protocol", {}).get("architecture")
     return capitalized(Titles(segmenter_title(architecture)).fill(SCORE_FILES[section].title))
+
+
+def warnings_in(summary: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the networks by their scores, with a cure, a line each.
+
+    Args:
+        summary: the result of `summarize`.
+    """
+    warning = summary.get("classifier", {}).get("warning")
+    return [f"{source_title(summary, 'classifier')}: {warning}"] if warning else []
 
 
 def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

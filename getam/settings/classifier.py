@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from getam.settings.networks import BackboneSettings
+from getam.settings.patches import check_crop
 from getam.settings.training import CropSettings, ScheduleSettings
 
 
@@ -17,4 +18,9 @@ class ClassifierSettings(BackboneSettings, ScheduleSettings):
     def _stem(self) -> ClassifierSettings:
         if self.readout == "pool" and self.stem_channels:
             raise ValueError("stem_channels: a CNN (readout pool) has its own stem; write []")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> ClassifierSettings:
+        check_crop(self, self.crop.size)
         return self

@@ -11,6 +11,7 @@ from getam.errors import enumerated
 from getam.settings.completion import LabelSettings
 from getam.settings.maps import MAP_METHODS, ActivationSettings, RefineSettings
 from getam.settings.networks import BackboneSettings
+from getam.settings.patches import check_crop
 from getam.settings.section import Digits, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 from getam.settings.training import CropSettings, ScheduleSettings
 
@@ -89,6 +90,11 @@ class EndToEndSettings(BackboneSettings, ScheduleSettings):
     def _readout_of_a_vit(self) -> EndToEndSettings:
         if self.readout == "pool":
             raise ValueError("readout: pool is a CNN's, and the decoder reads a ViT's tokens; write project or token")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> EndToEndSettings:
+        check_crop(self, self.crop.size)
         return self
 
     @model_validator(mode="after")

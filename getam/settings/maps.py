@@ -61,7 +61,11 @@ class MapSettings(ActivationSettings):
     """dump_maps: class activation maps from the classifier."""
 
     image_size: ImageSize = Field(description="longer side of the network's input, pixels")
-    scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of image_size", min_length=1)
+    scales: tuple[PositiveFloat, ...] = Field(
+        description="inputs at these multiples of image_size; the maps of several are each divided by their maximum "
+        "before they are averaged",
+        min_length=1,
+    )
     flip: bool = Field(description="average with the maps of the mirrored image")
     precision: Precision = Field(
         description="of the network; bfloat16 (autocast) is faster on a GPU, maps are float32 either way"

@@ -16,7 +16,8 @@ Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and 
 """Accepts the text of a number for a Literal of numbers, since flags are text."""
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-ImageSize = Annotated[int, Field(ge=16, le=4096)]
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 4096
+ImageSize = Annotated[int, Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)]
 
 POSITIONAL: dict[str, JsonValue] = {"positional": True}
 """The `json_schema_extra` of a stage's argument that is positional, without a flag."""

@@ -15,6 +15,7 @@ from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, 
 from getam.datasets.index import IndexRow, read_index, read_photograph, shard_of
 from getam.datasets.shards import check_classes, new_shard
 from getam.errors import InputError
+from getam.labels.class_maps import over_maximum
 from getam.maps.baselines import create_maps
 from getam.networks.checkpoints import model_files
 from getam.networks.classifier import load_classifier
@@ -32,7 +33,10 @@ MapFunction = Callable[[Tensor, Sequence[Sequence[int]]], tuple[Tensor, list[Ten
 
 
 class Arguments(MapSettings, NetworkArguments):
-    """Write maps/<shard>/<id>.npy: float32 (K, n_h, n_w), K present classes in ascending order, raw, >= 0."""
+    """Write maps/<shard>/<id>.npy: float32 (K, n_h, n_w), K present classes in ascending order, >= 0.
+
+    The maps are raw; those of several scales are each divided by their maximum before they are averaged.
+    """
 
     index: Path = Field(description="index.csv")
     classifier: Path = Field(description="folder of the classifier's model.safetensors and model.json")
@@ -108,6 +112,10 @@ def averaged_maps(
 ) -> list[Tensor]:
     """Averages the maps over all scales and, with `flip`, the mirrored images, on the token grid of scale 1.
 
+    The size of raw values depends on the resolution, since a gradient is spread over the tokens: maps of an image of
+    half the size are several times as large. So where there are several scales, each view's map of a class is divided
+    by its maximum first, and all views count alike. The views of a single scale are averaged as they are.
+
     Args:
         maps_of: (images, classes of each image) -> (scores, maps of each image).
         images: (B, 3, H, W), normalized; the sides are multiples of `multiple`.
@@ -115,7 +123,7 @@ def averaged_maps(
         multiple: pixels a token.
 
     Returns:
-        For each image (K_b, n_h, n_w), raw values >= 0.
+        For each image (K_b, n_h, n_w), >= 0: raw values of a single scale, values in [0, 1] of several.
     """
     height, width = images.shape[2:]
     grid = (height // multiple, width // multiple)
@@ -128,9 +136,11 @@ def averaged_maps(
             _, maps = maps_of(scaled.flip(-1) if mirrored else scaled, classes)
             views += 1
             for total, values in zip(totals, maps, strict=True):
-                aligned = values.flip(-1) if mirrored else values
                 if not len(values):
                     continue
+                if len(settings.scales) > 1:
+                    values = over_maximum(values, values.amax((1, 2), keepdim=True))
+                aligned = values.flip(-1) if mirrored else values
                 if values.shape[1:] != grid:
                     aligned = F.interpolate(aligned[None], size=grid, mode="bilinear", align_corners=False)[0]
                 total += aligned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,11 @@ from getam.datasets.images import (
     whole_images,
 )
 from getam.datasets.index import Index, IndexRow, read_index, read_label_source, read_photograph
+from getam.errors import InputError
 from getam.networks.classifier import CNNClassifier, ViTClassifier, build_classifier, describe_classifier
 from getam.networks.supervision import SUPERVISION
 from getam.scores.evaluation import average_precision
+from getam.scores.probe import IMAGES, Probe, chance, probe_backbone, warning_of
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
@@ -66,8 +69,10 @@ def run(arguments: Arguments) -> None:
         return StepResult({"classification": F.multilabel_soft_margin_loss(model(batch["image"]), batch["classes"])})
 
     def score() -> dict[str, object]:
-        scores = _score(model, index, settings, device, arguments.threads)
+        scores = _score(model, index, settings, device, arguments)
         logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
+        if scores["warning"] is not None:
+            logger.warning("WARNING train_classifier: %s", scores["warning"])
         return scores | {SUPERVISION: description[SUPERVISION], "image_labels": image_labels}
 
     train(
@@ -94,20 +99,61 @@ def _score(
     index: Index,
     settings: ClassifierSettings,
     device: torch.device,
-    threads: int,
+    arguments: Arguments,
 ) -> dict[str, object]:
+    """The mAP on val, what random scores and a linear probe of the backbone have there, and what that says."""
     rows: list[IndexRow] = index.split("val")
 
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), settings.crop.size, multiple=model.stride)
 
     batches = planned_batches(rows, size=size, batch_size=settings.batch_size, pixels=BATCH_PIXELS[device.type])
-    inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
-    scores, targets = [], []
+    inputs = whole_images(batches, read=read_photograph, size=size, threads=arguments.threads)
+    scores, targets, ids = [], [], []
     for batch, images in image_progress(inputs, batches, what="mAP on val"):
         scores.append(model(images.to(device)).cpu())
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
+        ids += [row.id for row in batch]
     if not rows:
-        return {"split": "val", "images": 0, "mean_average_precision": None, "average_precision": {}}
-    precision = average_precision(torch.cat(scores), torch.stack(targets), index.classes)
-    return {"split": "val", "images": len(rows), **precision}
+        precision: dict[str, Any] = {"mean_average_precision": None, "average_precision": {}}
+        return {"split": "val", "images": 0, **precision, "chance": None, "probe": None, "warning": None}
+    found, truth = torch.cat(scores), torch.stack(targets)
+    probe = _probe(index, settings, device, arguments) if settings.pretrained else None
+    # A large val is probed in part. The two are compared on the same images.
+    seen = set(ids if probe is None else probe.val)
+    part = [number for number, id in enumerate(ids) if id in seen]
+    own = average_precision(found[part], truth[part], index.classes)["mean_average_precision"]
+    random = chance(truth)
+    warning = None
+    if random is not None and own is not None:
+        warning = warning_of(own, chance=random, probe=None if probe is None else probe.mean_average_precision)
+    return {
+        "split": "val",
+        "images": len(rows),
+        **average_precision(found, truth, index.classes),
+        "chance": random,
+        "probe": None if probe is None else probe.record() | {"classifier": own},
+        "warning": warning,
+    }
+
+
+def _probe(index: Index, settings: ClassifierSettings, device: torch.device, arguments: Arguments) -> Probe | None:
+    """Probes the backbone with its pretrained weights; None, and a line in the log, if that cannot be done.
+
+    The backbone is built anew, so that a training that was resumed has the same probe.
+    """
+    try:
+        return probe_backbone(
+            settings,
+            index,
+            source=arguments.index,
+            image_size=settings.crop.size,
+            images=IMAGES,
+            device=device,
+            threads=arguments.threads,
+            what="linear probe",
+        )
+    except InputError as error:
+        # A weights file that has been moved meanwhile should not cost the training that has just ended.
+        logger.warning("train_classifier: no linear probe: %s", error)
+        return None

@@ -201,6 +201,38 @@ def test_a_stem_that_does_not_match_the_patch_is_refused(
         create_backbone(smaller(demo, stem_channels=stem), image_size=32)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "patch", "near"),
+    [("flexivit_small", 16, "64 or 80"), ("vit_tiny_r_s16_p8_224", 32, "64 or 96")],
+)
+def test_a_crop_of_no_whole_patches_is_refused_when_the_network_is_built(
+    demo: ClassifierSettings, backbone: str, patch: int, near: str
+) -> None:
+    # The names don't say the size of a patch, and the hybrid's is not the number in its name.
+    crop = demo.crop.model_copy(update={"size": 72})
+    options = {"embed_dim": 48, "depth": 1, "num_heads": 2}
+    changes = {"backbone": backbone, "stem_channels": (), "backbone_options": options, "crop": crop}
+    settings = ClassifierSettings.model_validate(demo.model_dump() | changes)
+    message = rf"^crop\.size: 72 is no multiple of {patch}, the side of {backbone}'s patches; write {near}$"
+    with pytest.raises(InputError, match=message):
+        build_classifier(settings, num_classes=3, image_size=72)
+    torch.manual_seed(0)
+    model = build_classifier(settings, num_classes=3, image_size=96)
+    assert model.stride == patch
+    assert model(torch.zeros(2, 3, 96, 96)).shape == (2, 3)
+    # To ask for the size of a patch draws no random number that the weights would depend on.
+    torch.manual_seed(0)
+    plain = timm.create_model(backbone, num_classes=0, img_size=96, dynamic_img_size=True, **options)
+    assert torch.equal(model.backbone.blocks[0].mlp.fc1.weight, plain.blocks[0].mlp.fc1.weight)
+
+
+def test_padded_patches_take_any_size(demo: ClassifierSettings) -> None:
+    crop = demo.crop.model_copy(update={"size": 36})
+    settings = smaller(demo, stem_channels=(), backbone_options={"dynamic_img_pad": True}, crop=crop)
+    model = build_classifier(settings, num_classes=3, image_size=36)
+    assert model(torch.zeros(2, 3, 36, 36)).shape == (2, 3)
+
+
 # On disk
 
 

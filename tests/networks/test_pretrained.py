@@ -13,16 +13,21 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 import getam.networks.pretrained
 from deeplab import DeepLabV2
 from deeplab.segmenters import SmpSegmenter
 from getam.errors import InputError
+from getam.maps.attention import AttentionMaps
 from getam.networks.backbones import create_timm_model
+from getam.networks.classifier import build_classifier
 from getam.networks.pretrained import SEGMENTATION_NAMES, initialization_of, read_state, timm_weights
 from getam.networks.saliency import SaliencyNetwork
+from getam.settings.classifier import ClassifierSettings
+from getam.settings.config import Config
 
 VIT = "vit_tiny_patch16_224"
 SMALL = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -72,6 +77,42 @@ def test_a_position_table_is_resized_as_timm_does(tmp_path: Path) -> None:
     path = saved(tmp_path / "vit.safetensors", vit_state())
     model = vit(path, img_size=96)
     assert model.pos_embed.shape == (1, 37, 16)
+
+
+def test_a_kernel_is_resampled_to_another_patch_as_timm_does(tmp_path: Path) -> None:
+    state = vit_state()
+    path = saved(tmp_path / "vit.safetensors", state)
+    model = vit(path, patch_size=14, img_size=112)
+    kernel = model.patch_embed.proj.weight
+    assert kernel.shape == (16, 3, 14, 14)
+    expected = resample_patch_embed(state["patch_embed.proj.weight"], [14, 14])
+    torch.testing.assert_close(kernel, expected)
+    # A resampled constant is no constant, so that values alone don't tell that the kernel was loaded.
+    constant = resample_patch_embed(torch.full((16, 3, 16, 16), 0.5), [14, 14])
+    assert constant.max() - constant.min() > 0.01
+
+
+def test_a_file_in_half_precision_is_loaded_in_full(tmp_path: Path) -> None:
+    state = {name: value.half() for name, value in vit_state().items()}
+    model = vit(saved(tmp_path / "vit.safetensors", state), img_size=96, patch_size=32)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    name = "blocks.1.attn.qkv.weight"
+    assert torch.equal(model.state_dict()[name], state[name].float())
+
+
+def test_a_weight_that_equals_a_fresh_one_is_loaded_all_the_same(tmp_path: Path) -> None:
+    # Norms of 1 and biases of 0, as a network that was hardly trained has them.
+    path = saved(tmp_path / "vit.safetensors", vit_state())
+    assert torch.equal(vit(path).norm.weight, torch.ones(16))
+
+
+def test_a_file_without_the_register_tokens_is_refused_in_one_message(tmp_path: Path) -> None:
+    whole = vit_state(reg_tokens=4)
+    assert vit(saved(tmp_path / "whole.safetensors", whole), reg_tokens=4).num_prefix_tokens == 5
+    for name, left_out in (("part", {"reg_token"}), ("parts", {"reg_token", "norm.bias"})):
+        path = saved(tmp_path / f"{name}.safetensors", {k: v for k, v in whole.items() if k not in left_out})
+        with pytest.raises(InputError, match=rf"pretrained: {name}\.safetensors (lacks|does not fit).*reg_token"):
+            vit(path, reg_tokens=4)
 
 
 def test_fresh_weights_are_those_of_before(tmp_path: Path) -> None:
@@ -256,6 +297,60 @@ def test_a_model_without_weights_of_its_name() -> None:
         timm_weights("test_vit_nowhere", True, allow_pixel_labels=False)
     with pytest.raises(InputError, match="choose another tag of vit_tiny_patch16_224"):
         timm_weights("vit_tiny_patch16_224.no_tag", True, allow_pixel_labels=False)
+
+
+# Real weights, through to maps
+
+DINOV2 = "vit_small_patch14_dinov2"
+
+
+def maps_of_real_weights(config: Config, path: Path, size: int, **changes: Any) -> tuple[Any, list[Tensor]]:
+    """The classifier of a file, and its maps of two classes of an image."""
+    values = {"backbone": DINOV2, "backbone_options": {}, "readout": "token", "normalization": "backbone"} | changes
+    values |= {"pretrained": str(path), "crop": config.classifier.crop.model_dump() | {"size": size}}
+    settings = ClassifierSettings.model_validate(config.classifier.model_dump() | values)
+    torch.manual_seed(0)
+    model = build_classifier(settings, num_classes=3, image_size=size).eval()
+    images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with AttentionMaps(model, start_block=6) as attention_maps:
+        scores, maps = attention_maps(images, [[0, 2]])
+    assert scores.isfinite().all()
+    return model, maps
+
+
+@pytest.mark.parametrize(("size", "patch"), [(224, 14), (126, 14), (224, 16), (112, 16)])
+def test_dinov2_in_half_precision_at_other_sizes_and_patches(
+    shared: Path, config: Config, size: int, patch: int
+) -> None:
+    # The file's position table is 37x37, of 518 pixels.
+    options = {} if patch == 14 else {"patch_size": patch}
+    path = shared / "weights" / f"{DINOV2}.safetensors"
+    model, (maps,) = maps_of_real_weights(config, path, size, backbone_options=options)
+    grid = size // patch
+    assert model.stride == patch
+    assert model.backbone.pos_embed.shape == (1, 1 + grid * grid, 384)
+    assert maps.shape == (2, grid, grid)
+    assert maps.isfinite().all()
+    assert (maps.amax((1, 2)) > 0).all()
+
+
+def test_dinov2_with_register_tokens(shared: Path, config: Config, tmp_path: Path) -> None:
+    # The file of a model with registers is made of the one without: its table has no place for the class token.
+    state = load_file(shared / "weights" / f"{DINOV2}.safetensors")
+    table = state["pos_embed"]
+    state |= {"pos_embed": table[:, 1:].contiguous(), "cls_token": state["cls_token"] + table[:, :1]}
+    part = saved(tmp_path / "part.safetensors", state)
+    path = saved(tmp_path / "reg4.safetensors", state | {"reg_token": torch.full((1, 4, 384), 0.02).half()})
+    model, (maps,) = maps_of_real_weights(config, path, 112, backbone="vit_small_patch14_reg4_dinov2")
+    tokens = model.tokens(torch.zeros(1, 3, 112, 112))
+    assert tokens.num_prefix_tokens == 5
+    assert tokens.normalized.shape == (1, 5 + 64, 384)
+    assert maps.shape == (2, 8, 8)
+    assert maps.isfinite().all()
+    assert (maps.amax((1, 2)) > 0).all()
+    for file in (part, shared / "weights" / f"{DINOV2}.safetensors"):
+        with pytest.raises(InputError, match=rf"^pretrained: {file.name} (lacks|does not fit)"):
+            maps_of_real_weights(config, file, 112, backbone="vit_small_patch14_reg4_dinov2")
 
 
 # Pixel labels

@@ -7,6 +7,7 @@ import pytest
 from support.run_files import HOSTILE, write_run
 
 from getam.pages.overview import write_overview
+from getam.system.files import write_json
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def test_scores_times_and_settings_are_on_the_page(run: Path) -> None:
     assert '<tr class="soft"><td>version</td><td><code>0.1.0</code></td></tr>' in page
 
 
+def test_what_is_wrong_with_the_classifier_stands_below_the_scores(run: Path) -> None:
+    assert "Warning" not in overview(run, "before")
+    metrics = {"split": "val", "images": 1, "mean_average_precision": 0.1, "average_precision": {}}
+    probe = {"mean_average_precision": 0.9, "average_precision": {}, "images": 1, "classifier": 0.1}
+    write_json(
+        run / "classifier" / "metrics.json", metrics | {"chance": 0.1, "probe": probe, "warning": f"mAP {HOSTILE}"}
+    )
+    page = " ".join(overview(run).split())
+    assert '<p class="worse">Warning. Classifier: mAP &lt;script&gt;alert(1)&lt;/script&gt;.</p>' in page
+    assert '<td>Linear probe mAP</td> <td class="number">0.900</td>' in page
+
+
 def test_the_largest_confusions_are_listed(run: Path) -> None:
     rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td class=\"number\">([\d.]+ %)</td></tr>", overview(run))
     hostile = "&lt;script&gt;alert(1)&lt;/script&gt;"
@@ -49,6 +62,8 @@ def test_the_page_needs_its_folder_alone(run: Path) -> None:
     found = {*re.findall(r'(?:src|href)="([^"#]+)"', page)}
     assert {name for name in found if not (run / "audit" / name).is_file()} == {"index.html"}
     assert "plots/iou.svg" in found
+    plots = [*(run / "audit" / "plots").glob("*.svg")]
+    assert [path.name for path in plots if "mathdefault" in path.read_text()] == []
 
 
 def test_what_there_is_can_be_reached_from_the_top(run: Path) -> None:

@@ -178,6 +178,28 @@ def test_a_loss_that_jumps_has_no_formula_on_its_axis(tmp_path: Path) -> None:
     assert not [text for text in texts(tmp_path / "plot.svg") if "$" in text or "\\" in text]
 
 
+@pytest.mark.parametrize("highest", [0.61, 2.0, 7.0, 300.0])
+@pytest.mark.parametrize("lowest", [0.59, 0.05, 1e-5])
+def test_no_range_of_losses_shows_a_formula(tmp_path: Path, lowest: float, highest: float) -> None:
+    # A range of less than a decade has labels at its minor ticks, which matplotlib writes as $\\mathdefault{6x10^-1}$.
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot((0, 1), (lowest, highest))
+        make_logarithmic(axes)
+
+    save_plot(tmp_path / "plot.svg", draw)
+    source = (tmp_path / "plot.svg").read_text()
+    assert "mathdefault" not in source
+    assert "$" not in source
+    assert len(texts(tmp_path / "plot.svg")) >= 4
+
+
+def test_the_plots_of_the_manual_show_no_formula() -> None:
+    plots = [*(ROOT / "docs" / "pictures").glob("*.svg")]
+    assert plots
+    assert [path.name for path in plots if "mathdefault" in path.read_text()] == []
+
+
 def test_no_other_module_makes_a_log_axis() -> None:
     makes = re.compile(r"set_[xy]scale\(|loglog\(|semilog[xy]\(")
     found = {path.name for path in (ROOT / "getam").rglob("*.py") if makes.search(path.read_text())}

@@ -9,7 +9,7 @@ from getam.errors import InputError
 from getam.pages.text.documents import as_html, as_markdown
 from getam.pages.text.summary import scores_table, summary_document
 from getam.runs.summary import score_rows, summarize
-from getam.system.files import write_json
+from getam.system.files import read_json, write_json
 
 PSEUDO_LABELS = {
     "split": "train",
@@ -112,6 +112,24 @@ def test_markdown_gives_each_score_with_its_protocol(run: Path) -> None:
     assert "| Pseudo labels mIoU | 0.650 | train | 1000 | as background | - | I+S |" in lines
     assert "| DeepLab mIoU | 0.600 | val | 200 | - | scales 0.5 1, flip, CRF | I+S |" in lines
     assert "| End to end mIoU | 0.500 | val | 200 | - | scales 0.5 1, flip, no CRF | I+S |" in lines
+
+
+def test_the_classifier_stands_beside_the_linear_probe_and_the_warning(run: Path) -> None:
+    summary = summarize(run)
+    assert [summary["classifier"][key] for key in ("chance", "probe", "warning")] == [None] * 3
+    assert "Warning" not in summary_markdown(summary, "demo")
+    path = run / "classifier" / "metrics.json"
+    probe = {"mean_average_precision": 0.99, "average_precision": {"cat": 0.99}, "images": 150, "classifier": 0.5}
+    write_json(path, read_json(path) | {"chance": 0.2, "probe": probe, "warning": "mAP <0.5>: lower learning_rate"})
+    summary = summarize(run)
+    assert summary["classifier"]["probe"] == probe
+    assert summary["classifier"]["chance"] == 0.2
+    lines = summary_markdown(summary, "demo").splitlines()
+    assert lines.index("| Linear probe mAP | 0.990 | val | 150 | - | frozen backbone | I |") == 1 + lines.index(
+        "| Classifier mAP | 0.980 | val | 200 | - | - | I |"
+    )
+    assert "Warning. Classifier: mAP &lt;0.5&gt;: lower learning_rate." in summary_html(summary, "demo")
+    assert any(line.startswith("Warning. Classifier: mAP ") and "<" not in line for line in lines)
 
 
 def test_markdown_gives_the_iou_of_each_class_and_a_dash_for_an_absent_one(run: Path) -> None:

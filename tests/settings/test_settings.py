@@ -25,6 +25,7 @@ from getam.settings.config import Config, editor_schema, validate_config
 from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, flags, leaves, nest
 from getam.settings.maps import MAP_METHODS
+from getam.settings.patches import size_problem
 from getam.settings.reading import merge, read_yaml
 from getam.settings.section import Section, section_of
 
@@ -164,6 +165,26 @@ REFUSALS: dict[str, tuple[dict[Any, Any], str]] = {
     "no epoch left": (
         {"end_to_end": {"epochs": 7, "classifier_epochs": 7}},
         "classifier_epochs: 7 leaves none of the 7 epochs",
+    ),
+    "crop of no whole patches": (
+        {
+            "classifier": {
+                "backbone": "vit_small_patch14_dinov2.lvd142m",
+                "backbone_options": {},
+                "stem_channels": [],
+                "crop": {"size": 225},
+            }
+        },
+        "classifier: crop.size: 225 is no multiple of 14, the side of vit_small_patch14_dinov2.lvd142m's patches; "
+        "write 224 or 238",
+    ),
+    "crop of another patch": (
+        {"end_to_end": {"backbone_options": {"patch_size": 12}, "stem_channels": [], "crop": {"size": 64}}},
+        "end_to_end: crop.size: 64 is no multiple of 12, the side of vit_tiny_patch16_224's patches; write 60 or 72",
+    ),
+    "crop of no whole patches of a stem": (
+        {"classifier": {"crop": {"size": 100}}},
+        "crop.size: 100 is no multiple of 8, the side of vit_tiny_patch16_224's patches; write 96 or 104",
     ),
     "read-out of no decoder": ({"end_to_end": {"readout": "pool"}}, "readout: pool is a CNN's, and the decoder reads"),
     "warm-up": ({"deeplab": {"epochs": 2, "warmup_epochs": 3}}, "warmup_epochs: 3 is more than the 2 epochs"),
@@ -481,3 +502,30 @@ def test_without_saliency_every_key_that_needs_it_is_named() -> None:
     for key in ("completion.method", "end_to_end.completion.method", "end_to_end.saliency_weight: 0"):
         assert key in message
     assert "saliency.folder: name the folder" in refusal({"saliency": {"source": "folder"}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "vit_base_r50_s16_384"},
+        {"backbone": "flexivit_small"},
+        {"backbone": "vit_small_patch14_dinov2", "backbone_options": {"patch_size": 25}},
+        {"backbone": "vit_small_patch14_dinov2", "backbone_options": {"dynamic_img_pad": True}},
+        {"backbone": "resnet50", "readout": "pool"},
+        {"backbone": "a_cnn_patch14", "readout": "pool"},
+    ],
+    ids=str,
+)
+def test_a_crop_of_any_size_is_valid_where_no_patch_forbids_it(changes: dict[str, Any]) -> None:
+    values = config().classifier.model_dump() | {"stem_channels": [], "backbone_options": {}} | changes
+    crop = {"long_side": [200, 300], "size": 225, "color_jitter": 0}
+    assert ClassifierSettings.model_validate(values | {"crop": crop}).crop.size == 225
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "expected"), [(20, 14, "28"), (16, 32, "32"), (4090, 14, "4088"), (31, 14, "28 or 42")]
+)
+def test_the_multiples_that_a_message_gives_are_valid(size: int, patch: int, expected: str) -> None:
+    problem = size_problem(size, patch, key="crop.size", network="net")
+    assert problem == f"crop.size: {size} is no multiple of {patch}, the side of net's patches; write {expected}"
+    assert size_problem(2 * patch, patch, key="crop.size", network="net") is None

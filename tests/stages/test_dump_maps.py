@@ -99,11 +99,46 @@ def test_averaged_maps_are_the_mean_over_scales_and_flip(data: Path, tmp_path: P
             maps = class_maps(model, inputs.flip(-1) if mirrored else inputs, [0, 2], method)
             assert maps.shape == (2, side // 8, side // 8)
             maps = maps.flip(-1) if mirrored else maps
+            maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-30)
             views.append(F.interpolate(maps[None], size=(4, 4), mode="bilinear", align_corners=False)[0])
     expected = torch.stack(views).mean(0).numpy()
     written = read_array(tmp_path / "000" / "i0.npy")
     np.testing.assert_allclose(written, expected, rtol=1e-4, atol=1e-6 * expected.max())
     assert not np.allclose(written, views[0].numpy(), rtol=1e-2)
+
+
+def sized_by_resolution(images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:
+    """Maps on tokens of 8 pixels as a ViT's are: values that shrink by the square of the number of tokens.
+
+    The first class is found on the left of the input of 32 pixels and on the right of every other; further classes are
+    found nowhere.
+    """
+    height, width = images.shape[2] // 8, images.shape[3] // 8
+    maps = []
+    for indices in classes:
+        values = torch.zeros(len(indices), height, width)
+        half = slice(0, width // 2) if images.shape[3] == 32 else slice(width // 2, width)
+        values[:1, :, half] = 1 / (height * width) ** 2
+        maps.append(values)
+    return torch.zeros(len(images), 3), maps
+
+
+@pytest.mark.parametrize("other", [0.5, 2.0, 3.0])
+def test_a_second_scale_counts_as_much_as_the_first(other: float) -> None:
+    settings = MAPS.model_copy(update={"scales": (1.0, other)})
+    (found,) = averaged_maps(sized_by_resolution, torch.zeros(1, 3, 32, 32), [[0, 2]], settings, 8)
+    # Left comes from the one scale alone and right from the other; between them they are interpolated.
+    assert found[0, :, [0, 3]].tolist() == [[0.5, 0.5]] * 4
+    assert found[1].tolist() == [[0.0] * 4] * 4, "a class that is found nowhere stays at zero"
+
+
+@pytest.mark.parametrize("scales", [(1.0,), (0.5,)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_maps_of_one_scale_stay_raw(scales: tuple[float, ...], flip: bool) -> None:
+    settings = MAPS.model_copy(update={"scales": scales, "flip": flip})
+    (found,) = averaged_maps(sized_by_resolution, torch.zeros(1, 3, 32, 32), [[0]], settings, 8)
+    tokens = 16 * scales[0] ** 2
+    assert found.max() == (0.5 if flip else 1) / tokens**2
 
 
 def test_flip_average_is_symmetric_by_hand() -> None:

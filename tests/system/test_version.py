@@ -73,6 +73,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.duts": {"train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
+    "getam.scores.probe": {"train_classifier"},
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
@@ -126,6 +127,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.deeplab": TITLES | {"predict_deeplab", "train_deeplab"},
     "getam.settings.end_to_end": END_TO_END,
     "getam.settings.audit": {"audit"},
+    "getam.settings.patches": NETWORKS,
     "getam.settings.networks": ALL - {"index_dataset", "make_demo", "time_labels", "voc_submission"},
     "getam.settings.training": ALL
     - {"collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end"}

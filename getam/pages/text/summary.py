@@ -8,7 +8,15 @@ from typing import Any
 
 from getam.pages.text.documents import Document, Grid, Heading
 from getam.pages.text.tables import aligned_table
-from getam.runs.summary import HEADINGS, PROTOCOL_TITLES, score_rows, segmenter_scores, source_title, three_decimals
+from getam.runs.summary import (
+    HEADINGS,
+    PROTOCOL_TITLES,
+    score_rows,
+    segmenter_scores,
+    source_title,
+    three_decimals,
+    warnings_in,
+)
 
 RIGHT = {1, 3}
 """Columns of a table of scores that contain numbers and are right-aligned."""
@@ -35,6 +43,7 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
         "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights), "
         "with the origin of the image labels in brackets.",
         Grid(HEADINGS, scores, RIGHT),
+        *(f"Warning. {warning}." for warning in warnings_in(summary)),
     ]
     if ious := _ious(summary):
         names = dict.fromkeys(name for by_class in ious.values() for name in by_class)
