@@ -83,8 +83,10 @@ class Config(Section):
             trained["end_to_end"] = self.end_to_end
         return {
             section: NetworkWeights(
-                network=settings.encoder if isinstance(settings, DeepLabSettings) else settings.backbone,
-                options={} if isinstance(settings, DeepLabSettings) else settings.backbone_options,
+                network=settings.network if isinstance(settings, DeepLabSettings) else settings.backbone,
+                options=(
+                    settings.network_options if isinstance(settings, DeepLabSettings) else settings.backbone_options
+                ),
                 pretrained=settings.pretrained,
                 segmentation_pretrained=settings.segmentation_pretrained,
             )
