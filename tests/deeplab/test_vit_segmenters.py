@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
+from support.workplace import PROJECT
 from torch import Tensor
 
 from deeplab.model import build_deeplab, describe_deeplab, load_deeplab
@@ -24,8 +25,9 @@ from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.networks.checkpoints import save_model
 from getam.scores.evaluation import evaluate_predictions
-from getam.settings.config import Config
+from getam.settings.config import Config, validate_config
 from getam.settings.deeplab import DeepLabSettings
+from getam.settings.reading import merge, read_yaml
 from getam.system.files import read_json, read_labels, write_labels
 from getam.training.optimization import check_groups
 
@@ -313,6 +315,16 @@ def test_taps_beyond_the_blocks_are_refused(config: Config) -> None:
         segmenter(config, "dpt", decoder=decoder)
     # The linear head has no taps.
     segmenter(config, "linear", decoder=decoder)
+
+
+def test_its_weights_are_fetched_as_timms(architecture: str) -> None:
+    """fetch_weights takes timm's network with its options, which DeepLabv2 doesn't read."""
+    overlay = {"encoder": NAME, "encoder_options": OPTIONS, "pretrained": True}
+    base = read_yaml(PROJECT / "config.yaml")
+    for name, network, options in ((architecture, f"tu-{NAME}", OPTIONS), ("deeplabv2", NAME, {})):
+        config = validate_config(merge(base, {"deeplab": overlay | {"architecture": name}}))
+        wanted = config.pretrained_networks()["deeplab"]
+        assert (wanted.network, wanted.options) == (network, options)
 
 
 # The stages
