@@ -18,12 +18,15 @@ from torch import Tensor, nn
 import getam.scores.prediction
 import getam.system.version
 from getam.datasets.images import normalize_rgb
-from getam.datasets.index import IndexRow
-from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.networks.checkpoints import DESCRIPTION, WEIGHTS, save_model
+from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.scores.prediction import predict, window_starts
 from getam.settings.crf import CrfSettings
+from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.prediction import PredictionSettings
-from getam.system.files import read_json, read_labels
+from getam.stages import predict_end_to_end
+from getam.system.files import read_image, read_json, read_labels
 
 SETTINGS = PredictionSettings(
     scales=(1.0,),
@@ -242,6 +245,38 @@ def test_windows_go_in_as_multiples(tmp_path: Path) -> None:
     shapes.clear()
     run(patches, rows, tmp_path / "out", multiple=16, window=16, squares=(32,), window_overlap=0)
     assert shapes == [(16, 16)] * 8
+
+
+def test_the_end_to_end_network_predicts_in_windows_too(settings: EndToEndSettings, tmp_path: Path) -> None:
+    """The image is 40x64 for a ViT of patch 8: windows of 24 by 24 go in, and their scores are averaged."""
+    torch.manual_seed(0)
+    network = EndToEndNetwork(settings, num_classes=2).eval()
+    save_model(tmp_path / "model", network, describe_end_to_end(settings, ("dog", "cat")))
+    rows = write_rows(tmp_path / "images", {"a": noise(40, 64)})
+    write_index(tmp_path / "index.csv", Index(tuple(rows), ("dog", "cat")))
+    predict_end_to_end.run(
+        predict_end_to_end.Arguments(
+            **SETTINGS.model_dump() | {"window": 27},
+            index=tmp_path / "index.csv",
+            model=tmp_path / "model",
+            split="val",
+            out=tmp_path / "out",
+            threads=1,
+            device="cpu",
+        )
+    )
+    assert read_json(tmp_path / "out" / "manifest.json")["settings"]["window"] == 27
+    images = normalize_rgb(torch.from_numpy(read_image(rows[0].image).copy()).permute(2, 0, 1))[None]
+    total, counts = torch.zeros(1, 3, 40, 64), torch.zeros(40, 64)
+    with torch.no_grad():
+        for top in (0, 12, 16):
+            for left in (0, 12, 24, 36, 40):
+                place = (slice(top, top + 24), slice(left, left + 24))
+                total[:, :, *place] += network.segment(images[:, :, *place])
+                counts[place] += 1
+    best = (total / counts)[0].sort(0, descending=True)
+    found = torch.from_numpy(read_labels(tmp_path / "out" / "a.png").astype(np.int64))
+    assert ((found == best.indices[0]) | (best.values[0] - best.values[1] < 1e-4)).all()
 
 
 def test_a_window_of_a_few_pixels_is_refused() -> None:
