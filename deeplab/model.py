@@ -12,7 +12,7 @@ torchvision expect. kazuto1011's weights expect BGR in 0..255 with CAFFE_MEAN su
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from deeplab.multi_scale import Group, MultiScaleNetwork, encoder_groups, optimizer_groups
 from deeplab.segmenters import SmpSegmenter
+from deeplab.vit_segmenters import build_vit_segmenter
 from getam.datasets.images import denormalize_rgb
 from getam.errors import InputError, chosen
 from getam.networks.checkpoints import describe_model, load_weights, read_description
@@ -195,7 +196,8 @@ def build_deeplab(settings: DeepLabSettings, *, num_classes: int) -> MultiScaleN
         num_classes: number of classes, background included.
 
     Raises:
-        InputError: the architecture does not exist, or the network cannot be built; see DeepLabV2 and SmpSegmenter.
+        InputError: the architecture does not exist, or the network cannot be built; see DeepLabV2, SmpSegmenter and
+            build_vit_segmenter.
     """
     build = _build_smp if _is_in_smp(settings) else chosen(BUILDERS, settings.architecture, name="deeplab.architecture")
     network = build(settings, num_classes)
@@ -237,7 +239,11 @@ def _build_deeplabv2(settings: DeepLabSettings, num_classes: int) -> DeepLabV2:
     )
 
 
-BUILDERS = {"deeplabv2": _build_deeplabv2}
+BUILDERS: dict[str, Callable[[DeepLabSettings, int], MultiScaleNetwork]] = {
+    "deeplabv2": _build_deeplabv2,
+    "dpt": build_vit_segmenter,
+    "linear": build_vit_segmenter,
+}
 """The functions that build those architectures of SEGMENTERS that segmentation-models-pytorch does not have."""
 
 

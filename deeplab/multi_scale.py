@@ -32,6 +32,8 @@ class MultiScaleNetwork(FineTunedNetwork):
 
     architecture: str
     """Name of the architecture in the settings, a key of SEGMENTERS."""
+    multiple: int = 1
+    """Predictions round the sides of their inputs to a multiple of this; the network takes images of any size."""
 
     def __init__(self, encoder: nn.Module, *, scales: Sequence[float], frozen_batch_norm: bool) -> None:
         super().__init__()
@@ -102,6 +104,20 @@ def encoder_groups(
         others = [parameter for name, parameter in named if not is_decayed(name, parameter)]
         groups += [(titles[0] + part, decayed, factor, weight_decay), (titles[1] + part, others, factor, 0.0)]
     return groups
+
+
+def decoder_groups(title: str, module: nn.Module, *, backbone_rate: float, weight_decay: float) -> list[Group]:
+    """Groups of a new part for `optimizer_groups`, at 1 / backbone_rate times the learning rate.
+
+    Args:
+        title: name of the part; its groups are called <title>_weight, with weight decay, and <title>_rest.
+    """
+    weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
+    rest = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
+    return [
+        (f"{title}_weight", weights, 1 / backbone_rate, weight_decay),
+        (f"{title}_rest", rest, 1 / backbone_rate, 0.0),
+    ]
 
 
 def optimizer_groups(groups: Sequence[Group], *, learning_rate: float) -> list[dict[str, Any]]:

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplab.multi_scale import MultiScaleNetwork, encoder_groups, optimizer_groups
+from deeplab.multi_scale import MultiScaleNetwork, decoder_groups, encoder_groups, optimizer_groups
 from getam.datasets.images import MEAN, STD
 from getam.errors import InputError
 from getam.networks.backbones import Normalization, create_timm_model
-from getam.networks.pretrained import TIMM, Weights, encoder_weights, load_encoder
+from getam.networks.pretrained import Weights, encoder_weights, load_encoder
 from getam.settings.deeplab import SEGMENTERS
+from getam.settings.networks import TIMM
 
 OPTIONS = {"output_stride": "encoder_output_stride", "atrous_rates": "decoder_atrous_rates"}
 """Architecture-specific settings -> their names in segmentation-models-pytorch."""
@@ -95,12 +96,7 @@ class SmpSegmenter(MultiScaleNetwork):
             layer_decay=layer_decay,
         )
         for title, module in (("decoder", self.decoder), ("head", self.head)):
-            weights = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-            rest = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-            groups += [
-                (f"{title}_weight", weights, 1 / backbone_rate, weight_decay),
-                (f"{title}_rest", rest, 1 / backbone_rate, 0.0),
-            ]
+            groups += decoder_groups(title, module, backbone_rate=backbone_rate, weight_decay=weight_decay)
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 

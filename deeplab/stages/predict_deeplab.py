@@ -37,7 +37,7 @@ def run(arguments: Arguments) -> None:
         model.to(device),
         require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
         settings=section_of(PredictionSettings, arguments),
-        multiple=1,
+        multiple=model.multiple,
         classes=index.classes,
         model=arguments.model,
         out=arguments.out,

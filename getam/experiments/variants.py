@@ -71,7 +71,7 @@ PARTS = {
             for section, (network, *options) in {
                 "classifier": ("backbone", "backbone_options"),
                 "saliency": ("backbone", "backbone_options"),
-                "deeplab": ("encoder",),
+                "deeplab": ("encoder", "architecture", "encoder_options"),
                 "end_to_end": ("backbone", "backbone_options"),
             }.items()
         ),

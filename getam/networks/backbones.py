@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -16,6 +17,53 @@ from getam.settings.patches import PADDING, patch_size, size_problem
 
 FILLING = 0.7311
 """The number that fills every tensor of a file, to find out which tensors of a model are loaded from it."""
+
+
+def check_name(name: str, *, key: str) -> None:
+    """Raises InputError, with the near names, if timm has no model of this name.
+
+    Args:
+        key: the setting that names the model, for the message.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
+        raise InputError(f"{key}: timm has no model {name!r}; near ones: {near or 'none'}")
+
+
+def create_vit(
+    name: str,
+    *,
+    image_size: int | None,
+    pretrained: bool | str,
+    allow_pixel_labels: bool,
+    key: str,
+    options: Mapping[str, Any],
+) -> Any:
+    """Builds a timm ViT, for inputs of any size that is a multiple of the patch size.
+
+    Args:
+        image_size: side of the images that the position table is made for; None for the model's own. The table is
+            resized for images of another size, in each pass.
+        name, pretrained, allow_pixel_labels, key, options: see `create_timm_model`.
+
+    Raises:
+        InputError: timm has no such model, the model takes images of one size alone or does not accept the options, or
+            its weights cannot be fetched.
+    """
+    check_name(name, key=key)
+    size = {} if image_size is None else {"img_size": image_size}
+    try:
+        return create_timm_model(
+            name,
+            pretrained=pretrained,
+            allow_pixel_labels=allow_pixel_labels,
+            key=key,
+            **{**size, "dynamic_img_size": True, **options},
+        )
+    except InputError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise InputError(f"{key}: {name} takes images of one size alone; choose a ViT that takes any") from None
 
 
 def create_timm_model(

@@ -7,28 +7,32 @@ token; `max` is the maximum over the patches; `pool` is a CNN's average of featu
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers import HybridEmbed
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
 from getam.errors import InputError
-from getam.networks.backbones import Normalization, check_image_size, create_timm_model, find_backbone
+from getam.networks.backbones import (
+    Normalization,
+    check_image_size,
+    check_name,
+    create_timm_model,
+    create_vit,
+    find_backbone,
+)
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.decoder import Reassemble
 from getam.networks.fine_tuning import FineTunedNetwork, freeze
 from getam.networks.released import compute_as_released
 from getam.networks.supervision import IMAGE_LABELS
+from getam.networks.tokens import Tokens, patch_side, read_tokens
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.networks import BackboneSettings
 
@@ -43,25 +47,23 @@ def create_backbone(settings: BackboneSettings, *, image_size: int) -> Any:
     options: dict[str, Any] = dict(settings.backbone_options)
     if settings.stem_channels:
         options["embed_layer"] = partial(_conv_embed, stem_channels=settings.stem_channels)
-    check_name(settings.backbone)
-    # The authors' networks keep the position embeddings at the size of the pretraining.
-    size = {"img_size": image_size} if settings.embedding == "timm" else {}
-    options = {"dynamic_img_size": True, **options}
-    check_image_size(settings.backbone, image_size, key="backbone", stem_channels=settings.stem_channels, **options)
-    try:
-        backbone = create_timm_model(
-            settings.backbone,
-            pretrained=settings.pretrained,
-            allow_pixel_labels=settings.segmentation_pretrained,
-            key="backbone",
-            **{**size, **options},
-        )
-    except InputError as error:
-        if "dynamic_img_size" not in str(error):
-            raise
-        raise InputError(
-            f"backbone: {settings.backbone} takes images of one size alone; choose a ViT that takes any"
-        ) from None
+    check_name(settings.backbone, key="backbone")
+    check_image_size(
+        settings.backbone,
+        image_size,
+        key="backbone",
+        stem_channels=settings.stem_channels,
+        **{"dynamic_img_size": True, **options},
+    )
+    backbone = create_vit(
+        settings.backbone,
+        # The authors' networks keep the position embeddings at the size of the pretraining.
+        image_size=image_size if settings.embedding == "timm" else None,
+        pretrained=settings.pretrained,
+        allow_pixel_labels=settings.segmentation_pretrained,
+        key="backbone",
+        options=options,
+    )
     if getattr(backbone, "cls_token", None) is None:
         raise InputError(
             f"backbone: {settings.backbone} has no class token; GETAM needs a ViT that has one, and the baseline of a "
@@ -80,7 +82,7 @@ def create_cnn(settings: BackboneSettings) -> Any:
         InputError: timm has no such model, the model does not accept the options or is no CNN, or its weights cannot
             be fetched.
     """
-    check_name(settings.backbone)
+    check_name(settings.backbone, key="backbone")
     backbone = create_timm_model(
         settings.backbone,
         pretrained=settings.pretrained,
@@ -104,13 +106,6 @@ def create_cnn(settings: BackboneSettings) -> Any:
     return backbone.train()
 
 
-def check_name(name: str) -> None:
-    """Raises InputError, which gives near names, if timm has no model of this name."""
-    if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5))
-        raise InputError(f"backbone: timm has no model {name!r}; near ones: {near or 'none'}")
-
-
 def _conv_embed(
     *, img_size: int, patch_size: int, embed_dim: int, stem_channels: tuple[int, ...], **options: Any
 ) -> HybridEmbed:
@@ -123,35 +118,6 @@ def _conv_embed(
     options.pop("bias", None)
     stem = ConvStem(depth=len(channels), channels=channels, stride=(2,) * len(channels))
     return HybridEmbed(stem, img_size=img_size, patch_size=1, embed_dim=embed_dim, proj=False, **options)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The outputs of a ViT: tokens (B, P + n_h * n_w, d), P prefix tokens before the patches."""
-
-    taps: tuple[Tensor, ...]
-    """Tokens after the tapped blocks, or feature maps (B, c, h, w) of a hybrid's tapped stages."""
-    last: Tensor
-    """Tokens after the last block, before the final norm; input of the authors' read-out."""
-    normalized: Tensor
-    """Tokens after the final norm; input of a plain head."""
-    grid: tuple[int, int]
-    """(n_h, n_w) of the patches."""
-    num_prefix_tokens: int
-    """P."""
-
-    def output(self, *, final_norm: bool) -> Tensor:
-        """The last block's tokens, after or before the final norm."""
-        return self.normalized if final_norm else self.last
-
-    def detached(self) -> Tokens:
-        """The same tokens without a graph."""
-        return replace(
-            self,
-            taps=tuple(tap.detach() for tap in self.taps),
-            last=self.last.detach(),
-            normalized=self.normalized.detach(),
-        )
 
 
 class Readout(nn.Module, ABC):
@@ -297,8 +263,7 @@ class ViTClassifier(FineTunedNetwork):
     @property
     def stride(self) -> int:
         """Side of a patch in image pixels."""
-        ratio = self.backbone.patch_embed.feat_ratio()
-        return ratio if isinstance(ratio, int) else ratio[0]
+        return patch_side(self.backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.readout(self.tokens(images))
@@ -339,43 +304,6 @@ class CNNClassifier(FineTunedNetwork):
         """Scores (B, C) and the class activation maps (B, C, n_h, n_w), >= 0."""
         features = self._features(images)
         return self._scores(features), _activation(features, self.head)
-
-
-def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = (), final_norm: bool = False) -> Tokens:
-    """Runs a timm ViT and returns its tokens.
-
-    Args:
-        images: (B, 3, H, W), normalized as the backbone expects.
-        taps: blocks whose tokens are returned too, ascending; before them, `stage0`, `stage1`, ... for feature maps of
-            a hybrid's ResNet.
-        final_norm: whether the final norm is applied to the tapped blocks' tokens too (as DINOv2's decoders do).
-    """
-    # A ViT that averages its patches may have its norm after the average; it normalizes single tokens as well.
-    norm = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else backbone.norm
-    last = len(backbone.blocks) - 1
-    blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
-    tapped: dict[int | str, Tensor] = {}
-    with ExitStack() as hooks:
-        for tap in taps:
-            if isinstance(tap, str):
-                stage = backbone.patch_embed.backbone.stages[int(tap.removeprefix("stage"))]
-                hooks.enter_context(stage.register_forward_hook(partial(_keep, tapped, tap)))
-        normalized, outputs = backbone.forward_intermediates(
-            images, indices=blocks, return_prefix_tokens=True, output_fmt="NLC"
-        )
-    for block, (patches, prefix) in zip(blocks, outputs, strict=True):
-        tapped[block] = torch.cat([prefix, patches], dim=1)
-    return Tokens(
-        taps=tuple(norm(tapped[tap]) if final_norm and isinstance(tap, int) else tapped[tap] for tap in taps),
-        last=tapped[last],
-        normalized=normalized if norm is backbone.norm else norm(normalized),
-        grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
-        num_prefix_tokens=backbone.num_prefix_tokens,
-    )
-
-
-def _keep(tapped: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:
-    tapped[tap] = output
 
 
 def build_classifier(settings: BackboneSettings, *, num_classes: int, image_size: int) -> ViTClassifier | CNNClassifier:

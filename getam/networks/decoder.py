@@ -151,6 +151,7 @@ class DPTDecoder(nn.Module):
         scales: scales of the first three feature maps relative to the patch grid; None for a tap that is already a
             feature map of the given channels (a ResNet stage of the hybrid) and is used unchanged.
         given_deepest: whether the deepest feature map is given to the decoder, or made by it from tokens.
+        readout: treatment of the class token, see Reassemble.
     """
 
     def __init__(
@@ -162,13 +163,18 @@ class DPTDecoder(nn.Module):
         num_classes: int,
         scales: Sequence[float | None] = (4, 2, 1),
         given_deepest: bool = True,
+        readout: str = "project",
     ) -> None:
         super().__init__()
         self.reassemble = nn.ModuleList(
-            nn.Identity() if scale is None else Reassemble(token_dim=token_dim, channels=c, scale=scale)
+            nn.Identity()
+            if scale is None
+            else Reassemble(token_dim=token_dim, channels=c, scale=scale, readout=readout)
             for c, scale in zip(channels[:3], scales, strict=True)
         )
-        self.deepest = None if given_deepest else Reassemble(token_dim=token_dim, channels=channels[3], scale=0.5)
+        self.deepest = (
+            None if given_deepest else Reassemble(token_dim=token_dim, channels=channels[3], scale=0.5, readout=readout)
+        )
         self.reduce = nn.ModuleList(nn.Conv2d(c, width, kernel_size=3, padding=1, bias=False) for c in channels)
         self.fuse = nn.ModuleList(Fusion(width, has_skip=level < 3) for level in range(4))
         self.attention = ChannelAttention(width)

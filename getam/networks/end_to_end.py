@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from getam.errors import InputError
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.classifier import DPTReadout, ViTClassifier, build_classifier
-from getam.networks.decoder import DPTDecoder
+from getam.networks.dpt import build_decoder
 from getam.networks.supervision import IMAGE_LABELS, SALIENCY, joined
 from getam.settings.end_to_end import EndToEndSettings
 
@@ -34,25 +34,19 @@ class EndToEndNetwork(nn.Module):
         classifier = build_classifier(settings, num_classes=num_classes, image_size=settings.crop.size)
         assert isinstance(classifier, ViTClassifier)
         self.classifier: ViTClassifier = classifier
-        _check_taps(self.classifier.backbone, settings)
         blocks = len(self.classifier.backbone.blocks)
         if settings.maps.start_block >= blocks:
             raise InputError(
                 f"maps.start_block: {settings.maps.start_block} leaves no block; the backbone's are 0 to {blocks - 1}"
             )
-        dim = self.classifier.backbone.embed_dim
         self.taps = settings.decoder.taps
         self.final_norm = settings.final_norm
         # These have no weights; hooks on them see what a training step makes maps of.
         self.readout_features, self.scores_for_maps = nn.Identity(), nn.Identity()
-        self.decoder = DPTDecoder(
-            token_dim=dim,
-            channels=(*settings.decoder.channels, dim),
-            width=settings.decoder.width,
-            scales=[
-                None if isinstance(tap, str) else scale
-                for tap, scale in zip(settings.decoder.taps, settings.decoder.scales, strict=True)
-            ],
+        self.decoder = build_decoder(
+            settings.decoder,
+            self.classifier.backbone,
+            name=settings.backbone,
             num_classes=num_classes + 1,
             given_deepest=isinstance(self.classifier.readout, DPTReadout),
         )
@@ -91,30 +85,6 @@ class EndToEndNetwork(nn.Module):
         """Images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
         logits: Tensor = self(images)[1]
         return logits
-
-
-def _check_taps(backbone: Any, settings: EndToEndSettings) -> None:
-    """Raises InputError if the backbone lacks a tap, or if a stage has other channels or another scale than given."""
-    blocks = len(backbone.blocks)
-    stages = getattr(getattr(backbone.patch_embed, "backbone", None), "stages", ())
-    stride = backbone.patch_embed.feat_ratio()
-    known = [f"stage{number}" for number in range(len(stages))]
-    decoder = settings.decoder
-    for tap, channels, scale in zip(decoder.taps, decoder.channels, decoder.scales, strict=True):
-        if isinstance(tap, int) and tap < blocks:
-            continue
-        if tap not in known:
-            has = f"its blocks are 0 to {blocks - 1}" + (f", its stages {', '.join(known)}" if known else "")
-            raise InputError(
-                f"decoder.taps: {list(decoder.taps)}: {settings.backbone} has no {'block ' * isinstance(tap, int)}{tap}"
-                f"; {has}"
-            )
-        stage = next(i for i in backbone.patch_embed.backbone.feature_info if i["module"] == f"stages.{str(tap)[5:]}")
-        if (channels, scale) != (stage["num_chs"], stride / stage["reduction"]):
-            raise InputError(
-                f"decoder.channels, decoder.scales: {tap} of {settings.backbone} has {stage['num_chs']} channels at "
-                f"{stride // stage['reduction']} times the token grid, not {channels} at {scale}"
-            )
 
 
 def describe_end_to_end(

@@ -82,6 +82,11 @@ def layers_of(backbone: nn.Module, *, key: str) -> dict[str, int]:
     return {name: number for number, names in enumerate(groups) for name in names}
 
 
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter has weight decay: matrices and kernels do; biases, norms, tokens, position tables do not."""
+    return parameter.ndim > 1 and not name.endswith(("_token", "pos_embed"))
+
+
 def backbone_layers(
     backbone: nn.Module, layer_decay: float, *, key: str
 ) -> list[tuple[str, list[tuple[str, nn.Parameter]], float]]:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from getam.errors import InputError
+from getam.settings.networks import TIMM
 from getam.system.files import sha256_of
 
 SEGMENTATION_NAMES = re.compile(
@@ -43,9 +44,6 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 
 FEATURE_KEY = re.compile(r"^([a-z]+)_(\d+)\.")
 """Matches the first part of a key in a timm network made with features_only, such as stages_0."""
-
-TIMM = "tu-"
-"""Prefix of segmentation-models-pytorch's names for timm's encoders."""
 
 ENCODERS = "deeplab"
 """The section whose network is an encoder of segmentation-models-pytorch; the networks of other sections are timm's."""

@@ -211,6 +211,7 @@ def evaluate_predictions(
         "protocol": {
             "scales": [] if settings.squares else list(settings.scales),
             "squares": list(settings.squares),
+            **({"window": settings.window, "window_overlap": settings.window_overlap} if settings.window else {}),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
             **({"architecture": manifest["architecture"]} if "architecture" in manifest else {}),

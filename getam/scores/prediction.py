@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +139,62 @@ def _averaged(
     sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in settings.scales]
     if settings.squares:
         sizes = [fit_long_side((side, side), side, multiple=multiple) for side in settings.squares]
+    run: Callable[[Tensor], Tensor] = network
+    if settings.window:
+        side = max(multiple, round(settings.window / multiple) * multiple)
+        run = partial(_in_windows, network, side=side, overlap=settings.window_overlap)
     total = None
     for size in sizes:
         scaled = images
         if size != (height, width):
             scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         for mirrored in (False, True) if settings.flip else (False,):
-            logits = network(scaled.flip(-1) if mirrored else scaled)
+            logits = run(scaled.flip(-1) if mirrored else scaled)
             logits = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
             probabilities = logits.softmax(1)
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total + probabilities
     assert total is not None
     return total / (len(sizes) * (2 if settings.flip else 1))
+
+
+def _in_windows(network: Callable[[Tensor], Tensor], images: Tensor, *, side: int, overlap: float) -> Tensor:
+    """Logits of square windows that slide over the images, averaged where windows overlap.
+
+    A side of the images that is shorter than the window is taken whole; images that fit into one window are segmented
+    as without windows.
+
+    Args:
+        images: (B, 3, H, W).
+        side: of a window, pixels.
+        overlap: part of a window that the next one covers too, at least; the last one ends at the image's edge.
+
+    Returns:
+        Logits (B, 1 + C, H, W), float32; of a single window, as the network gives them.
+    """
+    height, width = images.shape[2:]
+    tops, lefts = (window_starts(length, side, overlap) for length in (height, width))
+    if len(tops) == len(lefts) == 1:
+        return network(images)
+    total: Tensor | None = None
+    counts = images.new_zeros(height, width)
+    for top in tops:
+        for left in lefts:
+            window = images[..., top : top + side, left : left + side]
+            logits = F.interpolate(network(window).float(), size=window.shape[2:], mode="bilinear", align_corners=False)
+            if total is None:
+                total = logits.new_zeros(*logits.shape[:2], height, width)
+            total[..., top : top + side, left : left + side] += logits
+            counts[top : top + side, left : left + side] += 1
+    assert total is not None
+    return total / counts
+
+
+def window_starts(length: int, side: int, overlap: float) -> list[int]:
+    """First pixels of the windows along a side of an image, which together cover all of it."""
+    if length <= side:
+        return [0]
+    return [*range(0, length - side, max(1, round(side * (1 - overlap)))), length - side]
 
 
 def _write(path: Path, probabilities: Tensor) -> None:

@@ -87,8 +87,10 @@ class Config(Section):
         """The weights to fetch, by section: of every network that this run trains from pretrained weights."""
         return {
             section: NetworkWeights(
-                network=settings.encoder if isinstance(settings, DeepLabSettings) else settings.backbone,
-                options={} if isinstance(settings, DeepLabSettings) else settings.backbone_options,
+                network=settings.network if isinstance(settings, DeepLabSettings) else settings.backbone,
+                options=(
+                    settings.network_options if isinstance(settings, DeepLabSettings) else settings.backbone_options
+                ),
                 pretrained=settings.pretrained,
                 segmentation_pretrained=settings.segmentation_pretrained,
             )

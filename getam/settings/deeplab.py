@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from getam.errors import enumerated
 from getam.settings.choices import Choice, readers
-from getam.settings.networks import FineTuningSettings
+from getam.settings.decoder import DecoderSettings
+from getam.settings.networks import TIMM, FineTuningSettings
 from getam.settings.section import Digits, PositiveFloat, PositiveInt
 from getam.settings.training import CropSettings, ScheduleSettings
 
@@ -21,6 +23,7 @@ class Segmenter:
         title: name in plots, tables and pages.
         options: the architecture-specific settings that this architecture reads.
         in_smp: whether segmentation-models-pytorch implements it under the same name; otherwise deeplab.model does.
+        on_vit: whether its encoder is a ViT by timm's name, and not an encoder of segmentation-models-pytorch.
         three_rates: whether it takes exactly three atrous_rates.
         pools_batch: whether it applies batch norm to globally pooled features (one pixel an image), which in training
             needs batches of at least two images.
@@ -29,9 +32,13 @@ class Segmenter:
     title: str
     options: tuple[str, ...] = ()
     in_smp: bool = True
+    on_vit: bool = False
     three_rates: bool = False
     pools_batch: bool = False
 
+
+OF_A_VIT = ("encoder_options", "final_norm", "decoder")
+"""The settings that the architectures on a ViT's tokens read."""
 
 SEGMENTERS = {
     "deeplabv2": Segmenter(
@@ -42,21 +49,37 @@ SEGMENTERS = {
     "deeplabv3plus": Segmenter("DeepLabV3+", ("output_stride", "atrous_rates"), three_rates=True, pools_batch=True),
     "upernet": Segmenter("UPerNet", pools_batch=True),
     "segformer": Segmenter("SegFormer"),
+    "dpt": Segmenter("DPT", OF_A_VIT, in_smp=False, on_vit=True),
+    "linear": Segmenter("Linear head", OF_A_VIT, in_smp=False, on_vit=True),
 }
 """The architectures by the value of `deeplab.architecture`: the paper's first, then the alternatives."""
+
+
+_ON_VITS = enumerated([name for name, known in SEGMENTERS.items() if known.on_vit], "and")
 
 
 class DeepLabSettings(FineTuningSettings, ScheduleSettings):
     """train_deeplab: DeepLabv2, or another architecture, trained on pseudo labels."""
 
     architecture: Annotated[str, Choice(SEGMENTERS)] = Field(
-        description="deeplabv2 (the paper's) or another network of segmentation-models-pytorch: "
+        description="deeplabv2 (the paper's), another network of segmentation-models-pytorch ("
         + ", ".join(name for name, known in SEGMENTERS.items() if known.in_smp)
+        + "), or a ViT with DPT's decoder (dpt) or a small convolutional head (linear)"
     )
     encoder: str = Field(
         description="encoder of segmentation-models-pytorch: for deeplabv2 a ResNet (resnet18, resnet101, ...), for "
-        "the others any that they take (mit_b2, tu-convnext_tiny, ...)"
+        "the others any that they take (mit_b2, tu-convnext_tiny, ...); "
+        f"for {_ON_VITS} timm's name of a ViT (vit_small_patch14_dinov2)"
     )
+    encoder_options: dict[str, Any] = Field(
+        description=f"of {readers(SEGMENTERS, 'encoder_options')}, keyword arguments for timm.create_model; {{}} for "
+        "none"
+    )
+    final_norm: bool = Field(
+        description=f"of {readers(SEGMENTERS, 'final_norm')}, whether the tokens are read after the ViT's final norm, "
+        "as its own head does, or before it"
+    )
+    decoder: DecoderSettings
     encoder_stages: Annotated[Literal[2, 3, 4], Digits] = Field(
         description=f"of {readers(SEGMENTERS, 'encoder_stages')}, stages of the encoder: 4, or fewer to leave the "
         "widest out (tiny images on a CPU)"
@@ -80,11 +103,24 @@ class DeepLabSettings(FineTuningSettings, ScheduleSettings):
     scales: tuple[PositiveFloat, ...] = Field(
         description="further input scales whose scores are fused by maximum; [] for none"
     )
-    frozen_batch_norm: bool = Field(description="keep batch norm at its pretrained statistics; false from scratch")
+    frozen_batch_norm: bool = Field(
+        description="keep the encoder's batch norm at its pretrained statistics; false from scratch"
+    )
     full_resolution_loss: bool = Field(
-        description="loss at the crop's resolution (true) or at the scores' resolution, as DeepLabv2 does (false)"
+        description="loss at the crop's resolution (true) or at the scores' resolution (false), which is lower in "
+        "DeepLabv2 alone"
     )
     crop: CropSettings
+
+    @property
+    def network(self) -> str:
+        """The encoder's name as fetch_weights takes it: that of a ViT begins with `tu-`."""
+        return TIMM + self.encoder if SEGMENTERS[self.architecture].on_vit else self.encoder
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        """The keyword arguments for timm that the architecture reads."""
+        return self.encoder_options if SEGMENTERS[self.architecture].on_vit else {}
 
     @model_validator(mode="after")
     def _rates_are_the_architectures(self) -> DeepLabSettings:

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from getam.errors import enumerated
 from getam.settings.completion import LabelSettings
+from getam.settings.decoder import DecoderSettings
 from getam.settings.maps import MAP_METHODS, ActivationSettings, RefineSettings
 from getam.settings.networks import BackboneSettings
 from getam.settings.patches import check_crop
-from getam.settings.section import Digits, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from getam.settings.section import NonNegativeFloat, PositiveFloat, Section
 from getam.settings.training import CropSettings, ScheduleSettings
-
-Scale = Annotated[Literal[4, 2, 1], Digits]
-
-
-def _tap(value: Any) -> Any:
-    if isinstance(value, int | str) and (str(value).isdigit() or re.fullmatch(r"stage\d", str(value))):
-        return value
-    raise ValueError("write the number of a block, or stage0, stage1, ... of a hybrid")
-
-
-Tap = Annotated[Annotated[int, Field(ge=0)] | str, BeforeValidator(_tap), Digits]
-
-
-class DecoderSettings(Section):
-    """DPT decoder of the end-to-end network (Ranftl et al. 2021)."""
-
-    taps: tuple[Tap, Tap, Tap] = Field(
-        description="what the decoder reads beside the last block: three transformer blocks, ascending; of a hybrid "
-        "the first may be its ResNet's stages: stage0, stage1, 8"
-    )
-    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
-        description="channels of the three reassembled feature maps; the last one's are the backbone's width"
-    )
-    scales: tuple[Scale, Scale, Scale] = Field(
-        description="size of the three feature maps in token grids, 4, 2 or 1; the head works at twice the first"
-    )
-    width: Annotated[int, Field(ge=16)] = Field(description="channels of the fusion blocks")
-
-    @model_validator(mode="after")
-    def _ascending(self) -> DecoderSettings:
-        # The ResNet's stages run before the transformer blocks, so they get negative positions.
-        order = [int(tap[5:]) - 10 if isinstance(tap, str) else tap for tap in self.taps]
-        if not order[0] < order[1] < order[2]:
-            raise ValueError(f"taps: {list(self.taps)} is not ascending; name three different ones in order")
-        return self
 
 
 class EnergySettings(Section):

@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, Field
 
 from getam.settings.section import PositiveFloat, PositiveInt, Section
 
+TIMM = "tu-"
+"""Prefix of segmentation-models-pytorch's names for timm's encoders."""
+
 
 def _pretrained(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
@@ -52,7 +55,10 @@ class FineTuningSettings(PretrainedSettings):
 class NetworkWeights(PretrainedSettings):
     """fetch_weights: the network of one section and the weights that it starts with."""
 
-    network: str = Field(description="name of the backbone or encoder", min_length=1)
+    network: str = Field(
+        description="name of the backbone or encoder; of a ViT of timm that is an encoder, with tu- before it",
+        min_length=1,
+    )
     options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from getam.settings.crf import CrfSettings
 from getam.settings.section import ImageSize, PositiveFloat, Section
@@ -15,5 +17,17 @@ class PredictionSettings(Section):
     squares: tuple[ImageSize, ...] = Field(
         description="inputs stretched to squares of these sides, pixels, in the place of scales; [] for none"
     )
+    window: Annotated[int, Field(ge=0, le=4096)] = Field(
+        description="side of the square windows, pixels of the input, in which it is segmented; 0: as a whole"
+    )
+    window_overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="part of a window that the next one covers too, at least; scores are averaged there"
+    )
     flip: bool = Field(description="average with the mirrored image")
     crf: CrfSettings
+
+    @model_validator(mode="after")
+    def _window_is_an_image(self) -> PredictionSettings:
+        if 0 < self.window < 16:
+            raise ValueError(f"window: {self.window} pixels are too few; write 16 or more, or 0 for none")
+        return self

@@ -75,5 +75,5 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-FREE_FORM = frozenset({"backbone_options", "backbones"})
+FREE_FORM = frozenset({"backbone_options", "encoder_options", "backbones"})
 """Settings whose values are mappings with arbitrary keys."""

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from getam.errors import InputError
 from getam.networks.backbones import create_timm_model
-from getam.networks.pretrained import TIMM, encoder_weights, initialization_of, is_library_encoder, load_encoder
-from getam.settings.networks import NetworkWeights
+from getam.networks.pretrained import ENCODERS, encoder_weights, initialization_of, is_library_encoder, load_encoder
+from getam.settings.networks import TIMM, NetworkWeights
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_json
 
@@ -49,7 +49,7 @@ def _loaded(arguments: Arguments) -> Any:
             name.removeprefix(TIMM),
             pretrained=arguments.pretrained,
             allow_pixel_labels=allowed,
-            key="backbone",
+            key="encoder" if arguments.section == ENCODERS else "backbone",
             **arguments.options,
         )
     weights = encoder_weights(name, arguments.pretrained, allow_pixel_labels=allowed)

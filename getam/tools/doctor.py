@@ -17,10 +17,10 @@ from pydantic import Field
 from getam.datasets.duts import find_pairs
 from getam.datasets.formats import FORMATS, Finding, counted, files_in, size_of
 from getam.errors import InputError
-from getam.networks.pretrained import FILES, TIMM, encoder_location, is_library_encoder, timm_location
+from getam.networks.pretrained import FILES, encoder_location, is_library_encoder, timm_location
 from getam.pages.text.tables import aligned_table
 from getam.settings.config import Config, read_config
-from getam.settings.networks import NetworkWeights
+from getam.settings.networks import TIMM, NetworkWeights
 from getam.system.arguments.machine import MachineArguments
 
 PACKAGES = (

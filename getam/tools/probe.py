@@ -11,8 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from getam.datasets.index import read_index
 from getam.errors import InputError
-from getam.networks.backbones import has_class_token
-from getam.networks.classifier import check_name
+from getam.networks.backbones import check_name, has_class_token
 from getam.pages.text.tables import aligned_table
 from getam.scores.probe import IMAGES, Probe, chance, image_targets, probe_backbone
 from getam.settings.networks import BackboneSettings
@@ -69,7 +68,7 @@ class Arguments(NetworkArguments):
 def run(arguments: Arguments) -> None:
     candidates = _candidates(arguments)
     for settings in candidates:
-        check_name(settings.backbone)
+        check_name(settings.backbone, key="backbone")
     index = read_index(arguments.index)
     device = arguments.prepare()
     found: list[tuple[BackboneSettings, Probe, float]] = []

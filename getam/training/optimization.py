@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from getam.networks.fine_tuning import backbone_layers
+from getam.networks.fine_tuning import backbone_layers, is_decayed
 from getam.settings.networks import FineTuningSettings
 from getam.settings.training import ScheduleSettings
 
@@ -69,8 +69,7 @@ def _groups(
     kept: list[nn.Parameter] = []
     for name, parameter in parameters:
         if parameter.requires_grad:
-            is_kept = parameter.ndim <= 1 or name.endswith(("_token", "pos_embed"))
-            (kept if is_kept else decayed).append(parameter)
+            (decayed if is_decayed(name, parameter) else kept).append(parameter)
     groups: list[ParameterGroup] = [
         {"params": decayed, "lr": learning_rate},
         {"params": kept, "lr": learning_rate, "weight_decay": 0.0},

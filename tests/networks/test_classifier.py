@@ -19,14 +19,13 @@ from getam.networks.classifier import (
     CNNClassifier,
     DPTReadout,
     TokenReadout,
-    Tokens,
     ViTClassifier,
     build_classifier,
     create_backbone,
     describe_classifier,
     load_classifier,
-    read_tokens,
 )
+from getam.networks.tokens import Tokens, read_tokens
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.config import validate_config
 from getam.settings.reading import read_yaml

@@ -71,6 +71,13 @@ def test_a_file_is_read_and_hashed(tmp_path: Path, asked: list[str]) -> None:
         ("classifier", "resnet10t", "{}", "classifier.pretrained: mine.pth "),
         ("deeplab", "resnet18", "{}", "deeplab.pretrained: mine.pth does not fit resnet18: conv1.weight is missing"),
         ("deeplab", "tu-resnet10t", "{}", "deeplab.pretrained: mine.pth "),
+        ("deeplab", "tu-vit_tiny_patch16_224", '{"depth": 3}', "deeplab.pretrained: mine.pth "),
+        (
+            "deeplab",
+            "tu-vit_tiny_patch16_224",
+            '{"wings": 3}',
+            "deeplab.encoder_options: vit_tiny_patch16_224 does not",
+        ),
         ("deeplab", "resnet19", "{}", "deeplab.encoder: 'resnet19' is none of segmentation-models-pytorch"),
         ("end_to_end", "vit_tiny_patch16_224", '{"depth": 3}', "end_to_end.pretrained: mine.pth "),
     ],

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassJaccardIndex, MulticlassPrecis
 from getam.datasets.index import Index, IndexRow, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
+from getam.runs.summary import describe_inference
 from getam.scores.evaluation import (
     PROTOCOLS,
     ConfusionMatrix,
@@ -30,6 +31,8 @@ from getam.system.files import read_json, write_json, write_labels
 PREDICTION = PredictionSettings(
     scales=(1.0, 0.5),
     squares=(),
+    window=0,
+    window_overlap=0.5,
     flip=True,
     crf=CrfSettings(
         iterations=2, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
@@ -210,9 +213,14 @@ def scored_index(folder: Path) -> Index:
 
 
 def write_predictions(
-    out: Path, ids: list[str], *, values: Any = ((0, 1, 0, 1),), classes: tuple[str, ...] = ("dog",)
+    out: Path,
+    ids: list[str],
+    *,
+    values: Any = ((0, 1, 0, 1),),
+    classes: tuple[str, ...] = ("dog",),
+    settings: PredictionSettings = PREDICTION,
 ) -> None:
-    with new_shard(out, ids=ids, suffix=".png", classes=classes, settings=PREDICTION) as shard:
+    with new_shard(out, ids=ids, suffix=".png", classes=classes, settings=settings) as shard:
         for id in ids:
             shard.submit(id, write_labels, np.array(values, np.uint8))
 
@@ -250,6 +258,15 @@ def test_evaluate_predictions(tmp_path: Path) -> None:
     )
     write_scores(arguments, what="evaluate_test")
     assert read_json(tmp_path / "metrics.json") == expected
+
+
+def test_the_protocol_says_windows_where_there_are_some(tmp_path: Path) -> None:
+    index = scored_index(tmp_path)
+    settings = PREDICTION.model_copy(update={"window": 480, "window_overlap": 0.25})
+    write_predictions(tmp_path / "predictions", ["v1", "v2", "v3"], settings=settings)
+    protocol = evaluate_predictions(index, tmp_path / "predictions", split="val")["protocol"]
+    assert (protocol["window"], protocol["window_overlap"]) == (480, 0.25)
+    assert describe_inference(protocol) == "scales 1 0.5, windows of 480, flip, CRF"
 
 
 @pytest.mark.parametrize("ids", [["t1"], ["v1", "v2"], ["v1", "v2", "v3", "t1"]])

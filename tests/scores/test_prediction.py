@@ -12,20 +12,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 import getam.scores.prediction
 import getam.system.version
-from getam.datasets.index import IndexRow
-from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
-from getam.scores.prediction import predict
+from getam.datasets.images import normalize_rgb
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.networks.checkpoints import DESCRIPTION, WEIGHTS, save_model
+from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.scores.prediction import predict, window_starts
 from getam.settings.crf import CrfSettings
+from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.prediction import PredictionSettings
-from getam.system.files import read_json, read_labels
+from getam.stages import predict_end_to_end
+from getam.system.files import read_image, read_json, read_labels
 
 SETTINGS = PredictionSettings(
     scales=(1.0,),
     squares=(),
+    window=0,
+    window_overlap=0.5,
     flip=False,
     crf=CrfSettings(
         iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=83, bilateral_rgb=5, bilateral_weight=4
@@ -150,6 +157,133 @@ def test_squares_take_the_place_of_scales(tmp_path: Path) -> None:
     assert [tuple(images.shape) for images in seen] == [(1, 3, 48, 48), (1, 3, 16, 16)] * 2
     for id, image in images.items():
         assert labels[id].shape == image.shape[:2]
+
+
+# Windows
+
+
+def test_windows_cover_a_side_evenly_and_end_at_its_edge() -> None:
+    assert window_starts(100, 40, 0.5) == [0, 20, 40, 60]
+    assert window_starts(101, 40, 0.5) == [0, 20, 40, 60, 61]
+    assert window_starts(1000, 480, 1 / 3) == [0, 320, 520]  # WeakTr's
+    assert window_starts(90, 40, 0) == [0, 40, 50]
+    assert window_starts(40, 40, 0.5) == window_starts(7, 40, 0.5) == [0]
+    assert window_starts(5, 2, 0.99) == [0, 1, 2, 3]
+
+
+def test_windows_of_a_constant_network_give_the_constant(tmp_path: Path) -> None:
+    sizes = {"a": (24, 70), "b": (64, 20), "c": (40, 53)}
+    rows = write_rows(tmp_path / "images", {id: noise(*size) for id, size in sizes.items()})
+    labels = run(constant, rows, tmp_path / "out", flip=True, scales=(1.0, 0.5), window=32)
+    for id, size in sizes.items():
+        assert np.array_equal(labels[id], np.full(size, 2, np.uint8))
+
+
+def of_window(images: Tensor) -> Tensor:
+    """Scores that depend on the window: where its pixels lie in it, and its mean color."""
+    height, width = images.shape[2:]
+    ramp = torch.linspace(-1, 1, width).expand(len(images), 1, height, width)
+    mean = images.mean((1, 2, 3), keepdim=True).expand_as(ramp)
+    return torch.cat([ramp, 0.3 * images[:, :1], mean + 0.5 * ramp.square()], dim=1)
+
+
+def test_scores_are_averaged_where_windows_overlap(tmp_path: Path) -> None:
+    """Against a loop over windows and pixels; the image's height of 20 is less than the window's."""
+    images = {"a": noise(20, 50), "b": noise(43, 37, seed=1)}
+    starts = {"a": ([0], [0, 16, 26]), "b": ([0, 16, 19], [0, 13])}
+    rows = write_rows(tmp_path / "images", images)
+    labels = run(of_window, rows, tmp_path / "out", window=24, window_overlap=1 / 3)
+    for id, image in images.items():
+        height, width = image.shape[:2]
+        normalized = normalize_rgb(torch.from_numpy(image).permute(2, 0, 1))[None]
+        tops, lefts = starts[id]
+        windows = {
+            (top, left): of_window(normalized[..., top : top + 24, left : left + 24])[0]
+            for top in tops
+            for left in lefts
+        }
+        for y in range(height):
+            for x in range(width):
+                there = [
+                    logits[:, y - top, x - left]
+                    for (top, left), logits in windows.items()
+                    if top <= y < top + 24 and left <= x < left + 24
+                ]
+                mean = torch.stack(there).mean(0)
+                first, second = mean.sort(descending=True).values[:2]
+                # A tie within rounding may go either way.
+                assert labels[id][y, x] == int(mean.argmax()) or first - second < 1e-4, (id, y, x)
+        assert len(np.unique(labels[id])) == 3
+
+
+def test_an_image_within_one_window_is_segmented_as_without(tmp_path: Path) -> None:
+    network = Lopsided().eval()
+    rows = write_rows(tmp_path / "images", {"a": noise(24, 40), "b": noise(40, 40, seed=1), "c": noise(9, 17, seed=2)})
+    seen: list[tuple[int, ...]] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        return network(images)
+
+    whole = run(watching, rows, tmp_path / "whole", flip=True)
+    without, seen[:] = list(seen), []
+    windows = run(watching, rows, tmp_path / "windows", flip=True, window=40)
+    assert all(np.array_equal(whole[id], windows[id]) for id in whole)
+    assert seen == without
+
+
+def test_windows_go_in_as_multiples(tmp_path: Path) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def patches(images: Tensor) -> Tensor:
+        shapes.append(tuple(images.shape[2:]))
+        return constant(images)
+
+    rows = write_rows(tmp_path / "images", {"a": noise(48, 90), "b": noise(20, 70, seed=1)})
+    run(patches, rows, tmp_path / "out", multiple=16, window=60, window_overlap=0.5)
+    assert shapes == [(48, 64)] * 2 + [(16, 64)]
+    shapes.clear()
+    run(patches, rows, tmp_path / "out", multiple=16, window=16, squares=(32,), window_overlap=0)
+    assert shapes == [(16, 16)] * 8
+
+
+def test_the_end_to_end_network_predicts_in_windows_too(settings: EndToEndSettings, tmp_path: Path) -> None:
+    """The image is 40x64 for a ViT of patch 8: windows of 24 by 24 go in, and their scores are averaged."""
+    torch.manual_seed(0)
+    network = EndToEndNetwork(settings, num_classes=2).eval()
+    save_model(tmp_path / "model", network, describe_end_to_end(settings, ("dog", "cat")))
+    rows = write_rows(tmp_path / "images", {"a": noise(40, 64)})
+    write_index(tmp_path / "index.csv", Index(tuple(rows), ("dog", "cat")))
+    predict_end_to_end.run(
+        predict_end_to_end.Arguments(
+            **SETTINGS.model_dump() | {"window": 27},
+            index=tmp_path / "index.csv",
+            model=tmp_path / "model",
+            split="val",
+            out=tmp_path / "out",
+            threads=1,
+            device="cpu",
+        )
+    )
+    assert read_json(tmp_path / "out" / "manifest.json")["settings"]["window"] == 27
+    images = normalize_rgb(torch.from_numpy(read_image(rows[0].image).copy()).permute(2, 0, 1))[None]
+    total, counts = torch.zeros(1, 3, 40, 64), torch.zeros(40, 64)
+    with torch.no_grad():
+        for top in (0, 12, 16):
+            for left in (0, 12, 24, 36, 40):
+                place = (slice(top, top + 24), slice(left, left + 24))
+                total[:, :, *place] += network.segment(images[:, :, *place])
+                counts[place] += 1
+    best = (total / counts)[0].sort(0, descending=True)
+    found = torch.from_numpy(read_labels(tmp_path / "out" / "a.png").astype(np.int64))
+    assert ((found == best.indices[0]) | (best.values[0] - best.values[1] < 1e-4)).all()
+
+
+def test_a_window_of_a_few_pixels_is_refused() -> None:
+    with pytest.raises(ValidationError, match="window: 15 pixels are too few; write 16 or more, or 0 for none"):
+        PredictionSettings.model_validate(SETTINGS.model_dump() | {"window": 15})
+    with pytest.raises(ValidationError, match="window_overlap"):
+        PredictionSettings.model_validate(SETTINGS.model_dump() | {"window": 32, "window_overlap": 1})
 
 
 def test_flip_averages_probabilities_not_scores(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.maps.attention getam.maps.baselines getam.maps.recorder": {"dump_maps", "train_end_to_end"},
     "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
     "getam.labels.crf": LABELS | PREDICTIONS,
-    "getam.networks.classifier getam.networks.decoder getam.networks.released": CLASSIFIER,
+    "getam.networks.classifier getam.networks.released": CLASSIFIER,
+    "getam.networks.decoder getam.networks.tokens": CLASSIFIER | {"train_deeplab", "predict_deeplab"},
+    "getam.networks.dpt": END_TO_END | {"train_deeplab", "predict_deeplab"},
     "getam.datasets.coco getam.datasets.formats": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm": LABELS,
@@ -125,6 +127,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.crf": {"audit", "complete_labels", "time_labels"} | END_TO_END | SCORED,
     "getam.settings.prediction": SCORED,
     "getam.settings.deeplab": TITLES | {"predict_deeplab", "train_deeplab"},
+    "getam.settings.decoder": TITLES | END_TO_END | {"predict_deeplab", "train_deeplab"},
     "getam.settings.end_to_end": END_TO_END,
     "getam.settings.audit": {"audit"},
     "getam.settings.patches": NETWORKS,
@@ -134,7 +137,7 @@ STAGES_OF: dict[str, set[str]] = {
     - {"index_dataset", "make_demo", "score_labels", "time_labels"},
     "getam.settings.reading": {"import_checkpoint"},
     "deeplab": DEEPLAB,
-    "deeplab.model deeplab.multi_scale deeplab.segmenters": {"train_deeplab", "predict_deeplab"},
+    "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": {"train_deeplab", "predict_deeplab"},
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
     # The commands, and what the workflow alone reads.

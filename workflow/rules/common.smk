@@ -219,7 +219,8 @@ def about(words: Callable[[Config], str]) -> Callable[..., str]:
 def inference_of(settings: PredictionSettings) -> str:
     """The inference settings of a network as text, for messages."""
     sizes = f"squares {list(settings.squares)}" if settings.squares else f"scales {list(settings.scales)}"
-    return f"{sizes}, flip {settings.flip}, {settings.crf.iterations} CRF iterations"
+    windows = f", windows of {settings.window}" if settings.window else ""
+    return f"{sizes}{windows}, flip {settings.flip}, {settings.crf.iterations} CRF iterations"
 
 
 def checked_config() -> Variants:
