@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from getam.errors import InputError
 from getam.runs.artifacts import segmenter_title
 from getam.runs.spread import Spread
-from getam.runs.summary import describe_inference, describe_supervision
+from getam.runs.summary import describe_fixed_threshold, describe_inference, describe_supervision
 from getam.system.files import read_json
 
 PAPER = "Paper"
@@ -129,7 +129,7 @@ GIVEN = "as it was measured elsewhere, named in the configuration"
 def _number(content: Any, file: Path, path: Sequence[str]) -> float | None:
     for key in path:
         if content is None:
-            # Without ground truth, best_threshold is null.
+            # Without ground truth, best_threshold and fixed_threshold are null.
             return None
         if not isinstance(content, dict) or key not in content:
             raise InputError(f"{file}: lacks {'.'.join(path)}; {AGAIN}")
@@ -141,14 +141,17 @@ def _number(content: Any, file: Path, path: Sequence[str]) -> float | None:
 
 def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
     """How a score was measured, as text: "200 images of val, scale 1, flip, no CRF, supervision I+S (annotations)"."""
-    of_maps = score.path[0] == "best_threshold"
+    threshold = score.path[0]
+    of_maps = threshold in ("best_threshold", "fixed_threshold")
     try:
         measured = content.get("protocol", content)
         architecture = measured.get("architecture")
         parts = [] if architecture in (None, THE_PAPERS) else [segmenter_title(architecture)]
         parts.append(f"{content['images']} images of {content.get('split', VAL)}")
         parts += [describe_inference(measured)] if "scales" in measured else []
-        parts += ["threshold chosen on them"] if of_maps else []
+        parts += ["threshold chosen on them"] if threshold == "best_threshold" else []
+        if threshold == "fixed_threshold" and content[threshold]:
+            parts.append(describe_fixed_threshold(content[threshold]))
         used = measured.get("maps_supervision" if of_maps else "supervision")
         parts += [f"supervision {describe_supervision(used, measured)}"] if used else []
     except (KeyError, TypeError, AttributeError) as error:

@@ -72,6 +72,9 @@ CLASSIFIER = Score(
 )
 SALIENCY = Score("Saliency MAE, val", path_of("saliency_scores"), ("mae",), path_of("saliency_model"))
 MAPS = Score("Maps, best threshold", path_of("label_scores"), ("best_threshold", "miou"), path_of("refined"))
+MAPS_AT_FIXED = Score(
+    "Maps, fixed threshold", path_of("label_scores"), ("fixed_threshold", "miou"), path_of("label_scores")
+)
 LABELS = tuple(
     Score(
         f"Pseudo labels, 255 {meaning}",
@@ -95,6 +98,7 @@ EVERY_SCORE = (
     SALIENCY,
     *(SALIENCY._replace(heading=f"Saliency {name}, val", path=(key,)) for name, key in SALIENCY_MEASURES.items()),
     MAPS,
+    MAPS_AT_FIXED,
     *LABELS,
     UNKNOWN_SHARE,
     COVERAGE,
@@ -283,9 +287,11 @@ def _seeds(settings: Config) -> Table:
 
 def _sweep(settings: Config) -> Table:
     path = tuple(settings.sweep.key.split("."))
+    # Each other setting is swept at the best threshold alone.
+    thresholds = (MAPS_AT_FIXED,) if path[0] == "score_labels" else ()
     scores = tuple(
         score
-        for score in SCORES
+        for score in (*thresholds, *SCORES)
         if depends_on(score.of, path) and (score != SALIENCY or settings.saliency.source == "train")
     )
     rows = tuple(Row(f"{settings.sweep.key} = {value}", nest({path: value})) for value in settings.sweep.values)

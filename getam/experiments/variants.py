@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from getam.errors import InputError
-from getam.runs.artifacts import ARTIFACTS, of_kind
+from getam.runs.artifacts import ARTIFACTS, BY_NAME, of_kind
 from getam.settings.config import Config, validate_config
 from getam.settings.flags import leaves
 from getam.settings.networks import PretrainedSettings
@@ -59,6 +59,7 @@ PARTS = {
         ),
         Part("saliency", ("saliency.stretch", "data.shards"), ("saliency_model", "index")),
         Part("pseudo_labels", ("completion",), ("refined", "saliency")),
+        Part("label_scores", ("score_labels",), ("pseudo_labels",)),
         Part("deeplab", ("deeplab",), ("pseudo_labels",)),
         Part("deeplab_prediction", ("deeplab_prediction",), ("deeplab",)),
         Part("end_to_end", ("end_to_end", "checkpoint"), ("index", "saliency")),
@@ -85,8 +86,8 @@ IMPORTED = Part("end_to_end", ("checkpoint",), ("index",))
 CHECKPOINT = ("checkpoint", "file")
 """The setting that says whether a run imports one."""
 
-OF_A_SPLIT = frozenset(artifact.part for artifact in of_kind("shards"))
-"""Parts that are made image by image, of train or of another split (see `Variants.add_split`)."""
+OF_A_SPLIT = frozenset(artifact.part for artifact in (*of_kind("shards"), BY_NAME["label_scores"]))
+"""Parts that are made of train or of another split (see `Variants.add_split`): image by image, and their scores."""
 
 
 class Variants:

@@ -107,7 +107,7 @@ ARTIFACTS = (
     ),
     Artifact(
         "label_scores", "pseudo_labels.json", "score_labels", "scores", "pseudo labels",
-        section="pseudo_labels", part="pseudo_labels", images="train",
+        section="pseudo_labels", part="label_scores", images="train",
     ),
     Artifact(
         "deeplab", "deeplab", "train_deeplab", "training", "{segmenter}",

@@ -131,6 +131,8 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "unknown_share": metrics["unknown_share"],
         "coverage": metrics["coverage"],
         "best_threshold": metrics["best_threshold"],
+        # Earlier versions had no threshold that was fixed beforehand.
+        "fixed_threshold": metrics.get("fixed_threshold"),
     }
 
 
@@ -296,6 +298,16 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
             compared=f"threshold: {chosen}",
             supervision=describe_supervision(labels["maps_supervision"], labels),
         )
+    if fixed := labels["fixed_threshold"]:
+        yield _measured(
+            "pseudo_labels",
+            "Maps",
+            "mIoU, fixed threshold",
+            fixed["miou"],
+            labels,
+            inference=describe_fixed_threshold(fixed),
+            supervision=describe_supervision(labels["maps_supervision"], labels),
+        )
     for protocol, meaning in PROTOCOL_TITLES.items():
         yield _measured(
             "pseudo_labels",
@@ -315,6 +327,11 @@ def describe_supervision(used: str, scores: Mapping[str, Any]) -> str:
     """What the networks learned from, with the origin of the image labels in brackets: "I+S (annotations)"."""
     source = scores.get("image_labels")
     return f"{used} ({source})" if source else used
+
+
+def describe_fixed_threshold(fixed: Mapping[str, Any]) -> str:
+    """How the score of the maps at the threshold that the configuration fixes was made: "threshold 0.15, fixed"."""
+    return f"threshold {fixed['threshold']:g}, fixed"
 
 
 def describe_inference(protocol: Mapping[str, Any]) -> str:

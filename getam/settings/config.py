@@ -24,6 +24,7 @@ from getam.settings.networks import NetworkWeights
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
 from getam.settings.saliency import SaliencySettings, SaliencySourceSettings
+from getam.settings.score_labels import ScoreLabelsSettings
 from getam.settings.section import Section
 from getam.settings.tables import SweepSettings, TablesSettings
 
@@ -45,6 +46,7 @@ class Config(Section):
     refine: RefineSettings
     saliency: SaliencySourceSettings
     completion: PseudoLabelSettings
+    score_labels: ScoreLabelsSettings
     deeplab: DeepLabTrainingSettings
     deeplab_prediction: PredictionSettings
     end_to_end: EndToEndSettings

@@ -12,16 +12,18 @@ from getam.datasets.index import read_index, read_label_source
 from getam.datasets.shards import rows_of, shard_folders
 from getam.networks.supervision import IMAGE_LABELS, of_shards
 from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
+from getam.settings.score_labels import ScoreLabelsSettings
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import UNKNOWN, read_array, read_labels, write_json
 from getam.system.progress import progress
 
+SECTION = "score_labels"
 THRESHOLDS = tuple(round(0.01 * step, 2) for step in range(100))
 """Thresholds of the maps' curve."""
 
 
-class Arguments(MachineArguments):
-    """Write pseudo_labels.json: IoU under each protocol for 255, coverage, and the threshold curve of the maps."""
+class Arguments(ScoreLabelsSettings, MachineArguments):
+    """Write pseudo_labels.json: IoU under each protocol for 255, coverage, and scores of the maps by threshold."""
 
     index: Path = Field(description="index.csv")
     maps: Path = Field(description="folder of the shards of refine-maps")
@@ -34,7 +36,7 @@ def run(arguments: Arguments) -> None:
     index = read_index(arguments.index)
     count = len(index.classes) + 1
     labels = ConfusionMatrix(count)
-    curve = ThresholdCurve(count, THRESHOLDS)
+    curve = ThresholdCurve(count, sorted({*THRESHOLDS, arguments.threshold}))
     rows = [
         (row, labels_folder, maps_folder)
         for labels_folder, maps_folder in zip(
@@ -59,7 +61,8 @@ def run(arguments: Arguments) -> None:
         maps = np.concatenate([np.zeros((1, *truth.shape), np.float32), maps])
         curve.add(truth, values[maps.argmax(0)], maps.max(0))
     names = ("background", *index.classes)
-    points = curve.points()
+    at_each = {point["threshold"]: point for point in curve.points()}
+    points, fixed = [at_each[threshold] for threshold in THRESHOLDS], at_each[arguments.threshold]
     known = [point for point in points if point["miou"] is not None]
     result: dict[str, Any] = {
         "split": "+".join(dict.fromkeys(row.split for row, _, _ in rows)) or "train",
@@ -72,5 +75,6 @@ def run(arguments: Arguments) -> None:
         "protocols": {protocol: labels.scores(names, protocol) for protocol in PROTOCOLS},
         "threshold_curve": points,
         "best_threshold": max(known, key=lambda point: point["miou"] or 0) if known else None,
+        "fixed_threshold": None if fixed["miou"] is None else fixed,
     }
     write_json(arguments.out, result)

@@ -159,6 +159,7 @@ def test_a_sweep_has_the_scores_that_its_setting_changes() -> None:
     assert headings("refine.iterations", 0, 10) == ["Maps, best threshold", *labels, "Coverage", "DeepLab, val"]
     assert "Saliency MAE, val" in headings("saliency.epochs", 1)
     assert headings("classifier.seed", 0, 1)[0] == "Classifier mAP, val"
+    assert headings("score_labels.threshold", 0.1, 0.2) == ["Maps, fixed threshold"]
 
 
 def test_a_sweep_names_its_runs_and_orders_numbers() -> None:

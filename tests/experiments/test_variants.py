@@ -155,6 +155,16 @@ def test_pseudo_labels_of_another_split_are_made_by_the_same_networks(variants: 
         assert variants.file(name, file) == f"results/demo/{file}"
 
 
+def test_another_threshold_of_the_maps_scores_the_same_labels_anew(variants: Variants) -> None:
+    name = variants.add({"score_labels": {"threshold": 0.2}}, source="test")
+    assert variants.file(name, "pseudo_labels.json") == f"results/{name}/pseudo_labels.json"
+    assert variants.file(name, "pseudo_labels/000") == "results/demo/pseudo_labels/000"
+    both = variants.add({"completion": {"alpha": 0.8}, "score_labels": {"threshold": 0.2}}, source="test")
+    labels = "results/demo/variants/completion.alpha-0.8/pseudo_labels/000"
+    assert variants.file(both, "pseudo_labels/000") == labels
+    assert variants.file(both, "pseudo_labels.json") == f"results/{both}/pseudo_labels.json"
+
+
 def test_where_all_files_of_a_variant_are_is_said_of_variants_alone(variants: Variants) -> None:
     name = variants.add({"deeplab_prediction": {"flip": False}}, source="test")
     files = variants.files(name)

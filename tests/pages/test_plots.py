@@ -110,15 +110,19 @@ def test_a_confusion_matrix_is_of_shares_of_rows() -> None:
     assert len(many.axes[0].get_yticklabels()) == 81
 
 
-def test_the_best_threshold_is_marked() -> None:
+def test_the_best_and_the_fixed_threshold_are_marked() -> None:
     points = [
         {"threshold": t, "miou": m, "precision": None, "recall": m} for t, m in ((0.1, 0.3), (0.2, 0.4), (0.3, None))
     ]
     figure = Figure()
-    draw_threshold_curve(figure, points, points[1])
+    draw_threshold_curve(figure, points, points[1], None)
     axis = figure.axes[0]
     assert [text.get_text() for text in axis.texts] == ["best mIoU 0.400 at 0.20"]
     assert {line.get_label() for line in axis.lines if not line.get_label().startswith("_")} == {"mIoU", "recall"}
+    figure = Figure()
+    draw_threshold_curve(figure, points, points[1], {"threshold": 0.15, "miou": 0.35})
+    (mark,) = [line for line in figure.axes[0].lines if line.get_label() == "mIoU 0.350 at 0.15, fixed"]
+    assert (mark.get_xdata(), mark.get_ydata()) == ([0.15], [0.35])
 
 
 def test_the_seeds_of_a_score_are_dots_on_its_line() -> None:

@@ -114,6 +114,21 @@ def test_markdown_gives_each_score_with_its_protocol(run: Path) -> None:
     assert "| End to end mIoU | 0.500 | val | 200 | - | scales 0.5 1, flip, no CRF | I+S |" in lines
 
 
+def test_maps_stand_at_the_best_threshold_and_at_the_fixed_one(run: Path) -> None:
+    # The scores of an earlier version have no fixed threshold.
+    assert summarize(run)["pseudo_labels"]["fixed_threshold"] is None
+    assert "fixed" not in summary_markdown(summarize(run), "demo")
+    fixed = {"threshold": 0.15, "miou": 0.375, "precision": 0.5, "recall": 0.75}
+    write_json(run / "pseudo_labels.json", PSEUDO_LABELS | {"fixed_threshold": fixed})
+    summary = summarize(run)
+    assert summary["pseudo_labels"]["fixed_threshold"] == fixed
+    lines = summary_markdown(summary, "demo").splitlines()
+    row = "| Maps mIoU, fixed threshold | 0.375 | train | 1000 | - | threshold 0.15, fixed | I |"
+    best = "| Maps mIoU | 0.400 | train | 1000 | - | threshold 0.20, the best on train | I |"
+    assert lines.index(row) == lines.index(best) + 1
+    assert "<td>threshold 0.15, fixed</td>" in summary_html(summary, "demo")
+
+
 def test_the_classifier_stands_beside_the_linear_probe_and_the_warning(run: Path) -> None:
     summary = summarize(run)
     assert [summary["classifier"][key] for key in ("chance", "probe", "warning")] == [None] * 3

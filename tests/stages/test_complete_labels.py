@@ -432,6 +432,7 @@ def test_all_images_may_be_rejected_and_what_follows_copes(data: Path) -> None:
             maps=data / "shards",
             pseudo_labels=data / "labels",
             shards=1,
+            threshold=0.15,
             out=data / "scores.json",
             threads=1,
         )

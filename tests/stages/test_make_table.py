@@ -90,13 +90,26 @@ def test_a_missing_score_is_shown_and_decides_nothing(tmp_path: Path) -> None:
     assert "- best as in the paper, a: not known, a score is missing" in text
 
 
-def test_without_ground_truth_there_is_no_best_threshold(tmp_path: Path) -> None:
-    write_json(tmp_path / "labels.json", {"split": "train", "images": 0, "supervision": "I+S", "best_threshold": None})
+@pytest.mark.parametrize("which", ["best_threshold", "fixed_threshold"])
+def test_without_ground_truth_there_is_no_threshold(tmp_path: Path, which: str) -> None:
+    write_json(tmp_path / "labels.json", {"split": "train", "images": 0, "supervision": "I+S", which: None})
     rows = [row("a", tmp_path / "labels.json")]
-    rows[0]["scores"] = {"Maps": {"file": tmp_path / "labels.json", "path": ["best_threshold", "miou"]}}
+    rows[0]["scores"] = {"Maps": {"file": tmp_path / "labels.json", "path": [which, "miou"]}}
     content, text = make(tmp_path, rows)
     assert content["rows"][0]["scores"]["Maps"]["value"] is None
     assert "| a | - |" in text
+
+
+def test_a_score_at_a_fixed_threshold_says_so(tmp_path: Path) -> None:
+    rows = []
+    for name, threshold in (("a", 0.15), ("b", 0.2)):
+        content = {"split": "train", "images": 9, "maps_supervision": "I", "supervision": "I+S"}
+        write_json(tmp_path / name, content | {"fixed_threshold": {"threshold": threshold, "miou": 0.5}})
+        rows.append(row(name, tmp_path / name))
+        rows[-1]["scores"] = {"Maps": {"file": tmp_path / name, "path": ["fixed_threshold", "miou"]}}
+    _, text = make(tmp_path, rows, ordered=False)
+    assert "9 images of train, threshold 0.15, fixed, supervision I (a)" in text
+    assert "9 images of train, threshold 0.2, fixed, supervision I (b)" in text
 
 
 def test_rows_that_were_measured_otherwise_are_named(tmp_path: Path) -> None:

@@ -60,13 +60,14 @@ def write_data(folder: Path, *, masks: bool = True) -> None:
     write_shard(folder, "001", ["two"])
 
 
-def scores(folder: Path) -> dict[str, Any]:
+def scores(folder: Path, *, threshold: float = 0.15) -> dict[str, Any]:
     run(
         Arguments(
             index=folder / "index.csv",
             maps=folder / "maps",
             pseudo_labels=folder / "labels",
             shards=2,
+            threshold=threshold,
             out=folder / "pseudo_labels.json",
             threads=1,
         )
@@ -119,6 +120,23 @@ def test_threshold_curve_by_hand(tmp_path: Path) -> None:
     assert best["threshold"] == 0.4
 
 
+def test_the_maps_are_scored_exactly_at_the_threshold_that_was_fixed(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    # The map value 0.2 is 0.19995 in float16, which the thresholds enclose more tightly than the curve's do.
+    below, above = (scores(tmp_path, threshold=threshold) for threshold in (0.19994, 0.19996))
+    at = {point["threshold"]: point for point in below["threshold_curve"]}
+    assert at[0.19]["miou"] != at[0.2]["miou"]
+    assert below["fixed_threshold"] == at[0.19] | {"threshold": 0.19994}
+    assert above["fixed_threshold"] == at[0.2] | {"threshold": 0.19996}
+    # Everything else stays: the published curve, and the best of its thresholds.
+    on_curve = scores(tmp_path, threshold=0.2)
+    assert on_curve["fixed_threshold"] == at[0.2]
+    for other in (below, above):
+        assert {**other, "fixed_threshold": None} == {**on_curve, "fixed_threshold": None}
+    nothing = scores(tmp_path, threshold=1)["fixed_threshold"]
+    assert (nothing["threshold"], nothing["recall"]) == (1, pytest.approx(1 / 3))
+
+
 def test_folders_of_an_earlier_number_of_shards_are_ignored(tmp_path: Path) -> None:
     write_data(tmp_path)
     before = scores(tmp_path)
@@ -137,7 +155,7 @@ def test_without_masks_the_scores_are_null_and_coverage_stays(tmp_path: Path) ->
     nothing = {"miou": None, "iou": unknown, "precision": unknown, "recall": unknown}
     assert result["protocols"] == {"excluded": nothing, "background": nothing, "wrong": nothing}
     assert {point["miou"] for point in result["threshold_curve"]} == {None}
-    assert result["best_threshold"] is None
+    assert (result["best_threshold"], result["fixed_threshold"]) == (None, None)
 
 
 def test_missing_shard_and_other_classes_are_refused(tmp_path: Path) -> None:

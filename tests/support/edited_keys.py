@@ -26,6 +26,7 @@ SECTIONS = {
     "refine": AFTER_MAPS - {"dump_maps"},
     "saliency": {"train_saliency"} | AFTER_SALIENCY,
     "completion": AFTER_COMPLETION,
+    "score_labels": {"score_labels"} | SCORES,
     "deeplab": DEEPLAB | SCORES,
     "deeplab_prediction": (DEEPLAB - {"train_deeplab"}) | SCORES,
     "end_to_end": END_TO_END | SCORES,

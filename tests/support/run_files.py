@@ -52,6 +52,7 @@ def pseudo_label_scores(*ious: float) -> dict[str, Any]:
         "protocols": dict.fromkeys(("excluded", "background", "wrong"), scores),
         "threshold_curve": points,
         "best_threshold": points[1],
+        "fixed_threshold": {"threshold": 0.15, "miou": 0.35, "precision": 0.5, "recall": 0.6},
     }
 
 

@@ -130,6 +130,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.decoder": TITLES | END_TO_END | {"predict_deeplab", "train_deeplab"},
     "getam.settings.end_to_end": END_TO_END,
     "getam.settings.audit": {"audit"},
+    "getam.settings.score_labels": {"score_labels"},
     "getam.settings.patches": NETWORKS,
     "getam.settings.networks": ALL - {"index_dataset", "make_demo", "time_labels", "voc_submission"},
     "getam.settings.training": ALL

@@ -106,6 +106,21 @@ def test_another_best_threshold_is_a_result_and_no_protocol(runs: tuple[Path, Pa
     assert scores(compare_runs(*runs))["Maps mIoU"] == pytest.approx(0.1)
 
 
+def test_a_fixed_threshold_is_protocol_and_its_score_one_of_its_own(runs: tuple[Path, Path]) -> None:
+    labels = pseudo_label_scores(0.9, 0.5, 0.4)
+    name = "Maps mIoU, fixed threshold"
+    write_json(runs[1] / "pseudo_labels.json", labels | {"fixed_threshold": {"threshold": 0.15, "miou": 0.25}})
+    found = scores(compare_runs(*runs))
+    assert (found[name], found["Maps mIoU"]) == (pytest.approx(-0.1), 0)
+    write_json(runs[1] / "pseudo_labels.json", labels | {"fixed_threshold": {"threshold": 0.2, "miou": 0.4}})
+    named = {score.name: score for score in compare_runs(*runs).scores}
+    assert named[name].differing == {"Inference": ("threshold 0.15, fixed", "threshold 0.2, fixed")}
+    # The scores of an earlier version, which had no such threshold.
+    write_json(runs[1] / "pseudo_labels.json", {key: labels[key] for key in labels if key != "fixed_threshold"})
+    named = {score.name: score for score in compare_runs(*runs).scores}
+    assert (named[name].missing, named["Maps mIoU"].change) == ("B", 0)
+
+
 def test_what_one_run_has_alone_is_said(runs: tuple[Path, Path]) -> None:
     shutil.rmtree(runs[1] / "deeplab")
     write_json(runs[1] / "end_to_end" / "model.json", {"settings": {"epochs": 1}})

@@ -87,6 +87,7 @@ EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "saliency.epochs": ({"saliency": {"epochs": 77}}, {"train_saliency"} | AFTER_SALIENCY),
     "completion.alpha": ({"completion": {"alpha": 0.123}}, AFTER_COMPLETION),
     "completion.method": ({"completion": {"method": "crf"}}, AFTER_COMPLETION),
+    "score_labels.threshold": ({"score_labels": {"threshold": 0.123}}, {"score_labels"} | SCORES),
     "deeplab.epochs": ({"deeplab": {"epochs": 77}}, DEEPLAB | SCORES),
     "deeplab_prediction.flip": (
         {"deeplab_prediction": {"flip": False}},

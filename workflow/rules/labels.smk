@@ -52,6 +52,7 @@ rule score_labels:
         runtime=scaled(120),
     params:
         code=code_of("getam.stages.score_labels"),
+        flags=section("score_labels"),
         maps=parent_of("maps"),
         pseudo_labels=parent_of("pseudo_labels"),
         shards=number_of_shards,
@@ -59,4 +60,4 @@ rule score_labels:
         "score_labels: {wildcards.run}, {params.shards} shards against the ground truth"
     shell:
         "getam score-labels --index {input.index:q} --maps {params.maps:q} --pseudo-labels {params.pseudo_labels:q}"
-        " --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
+        " --shards {params.shards} --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"

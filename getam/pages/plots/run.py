@@ -84,9 +84,9 @@ def _plots(run: Run) -> Iterator[_Plot]:
             yield _confusion(run / scores.path, section, capitalized(titles.fill(scores.title)))
     if "pseudo_labels" in summary:
         points = read_json(run / path_of("label_scores")).get("threshold_curve")
-        best = summary["pseudo_labels"]["best_threshold"]
+        best, fixed = (summary["pseudo_labels"][f"{which}_threshold"] for which in ("best", "fixed"))
         if points and best:
-            yield _Plot("threshold", lambda figure: draw_threshold_curve(figure, points, best), 7.0, 4.0)
+            yield _Plot("threshold", lambda figure: draw_threshold_curve(figure, points, best, fixed), 7.0, 4.0)
     for training in of_kind("training"):
         title, folder = capitalized(titles.fill(training.title)), run / training.path
         if panels := curve_panels(training_curves(folder)):

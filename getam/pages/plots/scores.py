@@ -119,8 +119,16 @@ def draw_confusion(figure: Figure, counts: np.ndarray, names: Sequence[str], *, 
                 axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=color)
 
 
-def draw_threshold_curve(figure: Figure, points: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> None:
-    """Draws mIoU, precision and recall of the maps against the threshold, and marks the best mIoU."""
+def draw_threshold_curve(
+    figure: Figure,
+    points: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
+    fixed: Mapping[str, Any] | None,
+) -> None:
+    """Draws mIoU, precision and recall of the maps against the threshold.
+
+    The best mIoU is marked, and that at the threshold which the configuration fixes; `fixed` is None if there is none.
+    """
     axis = figure.add_subplot()
     names = {"miou": "mIoU", "precision": "precision", "recall": "recall"}
     for (key, name), style in zip(names.items(), ("-", "--", "-."), strict=True):
@@ -135,6 +143,9 @@ def draw_threshold_curve(figure: Figure, points: Sequence[Mapping[str, Any]], be
         textcoords="offset points",
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
+    if fixed:
+        label = f"mIoU {fixed['miou']:.3f} at {fixed['threshold']:g}, fixed"
+        axis.plot(fixed["threshold"], fixed["miou"], "s", color=COLORS[0], fillstyle="none", label=label)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_xlabel("threshold on the refined maps: the strongest class above it, else background")
