@@ -444,6 +444,12 @@ def test_the_recipe_of_coco_is_that_of_voc_but_for_what_it_says() -> None:
     }
 
 
+def test_the_recipe_of_photographs_is_that_of_dinov2_but_for_its_paths() -> None:
+    dinov2, msrc = (read_yaml(PROJECT / "configs" / f"{name}.yaml") for name in ("dinov2", "msrc"))
+    networks = {f"{section}.pretrained" for section in ("classifier", "deeplab", "end_to_end")}
+    assert differing(dinov2, msrc) == {"run", "data", "saliency", *networks}
+
+
 @pytest.mark.parametrize("name", ["voc12", "coco14"])
 def test_the_recipes_are_at_the_scale_of_the_paper(name: str) -> None:
     recipe = config(read_yaml(PROJECT / "configs" / f"{name}.yaml"))
