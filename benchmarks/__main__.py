@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks import completion, double_backward, dump_maps, gpu, maps, refine
+from benchmarks import completion, double_backward, dump_maps, frozen, gpu, maps, refine
 from benchmarks.measure import THREADS, Row, megabytes
 from getam.experiments.label_times import cpu_name
 
@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "completion": completion.rows,
     "dump-maps": dump_maps.rows,
     "double-backward": double_backward.rows,
+    "frozen": frozen.rows,
     "gpu": gpu.rows,
 }
 
