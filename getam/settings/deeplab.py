@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -142,6 +143,16 @@ class DeepLabSettings(FineTuningSettings, ScheduleSettings):
 
 class DeepLabTrainingSettings(DeepLabSettings):
     """DeepLabSettings with the checks that concern a training, but not an imported network."""
+
+    @model_validator(mode="after")
+    def _encoder_is_a_vit(self) -> DeepLabTrainingSettings:
+        # Other names are checked when the network is built, which is after days of classifier and maps.
+        if SEGMENTERS[self.architecture].on_vit and re.match(r"(tu-|resnet\d|mit_b\d)", self.encoder):
+            raise ValueError(
+                f"encoder: {self.encoder} is no name of timm's ViTs, one of which {self.architecture} needs; write "
+                "vit_small_patch14_dinov2 or another"
+            )
+        return self
 
     @model_validator(mode="after")
     def _frozen_is_pretrained(self) -> DeepLabTrainingSettings:

@@ -187,6 +187,10 @@ REFUSALS: dict[str, tuple[dict[Any, Any], str]] = {
         "crop.size: 100 is no multiple of 8, the side of vit_tiny_patch16_224's patches; write 96 or 104",
     ),
     "read-out of no decoder": ({"end_to_end": {"readout": "pool"}}, "readout: pool is a CNN's, and the decoder reads"),
+    "encoder that is no ViT": (
+        {"deeplab": {"architecture": "linear"}},
+        "encoder: resnet18 is no name of timm's ViTs, one of which linear needs",
+    ),
     "warm-up": ({"deeplab": {"epochs": 2, "warmup_epochs": 3}}, "warmup_epochs: 3 is more than the 2 epochs"),
     "no layers": ({"classifier": {"trainable": 0}}, "trainable: 0 is no part of a backbone; write all, none, or"),
     "layer decay": ({"saliency": {"layer_decay": 1.1}}, "layer_decay"),
