@@ -16,6 +16,7 @@ from getam.networks.dpt import build_decoder
 from getam.networks.fine_tuning import is_decayed
 from getam.networks.tokens import Tokens, patch_side, read_tokens
 from getam.settings.deeplab import DeepLabSettings
+from getam.settings.patches import size_problem
 
 
 class ViTSegmenter(MultiScaleNetwork):
@@ -181,11 +182,6 @@ def _create_encoder(settings: DeepLabSettings) -> Any:
     # The pooling of an image classifier would only be a part without gradients.
     if getattr(encoder, "attn_pool", None) is not None:
         encoder.attn_pool = None
-    size, patch = settings.crop.size, patch_side(encoder)
-    if size % patch:
-        lower = size - size % patch
-        raise InputError(
-            f"crop.size: {size} pixels are no multiple of {name}'s patches of {patch}; write "
-            + " or ".join(str(side) for side in (lower, lower + patch) if side)
-        )
+    if problem := size_problem(settings.crop.size, patch_side(encoder), key="crop.size", network=name):
+        raise InputError(problem)
     return encoder

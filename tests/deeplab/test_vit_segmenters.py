@@ -294,11 +294,11 @@ def test_a_saved_model_comes_back_for_images_of_another_size(config: Config, arc
         ({"trainable": 7}, "trainable: 7 layers, but the encoder has 4 above its stem; write all"),
         (
             {"crop": {"long_side": [28, 36], "size": 36, "color_jitter": 0}},
-            f"crop.size: 36 pixels are no multiple of {NAME}'s patches of 8; write 32 or 40",
+            f"crop.size: 36 is no multiple of 8, the side of {NAME}'s patches; write 32 or 40",
         ),
         (
             {"encoder_options": {**OPTIONS, "patch_size": 64}},
-            f"crop.size: 32 pixels are no multiple of {NAME}'s patches of 64; write 64",
+            f"crop.size: 32 is no multiple of 64, the side of {NAME}'s patches; write 64",
         ),
     ],
     ids=str,
