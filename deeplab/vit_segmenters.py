@@ -2,57 +2,69 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeplab.multi_scale import MultiScaleNetwork, decoder_groups, encoder_groups, optimizer_groups
 from getam.errors import InputError
 from getam.networks.backbones import Normalization, create_vit
-from getam.networks.dpt import build_decoder
+from getam.networks.decoders import build_decoder
+from getam.networks.dpt import DPTDecoder
 from getam.networks.fine_tuning import is_decayed
-from getam.networks.tokens import Tokens, patch_side, read_tokens
+from getam.networks.linear_head import LinearHead
+from getam.networks.tokens import patch_side, read_tokens
 from getam.settings.deeplab import DeepLabSettings
 from getam.settings.patches import size_problem
 
 
 class ViTSegmenter(MultiScaleNetwork):
-    """Base of segmenters on a ViT; their logits have the images' resolution.
+    """A decoder on the tokens of a timm ViT; the logits have the images' resolution.
 
     Images are normalized by ImageNet's mean and deviation; the network converts them to those of the encoder's
     pretrained weights. Sides that are no multiple of the patch's are padded on the right and at the bottom.
 
     Args:
         encoder: a timm ViT that takes images of any size; it needs no class token.
-        decoder: the new layers.
+        decoder: a DPTDecoder that makes its deepest feature map of tokens, or a LinearHead.
+        architecture: name of the decoder, a key of SEGMENTERS.
         final_norm: whether the decoder reads the tokens after the encoder's final norm, or before it.
         scales, frozen_batch_norm: see MultiScaleNetwork.
     """
 
     def __init__(
-        self, encoder: Any, decoder: nn.Module, *, final_norm: bool, scales: Sequence[float], frozen_batch_norm: bool
+        self,
+        encoder: Any,
+        decoder: DPTDecoder | LinearHead,
+        *,
+        architecture: str,
+        final_norm: bool,
+        scales: Sequence[float],
+        frozen_batch_norm: bool,
     ) -> None:
         super().__init__(encoder, scales=scales, frozen_batch_norm=frozen_batch_norm)
-        self.decoder: Any = decoder
+        self.decoder = decoder
+        self.architecture = architecture
         self.final_norm = final_norm
-        self.taps: tuple[int | str, ...] = ()
         self.normalization = Normalization(encoder.pretrained_cfg["mean"], encoder.pretrained_cfg["std"])
         self.multiple = patch_side(encoder)
         self.train()
-
-    @abstractmethod
-    def decode(self, tokens: Tokens, size: tuple[int, int]) -> Tensor:
-        """The encoder's tokens of images of `size` (H, W) -> logits (B, num_classes, H, W)."""
 
     def logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) of any size -> logits (B, num_classes, H, W)."""
         height, width = images.shape[-2:]
         padded = F.pad(self.normalization(images), (0, -width % self.multiple, 0, -height % self.multiple))
-        tokens = read_tokens(self.encoder, padded, taps=self.taps, final_norm=self.final_norm)
-        return self.decode(tokens, (padded.shape[2], padded.shape[3]))[..., :height, :width]
+        tokens = read_tokens(self.encoder, padded, taps=self.decoder.taps, final_norm=self.final_norm)
+        logits: Tensor = self.decoder(
+            tokens.taps,
+            tokens.output(final_norm=self.final_norm),
+            grid=tokens.grid,
+            num_prefix_tokens=tokens.num_prefix_tokens,
+            size=(padded.shape[2], padded.shape[3]),
+        )
+        return logits[..., :height, :width]
 
     def parameter_groups(
         self, *, learning_rate: float, weight_decay: float, backbone_rate: float = 0.1, layer_decay: float = 1.0
@@ -72,63 +84,6 @@ class ViTSegmenter(MultiScaleNetwork):
         return optimizer_groups(groups, learning_rate=learning_rate)
 
 
-class LinearSegmenter(ViTSegmenter):
-    """A small convolutional head on the last block's patch tokens: 1x1, 3x3 and 1x1 convolution.
-
-    Args:
-        encoder: see ViTSegmenter.
-        num_classes: number of classes, background included.
-        width: channels between the convolutions, where batch norm and ReLU follow each.
-        final_norm, scales, frozen_batch_norm: see ViTSegmenter.
-    """
-
-    architecture = "linear"
-
-    def __init__(self, encoder: Any, *, num_classes: int, width: int, **options: Any) -> None:
-        head = nn.Sequential(
-            nn.Conv2d(encoder.embed_dim, width, kernel_size=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, num_classes, kernel_size=1),
-        )
-        super().__init__(encoder, head, **options)
-
-    def decode(self, tokens: Tokens, size: tuple[int, int]) -> Tensor:
-        patches = tokens.output(final_norm=self.final_norm)[:, tokens.num_prefix_tokens :]
-        logits = self.decoder(patches.transpose(1, 2).unflatten(2, tokens.grid))
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-
-
-class DPTSegmenter(ViTSegmenter):
-    """DPT's decoder, which the end-to-end network has too, on three blocks' tokens and the last block's.
-
-    Args:
-        encoder: see ViTSegmenter.
-        decoder: a DPTDecoder that makes its deepest feature map of tokens.
-        taps: the three blocks, or stages of a hybrid, that the decoder reads beside the last block.
-        final_norm, scales, frozen_batch_norm: see ViTSegmenter.
-    """
-
-    architecture = "dpt"
-
-    def __init__(self, encoder: Any, decoder: nn.Module, *, taps: Sequence[int | str], **options: Any) -> None:
-        super().__init__(encoder, decoder, **options)
-        self.taps = tuple(taps)
-
-    def decode(self, tokens: Tokens, size: tuple[int, int]) -> Tensor:
-        logits: Tensor = self.decoder(
-            tokens.taps,
-            tokens.output(final_norm=self.final_norm),
-            grid=tokens.grid,
-            num_prefix_tokens=tokens.num_prefix_tokens,
-            size=size,
-        )
-        return logits
-
-
 def build_vit_segmenter(settings: DeepLabSettings, num_classes: int) -> ViTSegmenter:
     """Builds the segmenter of the settings; its encoder's position table has the size of the crop.
 
@@ -140,17 +95,14 @@ def build_vit_segmenter(settings: DeepLabSettings, num_classes: int) -> ViTSegme
             weights cannot be obtained or do not fit; the crop is no multiple of its patches.
     """
     encoder = _create_encoder(settings)
-    common: dict[str, Any] = {
-        "final_norm": settings.final_norm,
-        "scales": settings.scales,
-        "frozen_batch_norm": settings.frozen_batch_norm,
-    }
-    if settings.architecture == "linear":
-        return LinearSegmenter(encoder, num_classes=num_classes, width=settings.decoder.width, **common)
-    decoder = build_decoder(
-        settings.decoder, encoder, name=settings.encoder, num_classes=num_classes, given_deepest=False
+    return ViTSegmenter(
+        encoder,
+        build_decoder(settings.architecture, settings.decoder, encoder, name=settings.encoder, num_classes=num_classes),
+        architecture=settings.architecture,
+        final_norm=settings.final_norm,
+        scales=settings.scales,
+        frozen_batch_norm=settings.frozen_batch_norm,
     )
-    return DPTSegmenter(encoder, decoder, taps=settings.decoder.taps, **common)
 
 
 def _create_encoder(settings: DeepLabSettings) -> Any:

@@ -28,7 +28,7 @@ from getam.networks.backbones import (
     find_backbone,
 )
 from getam.networks.checkpoints import describe_model, load_weights, read_description
-from getam.networks.decoder import Reassemble
+from getam.networks.dpt import Reassemble
 from getam.networks.fine_tuning import FineTunedNetwork, freeze
 from getam.networks.released import compute_as_released
 from getam.networks.supervision import IMAGE_LABELS

@@ -1,4 +1,4 @@
-"""The end-to-end network (section 4.3): a classifier and a DPT decoder on one backbone."""
+"""The end-to-end network (section 4.3): a classifier and a decoder on one backbone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from getam.errors import InputError
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.classifier import DPTReadout, ViTClassifier, build_classifier
-from getam.networks.dpt import build_decoder
+from getam.networks.decoders import build_decoder
 from getam.networks.supervision import IMAGE_LABELS, SALIENCY, joined
 from getam.settings.end_to_end import EndToEndSettings
 
@@ -19,8 +19,8 @@ from getam.settings.end_to_end import EndToEndSettings
 class EndToEndNetwork(nn.Module):
     """Computes class scores and a segmentation from one backbone.
 
-    The read-outs `project`, `ignore` and `add` make a feature map, which is the decoder's deepest input too, as in the
-    authors' network; with another read-out the decoder makes its own.
+    The read-outs `project`, `ignore` and `add` make a feature map, which is the DPT decoder's deepest input too, as in
+    the authors' network; with another read-out the decoder makes its own.
 
     Args:
         num_classes: number of classes without the background.
@@ -39,11 +39,11 @@ class EndToEndNetwork(nn.Module):
             raise InputError(
                 f"maps.start_block: {settings.maps.start_block} leaves no block; the backbone's are 0 to {blocks - 1}"
             )
-        self.taps = settings.decoder.taps
         self.final_norm = settings.final_norm
         # These have no weights; hooks on them see what a training step makes maps of.
         self.readout_features, self.scores_for_maps = nn.Identity(), nn.Identity()
         self.decoder = build_decoder(
+            settings.architecture,
             settings.decoder,
             self.classifier.backbone,
             name=settings.backbone,
@@ -61,7 +61,7 @@ class EndToEndNetwork(nn.Module):
         the block on at which a recorder of attention starts one.
         """
         readout = self.classifier.readout
-        tokens = self.classifier.tokens(images, taps=self.taps, final_norm=self.final_norm)
+        tokens = self.classifier.tokens(images, taps=self.decoder.taps, final_norm=self.final_norm)
         frozen = not any(parameter.requires_grad for parameter in self.classifier.backbone.parameters())
         if frozen and tokens.last.requires_grad:
             self.scores_for_maps(readout(tokens))
@@ -74,7 +74,7 @@ class EndToEndNetwork(nn.Module):
             return scores, None
         logits = self.decoder(
             tokens.taps,
-            features if self.decoder.deepest is None else tokens.output(final_norm=self.final_norm),
+            features if self.decoder.given_deepest else tokens.output(final_norm=self.final_norm),
             grid=tokens.grid,
             num_prefix_tokens=tokens.num_prefix_tokens,
             size=tuple(images.shape[2:]),

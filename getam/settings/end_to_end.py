@@ -26,12 +26,15 @@ class EnergySettings(Section):
 
 
 class EndToEndSettings(BackboneSettings, ScheduleSettings):
-    """train_end_to_end: double-backward training with the DPT decoder (section 4.3)."""
+    """train_end_to_end: double-backward training of a classifier and a decoder (section 4.3)."""
 
     classifier_epochs: Annotated[int, Field(ge=0)] = Field(
         description="first epochs that train the classifier alone (paper: half of all)"
     )
     crop: CropSettings
+    architecture: Literal["dpt", "linear"] = Field(
+        description="decoder: dpt (the paper's), or a small convolutional head on the last block's tokens (linear)"
+    )
     decoder: DecoderSettings
     maps: ActivationSettings
     refine: RefineSettings

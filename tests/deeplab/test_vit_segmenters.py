@@ -18,12 +18,14 @@ from torch import Tensor
 from deeplab.model import build_deeplab, describe_deeplab, load_deeplab
 from deeplab.multi_scale import multi_scale_loss
 from deeplab.stages import predict_deeplab, train_deeplab
-from deeplab.vit_segmenters import DPTSegmenter, LinearSegmenter, ViTSegmenter
+from deeplab.vit_segmenters import ViTSegmenter
 from getam.datasets.images import MEAN, STD
 from getam.datasets.index import Index, IndexRow, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.networks.checkpoints import save_model
+from getam.networks.dpt import DPTDecoder
+from getam.networks.linear_head import LinearHead
 from getam.scores.evaluation import evaluate_predictions
 from getam.settings.config import Config, validate_config
 from getam.settings.deeplab import DeepLabSettings
@@ -34,7 +36,7 @@ from getam.training.optimization import check_groups
 NAME = "vit_tiny_patch16_224"
 OPTIONS = {"patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2}
 DECODER = {"taps": [0, 1, 2], "channels": [8, 8, 8], "scales": [4, 2, 1], "width": 16}
-ON_VITS = {"dpt": DPTSegmenter, "linear": LinearSegmenter}
+ON_VITS = {"dpt": DPTDecoder, "linear": LinearHead}
 NUM_CLASSES = 4
 
 
@@ -52,7 +54,8 @@ def settings_of(config: Config, architecture: str, **changes: Any) -> DeepLabSet
 def segmenter(config: Config, architecture: str, **changes: Any) -> ViTSegmenter:
     torch.manual_seed(0)
     network = build_deeplab(settings_of(config, architecture, **changes), num_classes=NUM_CLASSES)
-    assert isinstance(network, ON_VITS[architecture])
+    assert isinstance(network, ViTSegmenter)
+    assert isinstance(network.decoder, ON_VITS[architecture])
     return network
 
 
@@ -106,8 +109,8 @@ def test_images_between_multiples_of_the_patch_are_padded_with_the_mean_color(
 @pytest.mark.parametrize("final_norm", [True, False])
 def test_the_linear_head_by_hand(config: Config, final_norm: bool) -> None:
     network = segmenter(config, "linear", final_norm=final_norm).eval()
-    assert isinstance(network, LinearSegmenter)
-    vit, (first, norm1, _, second, norm2, _, last) = network.encoder, network.decoder
+    assert isinstance(network.decoder, LinearHead)
+    vit, (first, norm1, _, second, norm2, _, last) = network.encoder, network.decoder.layers
     for norm in (vit.norm, norm1, norm2):
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)

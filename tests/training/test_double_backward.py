@@ -113,11 +113,22 @@ READOUTS = ["project", "add", "token", "max"]
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("method", ["getam", "cam"])
 @pytest.mark.parametrize("trainable", ["all", 1, "none"])
+@pytest.mark.parametrize("architecture", ["dpt", "linear"])
 def test_any_readout_and_any_trainable_blocks(
-    settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch, readout: str, method: str, trainable: int | str
+    settings: EndToEndSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    readout: str,
+    method: str,
+    trainable: int | str,
+    architecture: str,
 ) -> None:
     settings = changed(
-        settings, readout=readout, final_norm=True, trainable=trainable, maps={"method": method, "start_block": 1}
+        settings,
+        readout=readout,
+        final_norm=True,
+        trainable=trainable,
+        architecture=architecture,
+        maps={"method": method, "start_block": 1},
     )
     network, batch = in_float64(build(settings), make_batch())
     expected_targets = targets_by_hand(network, batch, settings)

@@ -59,7 +59,9 @@ def test_taps_beyond_the_blocks_are_refused(settings: EndToEndSettings) -> None:
         EndToEndNetwork(settings.model_copy(update={"decoder": decoder}), num_classes=3)
 
 
-def test_save_and_load_round_trip(settings: EndToEndSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["dpt", "linear"])
+def test_save_and_load_round_trip(architecture: str, settings: EndToEndSettings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"architecture": architecture})
     network = EndToEndNetwork(settings, num_classes=3)
     save_model(tmp_path, network, describe_end_to_end(settings, CLASSES))
     loaded, classes = load_end_to_end(tmp_path)
@@ -92,7 +94,7 @@ def test_hybrid_gives_its_stages_to_the_decoder(settings: EndToEndSettings) -> N
     vit = network.classifier.backbone
     images = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
-        tokens = network.classifier.tokens(images, taps=network.taps)
+        tokens = network.classifier.tokens(images, taps=network.decoder.taps)
         # The ResNet by hand: stem, then a stage after the other.
         features = vit.patch_embed.backbone.stem(images)
         stages = []
@@ -149,7 +151,7 @@ def test_any_vit_by_its_taps(backbone: str, options: dict[str, Any], settings: E
         before = network(images)
         assert before[1].shape == (1, 4, 64, 64)
         # Of the prefix tokens the read-outs see the class token alone.
-        taps = network.classifier.tokens(images, taps=network.taps).taps
+        taps = network.classifier.tokens(images, taps=network.decoder.taps).taps
         assert {tap.shape[1] - 16 for tap in taps} == {network.classifier.backbone.num_prefix_tokens}
 
 

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from getam.networks.decoder import DPTDecoder, Fusion, Reassemble
+from getam.networks.dpt import DPTDecoder, Fusion, Reassemble
 from getam.networks.released import from_released
 
 PATCH, DIM, CHANNELS, WIDTH = 16, 48, (8, 12, 16, 48), 16
