@@ -51,6 +51,15 @@ class FineTuningSettings(PretrainedSettings):
         description="factor of the learning rate from each layer of the backbone to the one below it; 1: the same"
     )
 
+    def frozen_at_random(self) -> str | None:
+        """What is wrong, with a cure, if layers of a backbone without pretrained weights are frozen; otherwise None."""
+        if self.pretrained or self.trainable == "all":
+            return None
+        return (
+            f"trainable: {self.trainable} freezes layers at their random weights, since pretrained is false; write "
+            "pretrained: true or a file of weights, or trainable: all"
+        )
+
 
 class NetworkWeights(PretrainedSettings):
     """fetch_weights: the network of one section and the weights that it starts with."""

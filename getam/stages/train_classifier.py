@@ -124,16 +124,17 @@ def _score(
     part = [number for number, id in enumerate(ids) if id in seen]
     own = average_precision(found[part], truth[part], index.classes)["mean_average_precision"]
     random = chance(truth)
-    warning = None
+    warnings = [settings.frozen_at_random()]
     if random is not None and own is not None:
-        warning = warning_of(own, chance=random, probe=None if probe is None else probe.mean_average_precision)
+        probed = None if probe is None else probe.mean_average_precision
+        warnings.append(warning_of(own, chance=random, probe=probed))
     return {
         "split": "val",
         "images": len(rows),
         **average_precision(found, truth, index.classes),
         "chance": random,
         "probe": None if probe is None else probe.record() | {"classifier": own},
-        "warning": warning,
+        "warning": "; ".join(filter(None, warnings)) or None,
     }
 
 

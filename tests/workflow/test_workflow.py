@@ -169,6 +169,28 @@ def test_without_the_hash_of_sources_other_edits_rerun_as_ever(copy: Workplace) 
     assert copy.plan("--config", "completion={alpha: 0.123}") == ALL
 
 
+def test_frozen_layers_without_pretrained_weights_are_warned_of(finished: Workplace) -> None:
+    frozen = {"deeplab": {"trainable": "none"}, "end_to_end": {"trainable": 1}}
+    result = finished.snakemake("-n", "--configfile", str(finished.overlay(frozen)))
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "deeplab.trainable: none freezes layers at their random weights" in output
+    assert "end_to_end.trainable: 1 freezes" in output
+    assert output.count("freezes layers") == 2
+
+
+def test_a_run_of_other_data_in_the_demos_folder_is_warned_of(finished: Workplace) -> None:
+    lists = finished.folder / "other" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split in ("train", "val"):
+        (lists / f"{split}.txt").touch()
+    for run, warned in (("demo", True), ("own", False)):
+        result = finished.snakemake("-n", "--config", f"run={run}", "data={root: other}")
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        assert ("run: results/demo takes the results of other; write another name" in output) == warned
+
+
 def test_a_training_asks_for_its_gpus_and_more_of_them_rerun_nothing(finished: Workplace) -> None:
     two = {name: {"gpus": 2} for name in ("classifier", "saliency", "deeplab", "end_to_end")}
     overlay = ("--configfile", str(finished.overlay(two)))

@@ -91,13 +91,23 @@ def training_threads(section: str) -> Callable[[object], int]:
     return threads
 
 
-def warn_of_fewer_gpus() -> None:
-    """Warns if a training asks for more GPUs than --resources allows: Snakemake reduces them silently."""
+def warn_of_trainings() -> None:
+    """Warns of what a training would do in silence.
+
+    Snakemake gives a training fewer GPUs than it asks for if --resources allows no more. Frozen layers need pretrained
+    weights. A run of one's own data in the demo's folder replaces the demo's results.
+    """
     limit = resource_limit(workflow, "gpu")
     for name in ("classifier", "saliency", "deeplab", "end_to_end"):
-        gpus = getattr(SETTINGS, name).gpus
-        if limit and gpus > limit:
-            logger.warning(f"{name}.gpus: {gpus}, but jobs share {limit}: --resources gpu={gpus} gives them all")
+        training = getattr(SETTINGS, name)
+        if limit and training.gpus > limit:
+            logger.warning(
+                f"{name}.gpus: {training.gpus}, but jobs share {limit}: --resources gpu={training.gpus} gives them all"
+            )
+        if frozen := training.frozen_at_random():
+            logger.warning(f"{name}.{frozen}")
+    if SETTINGS.run == "demo" and not in_demo(SETTINGS.data.root):
+        logger.warning(f"run: results/demo takes the results of {SETTINGS.data.root}; write another name of the run")
 
 
 def scaled(amount: int | Callable[[object], int]) -> Callable[..., int]:
@@ -356,7 +366,7 @@ os.environ.update(
     GETAM_CODE_HASH=str(SETTINGS.code_hash).lower(),
 )
 make_names_targets(SETTINGS.run)
-warn_of_fewer_gpus()
+warn_of_trainings()
 
 
 wildcard_constraints:
