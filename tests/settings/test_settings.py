@@ -26,7 +26,7 @@ from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, flags, leaves, nest
 from getam.settings.maps import MAP_METHODS
 from getam.settings.patches import size_problem
-from getam.settings.reading import merge, read_yaml
+from getam.settings.reading import BASE_CONFIG, merge, read_yaml
 from getam.settings.section import Section, section_of
 
 BASE = PROJECT / "config.yaml"
@@ -452,6 +452,27 @@ def test_the_recipe_of_photographs_is_that_of_dinov2_but_for_its_paths() -> None
     dinov2, msrc = (read_yaml(PROJECT / "configs" / f"{name}.yaml") for name in ("dinov2", "msrc"))
     networks = {f"{section}.pretrained" for section in ("classifier", "deeplab", "end_to_end")}
     assert differing(dinov2, msrc) == {"run", "data", "saliency", *networks}
+
+
+NOT_OF_A_VIT = {"atrous_rates", "bottleneck_stride", "encoder_stages"}
+"""DeepLabv2's settings, which a ViT's segmenter does not read."""
+
+
+@pytest.mark.parametrize("name", ["voc12", "coco14"])
+def test_dinov2_after_another_recipe_is_dinov2(name: str) -> None:
+    base, other, dinov2 = (
+        read_yaml(path)
+        for path in (BASE_CONFIG, PROJECT / "configs" / f"{name}.yaml", PROJECT / "configs" / "dinov2.yaml")
+    )
+    alone, after = merge(base, dinov2), merge(merge(base, other), dinov2)
+    # These are the data set's, or about saliency, or not read where no dense CRF runs.
+    elsewhere = {"run", "tables", "sweep", "audit", "data", "saliency"}
+    assert after["end_to_end_prediction"]["crf"]["iterations"] == after["deeplab_prediction"]["crf"]["iterations"] == 0
+    assert {
+        key
+        for key in differing(alone, after)
+        if key.partition(".")[0] not in elsewhere and "prediction.crf" not in key and not key.endswith("pretrained")
+    } == {"end_to_end.energy.scale"} | {f"deeplab.{option}" for option in NOT_OF_A_VIT}
 
 
 @pytest.mark.parametrize("name", ["voc12", "coco14"])
