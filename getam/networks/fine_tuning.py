@@ -21,6 +21,9 @@ class FineTunedNetwork(nn.Module):
         """Sets the mode; modules of which no parameter is trained stay in evaluation mode."""
         super().train(mode)
         for module in self.modules():
+            if module is self:
+                # Its own mode is the caller's, and eval() would come back here.
+                continue
             parameters = list(module.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
                 module.eval()

@@ -123,6 +123,15 @@ def test_frozen_modules_stay_in_evaluation_mode() -> None:
     assert network.head.training
 
 
+def test_a_network_of_which_nothing_is_trained_has_modes_too() -> None:
+    network = FineTunedNetwork()
+    network.backbone = nn.Sequential(nn.Linear(2, 2))
+    network.requires_grad_(False)
+    assert not any(module.training for module in network.eval().modules())
+    assert network.train().training
+    assert not any(module.training for module in network.backbone.modules())
+
+
 @pytest.mark.parametrize("readout", ["project", "token", "max"])
 def test_a_frozen_backbone_runs_without_a_graph(demo: ClassifierSettings, readout: str) -> None:
     settings = demo.model_copy(update={"trainable": "none", "readout": readout, "stem_channels": ()})
