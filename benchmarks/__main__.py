@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks import completion, double_backward, dump_maps, frozen, gpu, maps, refine
+from benchmarks import completion, double_backward, dump_maps, frozen, gpu, maps, propagation, refine
 from benchmarks.measure import THREADS, Row, megabytes
 from getam.experiments.label_times import cpu_name
 
 PARTS: dict[str, Callable[[int], list[Row]]] = {
     "maps": maps.rows,
+    "propagation": propagation.rows,
     "pamr": refine.rows,
     "completion": completion.rows,
     "dump-maps": dump_maps.rows,

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from getam.labels.completion import complete_labels
     from getam.maps.attention import AttentionMaps
     from getam.maps.pamr import pamr
+    from getam.maps.propagation import propagate
     from getam.training.losses import dense_energy_loss
 
-__all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr"]
+__all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr", "propagate"]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,4 +34,8 @@ def __getattr__(name: str) -> Any:
             from getam.maps.pamr import pamr
 
             return pamr
+        case "propagate":
+            from getam.maps.propagation import propagate
+
+            return propagate
     raise AttributeError(f"module 'getam' has no attribute {name!r}")

@@ -14,7 +14,7 @@ from pydensecrf.utils import unary_from_softmax
 
 from getam.labels.class_maps import divide_by_maximum, label_values, probabilities
 from getam.settings.crf import CrfSettings
-from getam.system.files import read_image, write_labels
+from getam.system.files import UNKNOWN, read_image, write_labels
 
 
 def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
@@ -41,7 +41,13 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSetting
 
 
 def crf_labels(
-    image: np.ndarray, maps: np.ndarray, classes: Sequence[int], settings: CrfSettings, *, gamma: float
+    image: np.ndarray,
+    maps: np.ndarray,
+    classes: Sequence[int],
+    settings: CrfSettings,
+    *,
+    gamma: float,
+    confidence: float = 0.0,
 ) -> np.ndarray:
     """Pseudo label of one image without saliency: argmax of the dense CRF on background and class scores.
 
@@ -54,9 +60,10 @@ def crf_labels(
         classes: K class indices counted from 0, ascending (label value = index + 1).
         settings: settings of the CRF.
         gamma: exponent of the background score.
+        confidence: a pixel is unknown where the CRF's probability of its label is below this, as in CLIP-ES (0.95).
 
     Returns:
-        (H, W), uint8: 0 background, label values.
+        (H, W), uint8: 0 background, label values, 255 unknown.
 
     Raises:
         InputError: shapes disagree, the maps hold NaN, infinity or a negative value, or the classes are not
@@ -64,7 +71,9 @@ def crf_labels(
     """
     values = label_values(maps.shape, classes, image.shape[:2], partner="image")
     refined = dense_crf(image, probabilities(divide_by_maximum(maps), gamma), settings)
-    return np.array([0, *values], np.uint8)[refined.argmax(0)]
+    labels = np.array([0, *values], np.uint8)[refined.argmax(0)]
+    labels[refined.max(0) < confidence] = UNKNOWN
+    return labels
 
 
 def write_crf_labels(path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings) -> None:

@@ -60,16 +60,23 @@ def _completion(maps: Any, classes: Sequence[int], image: Any, saliency: Any, se
 
 
 def _dense_crf(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
-    return crf_labels(image, maps, classes, settings.crf, gamma=settings.gamma)
+    return crf_labels(image, maps, classes, settings.crf, gamma=settings.gamma, confidence=settings.crf_confidence)
 
 
 def _reliable(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
     return rrm_labels(image, maps, classes, settings.rrm, settings.crf)
 
 
+def _bands(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
+    from getam.labels.bands import band_labels
+
+    return band_labels(maps, classes, high=settings.bands.high, low=settings.bands.low)
+
+
 LABEL_MAKERS: dict[str, Callable[[Any, Sequence[int], Any, Any, LabelSettings], Any]] = {
     "activation": _completion,
     "crf": _dense_crf,
     "rrm": _reliable,
+    "bands": _bands,
 }
 """The functions of the methods in LABEL_METHODS: (maps, classes, image, saliency map, settings) -> labels."""

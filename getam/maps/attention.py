@@ -246,13 +246,23 @@ class AttentionMaps(ClassMaps):
             second gradient factor.
         start_block: first block whose map is summed (Eq. 3), counted from 0.
         fusion: `sum` (Eq. 3), `product` or `matmul`, see `gradient_weighted_maps`.
+        patch_tokens: whether the last block computes its patch tokens even if the scores need none of them, for who
+            reads them in the same pass.
 
     Raises:
         InputError: the model contains no ViT with a class token, or several; there is no such block, coupling or
             fusion; in a call, the attention of a block is no softmax self-attention over prefix tokens and all patches.
     """
 
-    def __init__(self, model: nn.Module, coupling: str = "released", start_block: int = 0, fusion: str = "sum") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        coupling: str = "released",
+        start_block: int = 0,
+        fusion: str = "sum",
+        *,
+        patch_tokens: bool = False,
+    ) -> None:
         super().__init__(model)
         chosen(COUPLINGS, coupling, name="coupling")
         if fusion not in FUSIONS:
@@ -266,7 +276,7 @@ class AttentionMaps(ClassMaps):
             start_block=start_block,
             detach_below=True,
             class_rows_alone=fusion != "matmul",
-            prefix_alone=fusion != "matmul" and reads_prefix_alone(model),
+            prefix_alone=fusion != "matmul" and not patch_tokens and reads_prefix_alone(model),
         )
 
     def _compute(self, images: Tensor, classes: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor]]:

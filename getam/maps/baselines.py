@@ -18,6 +18,7 @@ from getam.maps.attention import (
     gradient_weighted_maps,
     token_grid,
 )
+from getam.maps.propagation import PropagatedMaps, Propagation, reads_features
 from getam.maps.recorder import AttentionRecorder, at_least_float32
 from getam.networks.backbones import find_backbone
 from getam.settings.maps import ActivationSettings
@@ -156,12 +157,13 @@ class MapMaker(NamedTuple):
 
 
 def create_maps(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
-    """Creates the map method of the settings for a classifier of `getam.networks.classifier`.
+    """Creates the map method of the settings, with their propagation, for a classifier of getam.networks.classifier.
 
     Raises:
         InputError: there is no such method, or it does not support the model.
     """
-    return chosen(MAP_MAKERS, settings.method, name="maps.method").create(model, settings)
+    maps = chosen(MAP_MAKERS, settings.method, name="maps.method").create(model, settings)
+    return maps if settings.propagation == "none" else PropagatedMaps(maps, settings)
 
 
 def pass_with_maps(
@@ -180,7 +182,12 @@ def pass_with_maps(
     of_step = chosen(MAP_MAKERS, settings.method, name="maps.method").of_step
     if of_step is None:
         raise InputError(f"maps.method: a training step makes no {settings.method}; choose another")
-    return of_step(model, images, classes, settings)
+    if settings.propagation == "none":
+        return of_step(model, images, classes, settings)
+    network: Any = getattr(model, "module", model)
+    with Propagation(network.classifier.backbone, settings) as propagation:
+        made = of_step(model, images, classes, settings)
+    return made._replace(maps=propagation.propagated(made.maps))
 
 
 @contextmanager
@@ -212,7 +219,13 @@ def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:
     """The functions of GETAM with the coupling that `coupling_of` chooses, a key of COUPLINGS."""
 
     def create(model: nn.Module, settings: ActivationSettings) -> ClassMaps:
-        return AttentionMaps(model, coupling_of(settings), settings.start_block, settings.fusion)
+        return AttentionMaps(
+            model,
+            coupling_of(settings),
+            settings.start_block,
+            settings.fusion,
+            patch_tokens=reads_features(settings),
+        )
 
     def of_step(
         model: nn.Module, images: Tensor, classes: Sequence[Sequence[int]], settings: ActivationSettings

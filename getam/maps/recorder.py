@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,9 @@ _fused_attention = F.scaled_dot_product_attention
 """torch's function, bound here so that calls from this module and the comparison in _Interceptor mean the same one."""
 
 
-@dataclass(frozen=True)
-class AttentionCall:
-    """Inputs and output of one call of fused attention; only `output` has a graph.
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """What the attention matrix A of one call of fused attention follows from, without a graph.
 
     The methods compute in float32 at least, also under autocast, since bfloat16 changes large scores by several
     percent.
@@ -36,14 +36,10 @@ class AttentionCall:
     """(B, heads, N, d)"""
     key: Tensor
     """(B, heads, N, d)"""
-    value: Tensor
-    """(B, heads, N, d)"""
     scale: float
     """Factor of the product of query and key, usually 1 / sqrt(d)."""
     bias: Tensor | None
     """Added to the scores if floating (relative positions); if bool, False masks. Broadcasts to (B, heads, N, N)."""
-    output: Tensor
-    """A V before the projection, with a graph: (B, heads, N, d), or only the first rows if no others were computed."""
 
     def class_row(self) -> Tensor:
         """The class token's row of A over all tokens: (B, heads, N), summing to 1 over N."""
@@ -65,6 +61,16 @@ class AttentionCall:
                 masked = bias.dtype == torch.bool
                 scores = scores.masked_fill(~bias, -torch.inf) if masked else scores + bias.to(precision)
             return scores.softmax(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall(Attention):
+    """One call of fused attention with its output, through which gradients reach it."""
+
+    value: Tensor
+    """(B, heads, N, d)"""
+    output: Tensor
+    """A V before the projection, with a graph: (B, heads, N, d), or only the first rows if no others were computed."""
 
     def class_row_gradient(self, output_gradient: Tensor) -> Tensor:
         """The gradient dy/da of the class token's row, (B, heads, N), from dy/do (B, heads, N, d)."""
@@ -242,20 +248,82 @@ class AttentionRecorder:
             if isinstance(bias, Tensor) and bias.shape[-2] > 1:
                 arguments["attn_mask"] = bias[..., :rows, :]
         output = _fused_attention(**arguments)
-        if arguments.get("is_causal"):
-            bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-        scale = arguments.get("scale")
-        self.calls.append(
-            AttentionCall(
-                query=query.detach(),
-                key=key.detach(),
-                value=value.detach(),
-                scale=query.shape[-1] ** -0.5 if scale is None else scale,
-                bias=bias.detach() if isinstance(bias, Tensor) else None,
-                output=output,
-            )
-        )
+        self.calls.append(AttentionCall(**_matrix_of(query, key, bias, arguments), value=value.detach(), output=output))
         return F.pad(output, (0, 0, 0, omitted_rows)) if omitted_rows else output
+
+
+def _matrix_of(query: Tensor, key: Tensor, bias: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Attention of a call of fused attention."""
+    if arguments.get("is_causal"):
+        bias = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
+    scale = arguments.get("scale")
+    return {
+        "query": query.detach(),
+        "key": key.detach(),
+        "scale": query.shape[-1] ** -0.5 if scale is None else scale,
+        "bias": bias.detach() if isinstance(bias, Tensor) else None,
+    }
+
+
+class AttentionObserver:
+    """Context manager that keeps what the attention matrices of a ViT's forward pass follow from, and changes nothing.
+
+    After a forward pass inside the context, `calls` holds one Attention for each fused attention of the blocks from
+    `first_block` on. It sees whole queries, even if an AttentionRecorder inside its context computes a part alone.
+
+    Args:
+        backbone: a timm ViT.
+        first_block: counted from 0.
+
+    Raises:
+        InputError: in the forward pass, a block makes no call of fused attention.
+    """
+
+    def __init__(self, backbone: Any, *, first_block: int) -> None:
+        self.blocks = [*backbone.blocks][first_block:]
+        self.calls: list[Attention] = []
+        self._contexts = ExitStack()
+        self._inside: ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        self.calls = []
+        for block in self.blocks:
+            self._contexts.enter_context(block.register_forward_pre_hook(self._enter_block))
+            self._contexts.enter_context(block.register_forward_hook(self._leave_block))
+            for module in block.modules():
+                if hasattr(module, "fused_attn"):
+                    self._contexts.callback(setattr, module, "fused_attn", module.fused_attn)
+                    module.fused_attn = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._inside is not None:
+            # A block has failed.
+            self._inside.close()
+            self._inside = None
+        self._contexts.close()
+
+    def _enter_block(self, block: nn.Module, inputs: Any) -> None:
+        # The mode that is entered last is called first: before one that shortens the query.
+        self._inside = ExitStack()
+        self._inside.enter_context(_Interceptor(self._observe))
+        self._before = len(self.calls)
+
+    def _leave_block(self, block: nn.Module, inputs: Any, output: Any) -> None:
+        assert self._inside is not None
+        self._inside.close()
+        self._inside = None
+        if len(self.calls) == self._before:
+            raise InputError(
+                f"propagation: a block ({type(block).__name__}) made no fused attention call; choose another backbone, "
+                "or features"
+            )
+
+    def _observe(self, arguments: dict[str, Any]) -> Tensor:
+        self.calls.append(
+            Attention(**_matrix_of(arguments["query"], arguments["key"], arguments.get("attn_mask"), arguments))
+        )
+        return _fused_attention(**arguments)
 
 
 @contextmanager

@@ -50,8 +50,7 @@ def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()
             a hybrid's ResNet.
         final_norm: whether the final norm is applied to the tapped blocks' tokens too (as DINOv2's decoders do).
     """
-    # A ViT that averages its patches may have its norm after the average; it normalizes single tokens as well.
-    norm = backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else backbone.norm
+    norm = final_norm_of(backbone)
     last = len(backbone.blocks) - 1
     blocks = sorted({tap for tap in taps if isinstance(tap, int)} | {last})
     tapped: dict[int | str, Tensor] = {}
@@ -73,6 +72,11 @@ def read_tokens(backbone: Any, images: Tensor, *, taps: Sequence[int | str] = ()
         grid=backbone.patch_embed.dynamic_feat_size(tuple(images.shape[2:])),
         num_prefix_tokens=backbone.num_prefix_tokens,
     )
+
+
+def final_norm_of(backbone: Any) -> Any:
+    """The norm after a ViT's last block; one that comes after the average of its patches normalizes tokens as well."""
+    return backbone.fc_norm if isinstance(backbone.norm, nn.Identity) else backbone.norm
 
 
 def _keep(tapped: dict[int | str, Tensor], tap: str, module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -208,16 +208,18 @@ def common_segmenter_title(architectures: Iterable[str | None]) -> str:
     return titles.pop() if len(titles) == 1 else ANY_SEGMENTER
 
 
-def maps_title(method: str | None) -> str:
-    """The name of the class activation maps, such as "GETAM maps".
+def maps_title(method: str | None, propagation: str | None = None) -> str:
+    """The name of the class activation maps, such as "GETAM maps" or "propagated GETAM maps".
 
     Args:
         method: the one that their manifest records; None for maps without a manifest, such as the user's own.
+        propagation: likewise; None for maps of earlier versions, which knew none.
     """
     if method is None:
         return "raw maps"
     known = MAP_METHODS.get(str(method))
-    return f"{known.name if known else method} maps"
+    spread = "" if propagation in (None, "none") else "propagated "
+    return f"{spread}{known.name if known else method} maps"
 
 
 def capitalized(title: str) -> str:

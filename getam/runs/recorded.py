@@ -57,8 +57,10 @@ def titles_of(run: Run) -> Titles:
         run / path_of("deeplab_scores"), "protocol", "architecture"
     )
     manifests = sorted(run.glob(RECORDS["maps"].record))
-    method = _recorded(manifests[0], "settings", "method") if manifests else None
-    return Titles(segmenter_title(architecture), maps_title(method))
+    method, propagation = (
+        _recorded(manifests[0], "settings", key) if manifests else None for key in ("method", "propagation")
+    )
+    return Titles(segmenter_title(architecture), maps_title(method, propagation))
 
 
 def _recorded(path: Path, *keys: str) -> str | None:

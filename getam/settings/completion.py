@@ -75,6 +75,19 @@ class RrmSettings(Section):
     confidence: Fraction = Field(description="least background score and least CRF probability of a sure pixel")
 
 
+class BandSettings(Section):
+    """Labels by two background scores (Ru et al. 2023), without saliency."""
+
+    high: Fraction = Field(description="a class is sure where its map over the map's maximum is above this")
+    low: Fraction = Field(description="background is where no map is above this; between the two a pixel is unknown")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BandSettings:
+        if self.low > self.high:
+            raise ValueError(f"low: {self.low} is above high {self.high}; write a lower one")
+        return self
+
+
 @dataclass(frozen=True)
 class LabelMethod:
     """A method that makes pseudo labels; its function is in getam.labels.methods.LABEL_MAKERS.
@@ -106,6 +119,7 @@ LABEL_METHODS = {
         "dense CRF", "dense CRF on the maps, without saliency", reads_photograph=True, in_processes=True
     ),
     "rrm": LabelMethod("RRM", "RRM's reliable labels, without saliency", reads_photograph=True, in_processes=True),
+    "bands": LabelMethod("bands", "two background scores, without saliency", on_device=True),
 }
 """The label methods by the value of `completion.method`: the paper's first, then the baselines."""
 
@@ -120,7 +134,11 @@ class LabelSettings(CompletionSettings):
 
     method: Annotated[str, Choice(LABEL_METHODS)] = Field(description=with_baselines(LABEL_METHODS))
     crf: CrfSettings
+    crf_confidence: Fraction = Field(
+        description="of crf: a pixel is unknown where its label's probability is below this; 0: never (CLIP-ES: 0.95)"
+    )
     rrm: RrmSettings
+    bands: BandSettings
 
     @property
     def needs_saliency(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from getam.settings.choices import Choice, readers, with_baselines
-from getam.settings.section import Block, ImageSize, PositiveFloat, PositiveInt, Precision, Section
+from getam.settings.section import Block, Fraction, ImageSize, PositiveFloat, PositiveInt, Precision, Section
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ class ActivationSettings(Section):
         description=f"how {readers(MAP_METHODS, 'fusion')} join blocks: sum (Eq. 3), product of the maps, matmul of "
         "whole matrices"
     )
+    propagation: Literal["none", "attention", "features", "both"] = Field(
+        description="spreads maps over patches that the ViT holds alike: by mean attention of the last blocks "
+        "(CLIP-ES), by cosine similarity of the last tokens, by both in this order, or none"
+    )
+    propagation_blocks: PositiveInt = Field(description="number of last blocks whose attention is averaged")
+    propagation_threshold: Fraction = Field(
+        description="share of a map's maximum: what spreads is inside the boxes around regions above it; 0: all"
+    )
+    propagation_power: PositiveFloat = Field(description="exponent of the cosine similarity")
+    propagation_steps: PositiveInt = Field(description="number of steps by cosine similarity")
 
 
 class MapSettings(ActivationSettings):

@@ -161,6 +161,9 @@ def make_targets(
         if by_rules:
             labels.append(complete_labels(maps, indices, saliency, **before_opening, epsilon=settings.map_epsilon))
             continue
+        if LABEL_METHODS[completion.method].on_device:
+            labels.append(make_labels(maps, indices, settings=completion))
+            continue
         values = make_labels(
             maps.float().cpu().numpy(),
             indices,

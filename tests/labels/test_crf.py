@@ -98,6 +98,9 @@ def test_labels_by_hand_without_kernels() -> None:
     labels = crf_labels(image, maps, [2, 7], OFF, gamma=2)
     assert labels.dtype == np.uint8
     assert labels.tolist() == [[0, 3, 3, 0, 3]]
+    # The labels' probabilities: 1/1, 0.5/1.15, 0.6/1.16, 0.81/0.95 and 1/2.
+    sure = crf_labels(image, maps, [2, 7], OFF, gamma=2, confidence=0.51)
+    assert sure.tolist() == [[0, 255, 3, 0, 255]]
     # At gamma 1 a score of 0.5 ties with the background, which comes first.
     assert crf_labels(image, maps, [2, 7], OFF, gamma=1).tolist() == [[0, 0, 3, 0, 3]]
 

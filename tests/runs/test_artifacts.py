@@ -109,6 +109,9 @@ def test_titles_follow_from_what_is_recorded() -> None:
     assert [maps_title(name) for name in (None, "getam", "cam", "later")] == [
         "raw maps", "GETAM maps", "CAM maps", "later maps"
     ]  # fmt: skip
+    assert [maps_title("getam", name) for name in (None, "none", "attention", "both")] == [
+        "GETAM maps", "GETAM maps", "propagated GETAM maps", "propagated GETAM maps"
+    ]  # fmt: skip
     assert common_segmenter_title(["segformer", "segformer"]) == "SegFormer"
     assert common_segmenter_title(["segformer", None]) == "segmentation network"
     assert capitalized("end to end") == "End to end"
@@ -225,6 +228,14 @@ def test_a_network_that_lies_elsewhere_is_named_by_its_scores(run: Path) -> None
     del scores["protocol"]["architecture"]
     write_json(run / "deeplab" / "metrics.json", scores)
     assert titles_of(run).segmenter == "DeepLab"
+
+
+def test_propagated_maps_are_named_so(run: Path) -> None:
+    manifest = min(run.glob("maps/*/manifest.json"))
+    content = read_json(manifest)
+    content["settings"]["propagation"] = "features"
+    write_json(manifest, content)
+    assert titles_of(run).maps == "propagated CAM maps"
 
 
 def test_the_papers_run_is_named_as_the_paper_names_it(tmp_path: Path) -> None:
