@@ -161,7 +161,7 @@ def score_files(variants: Variants, table: str) -> list[str]:
 
 def _files(variants: Variants, names: Sequence[str], score: Score) -> list[str]:
     """The files of a score in the runs of a row, one for each seed; a single one if no seed touches the score."""
-    return list(dict.fromkeys(variants.file(name, score.file) for name in names))
+    return list(dict.fromkeys(variants.file(variants.round(name, score.round), score.file) for name in names))
 
 
 def _place(score: Score, files: Sequence[str]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Score(NamedTuple):
     """Nested keys of the number in the file."""
     of: str
     """Path of the file on whose settings the score depends."""
+    round: int = 1
+    """The round of the run that it is a score of."""
 
 
 class Row(NamedTuple):
@@ -107,7 +109,7 @@ EVERY_SCORE = (
     END_TO_END._replace(heading="End to end mIoU, val"),
     END_TO_END._replace(heading="End to end pixel accuracy, val", path=PIXEL_ACCURACY),
 )
-"""Every score of a run's summary, in its order."""
+"""Every score of the first round of a run's summary, in its order."""
 
 VAL, TEST = "val", "test"
 
@@ -268,6 +270,16 @@ def _table7(settings: Config) -> Table:
     )
 
 
+def _of_rounds(scores: tuple[Score, ...], settings: Config) -> tuple[Score, ...]:
+    """Those of the scores that each round of the run has anew, of its further rounds."""
+    return tuple(
+        score._replace(heading=f"{score.heading}, round {number}", round=number)
+        for number in range(2, settings.rounds + 1)
+        for score in scores
+        if score.of in (path_of("pseudo_labels"), path_of("deeplab_scores"))
+    )
+
+
 def _seeds(settings: Config) -> Table:
     count = settings.tables.seeds
     trainings = settings.trainings()
@@ -278,7 +290,11 @@ def _seeds(settings: Config) -> Table:
         f"The run {settings.run} is made with {count} seeds: each of its trainings ({', '.join(trained)}) takes the "
         "seed of its section, and then the next ones. What no seed touches is made once."
         + ("" if saliency_is_trained else " The run trains no saliency network, so that it has no score of one."),
-        tuple(score for score in EVERY_SCORE if score.file != SALIENCY.file or saliency_is_trained),
+        tuple(
+            score
+            for score in (*EVERY_SCORE, *_of_rounds(EVERY_SCORE, settings))
+            if score.file != SALIENCY.file or saliency_is_trained
+        ),
         (Row(settings.run, {}),),
         seeds=count,
         lines="scores",
@@ -291,8 +307,8 @@ def _sweep(settings: Config) -> Table:
     thresholds = (MAPS_AT_FIXED,) if path[0] == "score_labels" else ()
     scores = tuple(
         score
-        for score in (*thresholds, *SCORES)
-        if depends_on(score.of, path) and (score != SALIENCY or settings.saliency.source == "train")
+        for score in (*thresholds, *SCORES, *_of_rounds(SCORES, settings))
+        if depends_on(score.of, path, round=score.round) and (score != SALIENCY or settings.saliency.source == "train")
     )
     rows = tuple(Row(f"{settings.sweep.key} = {value}", nest({path: value})) for value in settings.sweep.values)
     return Table(

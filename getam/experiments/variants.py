@@ -62,6 +62,9 @@ PARTS = {
         Part("label_scores", ("score_labels",), ("pseudo_labels",)),
         Part("deeplab", ("deeplab",), ("pseudo_labels",)),
         Part("deeplab_prediction", ("deeplab_prediction",), ("deeplab",)),
+        Part("relabelled", ("relabel",), ("deeplab",)),
+        Part("relabelled_scores", ("score_labels",), ("relabelled",)),
+        Part("relabelled_prediction", ("deeplab_prediction",), ("relabelled",)),
         Part("end_to_end", ("end_to_end", "checkpoint"), ("index", "saliency")),
         Part("end_to_end_prediction", ("end_to_end_prediction",), ("end_to_end",)),
         *(
@@ -86,6 +89,17 @@ IMPORTED = Part("end_to_end", ("checkpoint",), ("index",))
 CHECKPOINT = ("checkpoint", "file")
 """The setting that says whether a run imports one."""
 
+OF_A_ROUND = {
+    "pseudo_labels": "relabelled",
+    "label_scores": "relabelled_scores",
+    "deeplab": "relabelled",
+    "deeplab_prediction": "relabelled_prediction",
+}
+"""Parts of which each round from the second on has its own files -> the part on whose settings those depend."""
+
+ROUNDS = ("rounds",)
+"""The setting that says how often the segmenter is trained; no file depends on it."""
+
 OF_A_SPLIT = frozenset(artifact.part for artifact in (*of_kind("shards"), BY_NAME["label_scores"]))
 """Parts that are made of train or of another split (see `Variants.add_split`): image by image, and their scores."""
 
@@ -94,7 +108,9 @@ class Variants:
     """A run and its variants, with the configuration and the files of each.
 
     A variant is identified by the name of its folder below results/: `demo/variants/completion.alpha-0.8`. The run's
-    pseudo labels of another split, on which nothing is trained, have a name as well: `demo/val`.
+    pseudo labels of another split, on which nothing is trained, have a name as well: `demo/val`. So have the further
+    rounds of a run or a variant: under the name `demo/rounds/2`, pseudo labels, segmenter and their scores are those of
+    the second round, and all else is the run's.
     """
 
     def __init__(self, values: Mapping[str, Any], settings: Config) -> None:
@@ -105,6 +121,8 @@ class Variants:
         self._settings = {settings.run: settings}
         self._changes: dict[str, Changes] = {settings.run: {}}
         self._splits: dict[str, str] = {}
+        self._rounds: dict[str, tuple[str, int]] = {}
+        self._register_rounds(settings.run, settings.rounds)
 
     def __iter__(self) -> Iterator[str]:
         """The names of all folders: the run's, the variants', and those with files that several variants share."""
@@ -130,14 +148,55 @@ class Variants:
         settings = validate_config(merge(self.values, overlay), source=source)
         changes = _changes(self._settings[self.run], settings)
         for path in changes:
-            if not any(_is_part_of(path, key) for part in PARTS.values() for key in part.keys):
+            if path != ROUNDS and not any(_is_part_of(path, key) for part in PARTS.values() for key in part.keys):
                 raise InputError(
                     f"{source}: {'.'.join(path)}: runs that share their stages cannot differ in it; make another run "
                     "of it (run: NAME)"
                 )
         for part in PARTS:
             self._register(self._changes_of(part, changes))
-        return self._register(changes)
+        name = self._register(changes)
+        self._register_rounds(name, settings.rounds)
+        return name
+
+    def round(self, name: str, number: int) -> str:
+        """The name of a round of a run or a variant; its own name for the first.
+
+        Raises:
+            KeyError: it has fewer rounds.
+        """
+        view = name if number == 1 else f"{name}/rounds/{number}"
+        self._settings[view]
+        return view
+
+    def rounds(self, name: str) -> list[str]:
+        """The names of all rounds of a run or a variant, the first one's being its own."""
+        return [self.round(name, number) for number in range(1, self[name].rounds + 1)]
+
+    def first_round(self, name: str) -> str:
+        """The run or variant of whose rounds `name` is one."""
+        return self._rounds[name][0] if name in self._rounds else name
+
+    def round_before(self, name: str) -> str:
+        """The name of the round before a further round, whose segmenter predicts its pseudo labels.
+
+        Raises:
+            KeyError: `name` is no further round.
+        """
+        of, number = self._rounds[name]
+        return self.round(of, number - 1)
+
+    def is_round(self, name: str) -> bool:
+        """Whether it is a round after the first."""
+        return name in self._rounds
+
+    def _register_rounds(self, name: str, count: int) -> None:
+        changes = self._changes[name]
+        for number in range(2, count + 1):
+            for each in (name, *(self._register(self._changes_of(part, changes)) for part in OF_A_ROUND.values())):
+                view = f"{each}/rounds/{number}"
+                self._rounds[view] = (each, number)
+                self._settings[view], self._changes[view] = self._settings[each], self._changes[each]
 
     def add_split(self, split: str) -> str:
         """Registers the pseudo labels of another split, made by the networks trained on train; returns their name."""
@@ -178,6 +237,9 @@ class Variants:
         part = _part_of(file)
         if name in self._splits and part in OF_A_SPLIT:
             return f"results/{name}/{file}"
+        if name in self._rounds and part in OF_A_ROUND:
+            folder = self._register(self._changes_of(OF_A_ROUND[part], self._changes[name]))
+            return f"results/{folder}/rounds/{self._rounds[name][1]}/{file}"
         return f"results/{self._register(self._changes_of(part, self._changes[name]))}/{file}"
 
     def files(self, name: str) -> dict[str, str]:
@@ -186,9 +248,10 @@ class Variants:
         return {} if all(path == f"results/{name}/{file}" for file, path in found.items()) else found
 
 
-def depends_on(file: str, path: Path) -> bool:
-    """Whether a file of a run depends on a setting."""
-    return _matters(path, _part_of(file))
+def depends_on(file: str, path: Path, *, round: int = 1) -> bool:
+    """Whether a file of a run, in one of its rounds, depends on a setting."""
+    part = _part_of(file)
+    return _matters(path, OF_A_ROUND.get(part, part) if round > 1 else part)
 
 
 def value_of(settings: BaseModel, path: Path) -> Any:

@@ -6,6 +6,7 @@ The module imports numpy but not torch, so that the processes of a pool start se
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,28 @@ def crf_labels(
     return labels
 
 
-def write_crf_labels(path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings) -> None:
-    """Refines probabilities (K, H, W) by the dense CRF on an image, and writes the argmax as a label PNG (H, W)."""
+@dataclass(frozen=True)
+class LabelsOf:
+    """Label values of the most probable of those classes that compete, and the background.
+
+    Attributes:
+        classes: class indices counted from 0, in the order of the probabilities after the background; None: all.
+        confidence: a pixel is unknown where its probability is below this.
+    """
+
+    classes: Sequence[int] | None = None
+    confidence: float = 0.0
+
+    def __call__(self, winner: np.ndarray, probability: np.ndarray) -> np.ndarray:
+        """Labels (H, W), uint8, of the number of the most probable class (H, W), uint8, and its probability (H, W)."""
+        if self.classes is not None:
+            winner = np.array([0, *(index + 1 for index in self.classes)], np.uint8)[winner]
+        return np.where(probability < self.confidence, np.uint8(UNKNOWN), winner)
+
+
+def write_crf_labels(
+    path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings, labels: LabelsOf
+) -> None:
+    """Refines probabilities (K, H, W) by the dense CRF on an image, and writes their labels as a PNG (H, W)."""
     refined = dense_crf(read_image(image), probabilities, settings)
-    write_labels(path, refined.argmax(0).astype(np.uint8))
+    write_labels(path, labels(refined.argmax(0).astype(np.uint8), refined.max(0)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import reduce
 from typing import Any, Self
 
 import cv2
@@ -161,8 +162,9 @@ class Propagation:
         threshold = settings.propagation_threshold
         if self._attention is not None:
             calls = self._attention.calls
-            mean = sum(call.matrix(image).mean(0)[prefix:, prefix:] for call in calls) / len(calls)
-            maps, threshold = propagate(maps, attention_affinity(mean.to(maps.dtype)), threshold=threshold), 0.0
+            total = reduce(torch.add, (call.matrix(image).mean(0)[prefix:, prefix:] for call in calls))
+            affinity = attention_affinity((total / len(calls)).to(maps.dtype))
+            maps, threshold = propagate(maps, affinity, threshold=threshold), 0.0
         if reads_features(settings):
             tokens = final_norm_of(self.backbone)(self._tokens[-1][image, prefix:].to(maps.dtype))
             affinity = feature_affinity(tokens, power=settings.propagation_power)

@@ -6,8 +6,9 @@ whose file does not exist are left out, as in a run that took only one of the tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from getam.errors import InputError
@@ -69,29 +70,41 @@ class Measured:
         return dict(zip(HEADINGS[2:], shared, strict=True))
 
 
-def summarize(run: Run) -> dict[str, Any]:
+def summarize(run: Run, *, rounds: Sequence[Mapping[str, Path]] = ()) -> dict[str, Any]:
     """Gathers the scores of the run in folder `run` into one nested dict: the content of summary.json.
 
     Sections: classifier, saliency, pseudo_labels, deeplab, end_to_end, each only where the run has its file.
     A key starts with the split that it was measured on, as in `deeplab.val_miou` and
     `pseudo_labels.train_miou.excluded`. All scores lie in [0, 1]; the IoU of a class is None where
-    neither ground truth nor prediction contain it.
+    neither ground truth nor prediction contain it. The key `rounds`, in a run of several, has the sections
+    pseudo_labels and deeplab of each round from the second on, and its number as `round`.
+
+    Args:
+        rounds: of each round from the second on, the files with its scores by section.
 
     Raises:
         InputError: a file lacks a key; the message names both.
     """
-    summary = {}
-    for section, artifact in SCORE_FILES.items():
-        path = run / artifact.path
-        if not path.exists():
-            continue
-        try:
-            summary[section] = _READERS[section](read_json(path))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: not the scores that its stage writes ({error}); delete it and run the stage again"
-            ) from None
+    summary: dict[str, Any] = {
+        section: _read(section, run / artifact.path)
+        for section, artifact in SCORE_FILES.items()
+        if (run / artifact.path).exists()
+    }
+    if rounds:
+        summary["rounds"] = [
+            {"round": number, **{section: _read(section, path) for section, path in files.items()}}
+            for number, files in enumerate(rounds, start=2)
+        ]
     return summary
+
+
+def _read(section: str, path: Path) -> dict[str, Any]:
+    try:
+        return _READERS[section](read_json(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not the scores that its stage writes ({error}); delete it and run the stage again"
+        ) from None
 
 
 def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,6 +222,10 @@ def measured_scores(summary: Mapping[str, Any]) -> list[Measured]:
             scores.append(_measured("saliency", source_title(summary, "saliency"), measure, number, saliency))
     if labels := summary.get("pseudo_labels"):
         scores.extend(_pseudo_label_scores(labels, source_title(summary, "pseudo_labels")))
+    for further in summary.get("rounds", ()):
+        # The maps are the first round's.
+        labels = further["pseudo_labels"] | {"best_threshold": None, "fixed_threshold": None}
+        scores.extend(_pseudo_label_scores(labels, _of_round(source_title(summary, "pseudo_labels"), further["round"])))
     for section, source, segmenter in segmenter_scores(summary):
         split, protocol = segmenter["split"], segmenter["protocol"]
         for measure, key in (("mIoU", "miou"), ("pixel accuracy", "pixel_accuracy")):
@@ -275,10 +292,17 @@ def warnings_in(summary: Mapping[str, Any]) -> list[str]:
 
 
 def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yields section, title and scores of each segmentation network in a summary."""
+    """Yields section, title and scores of each segmentation network in a summary, of each of its rounds."""
     for section in PREDICTIONS:
         if scores := summary.get(section):
             yield section, source_title(summary, section), scores
+        for further in summary.get("rounds", ()):
+            if section in further:
+                yield section, _of_round(source_title(summary, section), further["round"]), further[section]
+
+
+def _of_round(title: str, number: int) -> str:
+    return f"{title} (round {number})"
 
 
 def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Measured]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.datasets.index import IndexRow, read_photograph
 from getam.datasets.shards import new_shard
-from getam.labels.crf import write_crf_labels
+from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
 from getam.scores.evaluation import ConfusionMatrix, mean_of_known
 from getam.settings.prediction import PredictionSettings
@@ -38,6 +38,8 @@ def predict(
     threads: int,
     what: str,
     manifest_entries: dict[str, Any] | None = None,
+    possible: Callable[[IndexRow], Sequence[int] | None] = lambda row: None,
+    confidence: float = 0.0,
 ) -> None:
     """Predicts each row and writes <id>.png, at original resolution, and a manifest with the settings into `out`.
 
@@ -48,6 +50,8 @@ def predict(
         model: folder of the network's weights.
         what: name of the stage, for the log.
         manifest_entries: further entries of the manifest.
+        possible: an image's class indices, counted from 0, which compete with the background; None: all.
+        confidence: a pixel is unknown where the probability of its label, among those that compete, is below this.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -77,14 +81,20 @@ def predict(
 
         def written() -> Iterator[int]:
             for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
-                probabilities = _averaged(network, images.to(device), settings, multiple)
-                for row, values in zip(batch, probabilities, strict=True):
+                averaged = _averaged(network, images.to(device), settings, multiple)
+                for row, values in zip(batch, averaged, strict=True):
                     full = (row.height, row.width)
                     resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                    indices = possible(row)
+                    if indices is not None:
+                        resized = resized[[0, *(index + 1 for index in indices)]]
+                        resized = resized / resized.sum(0, keepdim=True)
+                    labels = LabelsOf(indices, confidence)
                     if settings.crf.iterations:
-                        yield shard.submit(row.id, write_crf_labels, row.image, resized.cpu().numpy(), settings.crf)
+                        probabilities = resized.cpu().numpy()
+                        yield shard.submit(row.id, write_crf_labels, row.image, probabilities, settings.crf, labels)
                     else:
-                        yield shard.submit(row.id, _write, resized)
+                        yield shard.submit(row.id, _write, resized, labels)
             yield from shard.wait()
 
         # Progress counts written files rather than network passes: the CRF may be the slower of the two.
@@ -197,5 +207,6 @@ def window_starts(length: int, side: int, overlap: float) -> list[int]:
     return [*range(0, length - side, max(1, round(side * (1 - overlap)))), length - side]
 
 
-def _write(path: Path, probabilities: Tensor) -> None:
-    write_labels(path, probabilities.argmax(0).to(torch.uint8).cpu().numpy())
+def _write(path: Path, probabilities: Tensor, labels: LabelsOf) -> None:
+    confident, winner = probabilities.max(0)
+    write_labels(path, labels(winner.to(torch.uint8).cpu().numpy(), confident.cpu().numpy()))

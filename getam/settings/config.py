@@ -23,6 +23,7 @@ from getam.settings.maps import MAP_METHODS, MapSettings, RefineSettings
 from getam.settings.networks import NetworkWeights
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
+from getam.settings.relabel import RelabelSettings
 from getam.settings.saliency import SaliencySettings, SaliencySourceSettings
 from getam.settings.score_labels import ScoreLabelsSettings
 from getam.settings.section import Section
@@ -49,6 +50,11 @@ class Config(Section):
     score_labels: ScoreLabelsSettings
     deeplab: DeepLabTrainingSettings
     deeplab_prediction: PredictionSettings
+    rounds: Annotated[int, Field(ge=1, le=9)] = Field(
+        description="trainings of the segmenter: the first on pseudo labels of maps, each further one on what the one "
+        "before predicts for the training images"
+    )
+    relabel: RelabelSettings
     end_to_end: EndToEndSettings
     checkpoint: CheckpointSettings
     end_to_end_prediction: PredictionSettings

@@ -24,11 +24,14 @@ class Arguments(MachineArguments):
     files: dict[str, Path] = Field(
         {}, description="JSON: {name in a run's folder: where it is} of a variant, which has files in several folders"
     )
+    rounds: list[dict[str, Path]] = Field(
+        [], description="JSON: for each further round {section: file with its scores}, of pseudo_labels and deeplab"
+    )
     out: Path = Field(description="summary.json; summary.md and summary.html are written beside it")
 
 
 def run(arguments: Arguments) -> None:
-    summary = summarize(RunFolder(arguments.run, arguments.files))
+    summary = summarize(RunFolder(arguments.run, arguments.files), rounds=arguments.rounds)
     write_document(summary_document(summary, arguments.run.name), arguments.out)
     write_json(arguments.out, summary)
     logger.info("scores of the run %s:\n%s", arguments.run.name, scores_table(summary))

@@ -193,3 +193,72 @@ def test_what_cannot_differ_is_said(variants: Variants, overlay: dict[str, Any],
 def test_a_file_of_no_part_is_a_slip(variants: Variants) -> None:
     with pytest.raises(KeyError):
         variants.file("demo", "nothing.json")
+
+
+# Rounds
+
+
+OF_ROUNDS = ("pseudo_labels/000", "pseudo_labels.json", "deeplab/model.json", "deeplab/metrics.json")
+
+
+def test_a_further_round_has_its_own_labels_and_segmenter() -> None:
+    values = merge(read_yaml(PROJECT / "config.yaml"), {"rounds": 3})
+    variants = Variants(values, validate_config(values))
+    assert list(variants) == ["demo", "demo/rounds/2", "demo/rounds/3"]
+    assert variants.rounds("demo") == list(variants)
+    for number, name in enumerate(variants.rounds("demo"), start=1):
+        folder = "results/demo" + (f"/rounds/{number}" if number > 1 else "")
+        for file in FILES.values():
+            expected = folder if file in OF_ROUNDS or file.startswith("deeplab/") else "results/demo"
+            assert variants.file(name, file) == f"{expected}/{file}"
+        assert variants.first_round(name) == "demo"
+        assert variants.is_round(name) == (number > 1)
+    assert variants.round_before("demo/rounds/2") == "demo"
+    assert variants.round_before("demo/rounds/3") == "demo/rounds/2"
+    with pytest.raises(KeyError):
+        variants.round_before("demo")
+    with pytest.raises(KeyError):
+        variants.round("demo", 4)
+
+
+def test_rounds_alone_make_no_file_another(variants: Variants) -> None:
+    name = variants.add({"rounds": 2}, source="table8")
+    assert name == "demo/variants/rounds-2"
+    for file in FILES.values():
+        assert variants.file(name, file) == f"results/demo/{file}"
+    (_, second) = variants.rounds(name)
+    assert variants.file(second, "deeplab/metrics.json") == "results/demo/rounds/2/deeplab/metrics.json"
+    # Jobs are named after the folders of their files.
+    assert variants.round_before("demo/rounds/2") == "demo"
+    assert variants["demo/rounds/2"] == variants["demo"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "folders"),
+    [
+        # Each file lies in the folder of the settings that it depends on; rounds are below it.
+        ({"completion": {"alpha": 0.8}}, ["variants/completion.alpha-0.8"] * 4),
+        ({"relabel": {"confidence": 0.5}}, ["variants/relabel.confidence-0.5"] * 4),
+        (
+            {"deeplab_prediction": {"flip": False}},
+            ["", "", "", "variants/deeplab_prediction.flip-false"],
+        ),
+        ({"score_labels": {"threshold": 0.3}}, ["", "variants/score_labels.threshold-0.3", "", ""]),
+        ({"end_to_end": {"epochs": 12}}, [""] * 4),
+    ],
+)
+def test_rounds_of_variants_share_what_does_not_differ(
+    variants: Variants, overlay: dict[str, Any], folders: list[str]
+) -> None:
+    name = variants.add(merge({"rounds": 2}, overlay), source="table8")
+    second = variants.rounds(name)[1]
+    for file, folder in zip(OF_ROUNDS, folders, strict=True):
+        path = variants.file(second, file)
+        assert path == "/".join(filter(None, ("results/demo", folder, "rounds/2", file)))
+        # A rule's job has the folder's name, with which it finds the same path again.
+        job = path.removeprefix("results/").removesuffix(f"/{file}")
+        assert job in list(variants)
+        assert variants.file(job, file) == path
+    before = variants.file(variants.first_round(second), "deeplab/model.json")
+    labels = variants.file(second, "pseudo_labels/000").removeprefix("results/").removesuffix("/pseudo_labels/000")
+    assert variants.file(variants.round_before(labels), "deeplab/model.json") == before

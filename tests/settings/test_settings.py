@@ -32,7 +32,7 @@ from getam.settings.section import Section, section_of
 BASE = PROJECT / "config.yaml"
 OVERLAYS = [*sorted((PROJECT / "configs").glob("*.yaml")), PROJECT / "tests" / "tiny.yaml"]
 LEAVES = {path for path, _ in leaves(Config)}
-SECTIONS = [name for name, field in Config.model_fields.items() if field.annotation not in (str, bool)]
+SECTIONS = [name for name, field in Config.model_fields.items() if field.annotation not in (str, bool, int)]
 
 
 def config(overlay: dict[Any, Any] | None = None) -> Config:

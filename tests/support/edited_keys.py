@@ -60,6 +60,7 @@ ELSEWHERE = {
     "data.augmented": "another data set: tests/workflow/test_scale.py",
     "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
     "saliency.folder": "test_saliency_maps_may_be_brought_along",
+    "rounds": "tests/workflow/test_rounds.py",
     "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",
     "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
 }

@@ -26,13 +26,14 @@ STAGES = {
     if name not in getam.cli.TOOLS | deeplab.cli.TOOLS
 }
 ALL = set(STAGES)
-DEEPLAB = {"train_deeplab", "predict_deeplab", "evaluate_deeplab"}
+DEEPLAB = {"train_deeplab", "predict_deeplab", "relabel", "evaluate_deeplab"}
 TRAININGS = {"train_classifier", "train_saliency", "train_deeplab", "train_end_to_end"}
 END_TO_END = {"import_checkpoint", "train_end_to_end", "predict_end_to_end"}
 LABELS = {"complete_labels", "time_labels", "train_end_to_end"}
-PREDICTIONS = {"predict_deeplab", "predict_end_to_end"}
+PREDICTIONS = {"predict_deeplab", "predict_end_to_end", "relabel"}
+SEGMENTERS = {"train_deeplab", "predict_deeplab", "relabel"}
 CLASSIFIER = {"train_classifier", "dump_maps"} | END_TO_END
-NETWORKS = CLASSIFIER | TRAININGS | {"fetch_weights", "predict_saliency", "predict_deeplab"}
+NETWORKS = CLASSIFIER | TRAININGS | SEGMENTERS | {"fetch_weights", "predict_saliency"}
 ON_GPUS = (NETWORKS | {"refine_maps", "time_labels"}) - {"fetch_weights", "import_checkpoint"}
 FIGURES = {"compare_maps", "plot_fusions", "time_labels"}
 TABLES = FIGURES | {"make_table"}
@@ -51,15 +52,18 @@ WITHOUT_IMAGES = TABLES | {
 WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
 STAGES_OF: dict[str, set[str]] = {
-    "getam.maps.attention getam.maps.baselines getam.maps.recorder": {"dump_maps", "train_end_to_end"},
+    "getam.maps.attention getam.maps.baselines getam.maps.recorder getam.maps.propagation": {
+        "dump_maps",
+        "train_end_to_end",
+    },
     "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
     "getam.labels.crf": LABELS | PREDICTIONS,
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
-    "getam.networks.dpt getam.networks.tokens": CLASSIFIER | {"train_deeplab", "predict_deeplab"},
-    "getam.networks.decoders getam.networks.linear_head": END_TO_END | {"train_deeplab", "predict_deeplab"},
+    "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
+    "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
     "getam.datasets.coco getam.datasets.formats": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
-    "getam.labels.methods getam.labels.rrm": LABELS,
+    "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
     # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
     "getam.runs.artifacts getam.runs.summary": TITLES,
     "getam.pages.text.documents getam.pages.text.tables": {"summary"} | TABLES,
@@ -77,14 +81,14 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.scores.evaluation": SCORED,
     "getam.scores.probe": {"train_classifier"},
     "getam.system.gpu": ON_GPUS,
-    "getam.training.losses": {"predict_deeplab", "train_deeplab", "train_end_to_end", "train_saliency"},
+    "getam.training.losses": SEGMENTERS | {"train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
     "getam.networks.fine_tuning": NETWORKS - {"fetch_weights"},
     "getam.datasets.images getam.system.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages.audit.gallery getam.runs.image_results getam.pages.audit.page": {"audit"},
     "getam.pages.pictures": {"audit", "compare_maps", "train_end_to_end"},
     "getam.pages.plots.style": (TABLES - {"compare_maps"}) | {"audit", "plot_scores"},
-    "getam.scores.prediction": {"predict_deeplab", "predict_end_to_end", "train_end_to_end"},
+    "getam.scores.prediction": PREDICTIONS | {"train_end_to_end"},
     "getam.system.progress": ALL
     - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
     - {"compare_maps", "make_table", "time_labels", "voc_submission"},
@@ -126,8 +130,9 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.completion": {"audit", "complete_labels", "time_labels"} | END_TO_END,
     "getam.settings.crf": {"audit", "complete_labels", "time_labels"} | END_TO_END | SCORED,
     "getam.settings.prediction": SCORED,
-    "getam.settings.deeplab": TITLES | {"predict_deeplab", "train_deeplab"},
-    "getam.settings.decoder": TITLES | END_TO_END | {"predict_deeplab", "train_deeplab"},
+    "getam.settings.relabel": {"relabel"},
+    "getam.settings.deeplab": TITLES | SEGMENTERS,
+    "getam.settings.decoder": TITLES | END_TO_END | SEGMENTERS,
     "getam.settings.end_to_end": END_TO_END,
     "getam.settings.audit": {"audit"},
     "getam.settings.score_labels": {"score_labels"},
@@ -138,7 +143,7 @@ STAGES_OF: dict[str, set[str]] = {
     - {"index_dataset", "make_demo", "score_labels", "time_labels"},
     "getam.settings.reading": {"import_checkpoint"},
     "deeplab": DEEPLAB,
-    "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": {"train_deeplab", "predict_deeplab"},
+    "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": SEGMENTERS,
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
     # The commands, and what the workflow alone reads.
@@ -184,7 +189,12 @@ for stage in json.loads(sys.argv[1]):
     os.wait()
 """
 
-INSIDE_OF_FUNCTIONS = {"getam.networks.checkpoints", "getam.labels.completion", "getam.labels.decisions"}
+INSIDE_OF_FUNCTIONS = {
+    "getam.networks.checkpoints",
+    "getam.labels.bands",
+    "getam.labels.completion",
+    "getam.labels.decisions",
+}
 """What stages import only when they run."""
 
 

@@ -4,6 +4,7 @@
 rule summary:
     input:
         score_files_of_run,
+        rounds=round_scores,
     output:
         json="results/{run}/summary.json",
         markdown="results/{run}/summary.md",
@@ -27,11 +28,12 @@ rule summary:
         code=code_of("getam.stages.summary"),
         run=subpath(output.json, parent=True),
         files=files_of_run,
+        rounds=lambda wildcards: json.dumps(round_files(wildcards)),
     message:
         "summary: {output.markdown}"
     shell:
-        "getam summary --run {params.run:q} --files {params.files:q} --out {output.json:q} --threads {threads}"
-        " --log {log:q}"
+        "getam summary --run {params.run:q} --files {params.files:q} --rounds {params.rounds:q} --out {output.json:q}"
+        " --threads {threads} --log {log:q}"
 
 
 # The models are inputs because the folder of a model contains the TensorBoard files of its training.

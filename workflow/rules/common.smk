@@ -192,6 +192,37 @@ def saliency_flags(wildcards: object, input: object) -> list[str]:
     return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
 
 
+def of_round_before(file: str) -> Callable[[object], str]:
+    """An input function: the path of a file of the round before the job's, given its path within a run."""
+    return lambda wildcards: VARIANTS.file(VARIANTS.round_before(run_of(wildcards)), file)
+
+
+def of_first_round(file: str) -> Callable[[object], str]:
+    """An input function: the path of a file of the first of the job's rounds, given its path within a run."""
+    return lambda wildcards: VARIANTS.file(
+        VARIANTS.first_round(run_of(wildcards)), file.format(**dict(wildcards.items()))
+    )
+
+
+def further_rounds(wildcards: object) -> list[str]:
+    """The names of the rounds after the first of the job's run; none if the job's files are a further round's."""
+    run = run_of(wildcards)
+    return [] if VARIANTS.is_round(run) else VARIANTS.rounds(run)[1:]
+
+
+def round_files(wildcards: object) -> list[dict[str, str]]:
+    """The files with the scores of each further round, by their sections in the summary."""
+    sections = {section: SCORE_FILES[section].path for section in ("pseudo_labels", "deeplab")}
+    return [
+        {section: VARIANTS.file(name, path) for section, path in sections.items()} for name in further_rounds(wildcards)
+    ]
+
+
+def round_scores(wildcards: object) -> list[str]:
+    """The files with the scores of all further rounds."""
+    return [path for files in round_files(wildcards) for path in files.values()]
+
+
 def files_of_run(wildcards: object) -> str:
     """The paths of a variant's files, as JSON, for stages that read a whole run."""
     return json.dumps(VARIANTS.files(run_of(wildcards)))
@@ -365,6 +396,8 @@ os.environ.update(
     GETAM_KEEP_FINISHED="true",
     GETAM_CODE_HASH=str(SETTINGS.code_hash).lower(),
 )
+FURTHER_ROUNDS = "|".join(re.escape(run) for run in VARIANTS if VARIANTS.is_round(run)) or "(?!)"
+FIRST_ROUNDS = "|".join(re.escape(run) for run in VARIANTS if not VARIANTS.is_round(run))
 make_names_targets(SETTINGS.run)
 warn_of_trainings()
 

@@ -2,6 +2,8 @@
 
 
 rule complete_labels:
+    wildcard_constraints:
+        run=FIRST_ROUNDS,
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),

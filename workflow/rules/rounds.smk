@@ -1,0 +1,35 @@
+# Further rounds: the segmenter labels the images that it was trained on, and is trained once more on those labels.
+
+
+rule relabel:
+    wildcard_constraints:
+        run=FURTHER_ROUNDS,
+    input:
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        weights=of_round_before("deeplab/model.safetensors"),
+        model=of_round_before("deeplab/model.json"),
+        pseudo_labels=of_first_round("pseudo_labels/{shard}"),
+    output:
+        directory("results/{run}/pseudo_labels/{shard}"),
+    log:
+        "results/{run}/logs/relabel/{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/relabel/{shard}.tsv"
+    conda:
+        CONDA_ENV
+    threads: NETWORK_THREADS
+    resources:
+        gpu=1,
+        mem_mb=scaled(prediction_memory("relabel")),
+        runtime=scaled(1440),
+    params:
+        code=code_of("deeplab.stages.relabel"),
+        flags=section("relabel"),
+        model=subpath(input.weights, parent=True),
+        about=about(lambda settings: f"confidence {settings.relabel.confidence}, {inference_of(settings.relabel)}"),
+    message:
+        "relabel: {wildcards.run}, {params.about}, shard {wildcards.shard}"
+    shell:
+        "deeplab relabel --index {input.index:q} --model {params.model:q} --pseudo-labels {input.pseudo_labels:q}"
+        " --out {output:q} {params.flags:q} --gpus {resources.gpu} --threads {threads} --log {log:q}"
