@@ -19,6 +19,7 @@ import getam.scores.prediction
 import getam.system.version
 from getam.datasets.images import normalize_rgb
 from getam.datasets.index import Index, IndexRow, write_index
+from getam.labels.crf import LabelsOf
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS, save_model
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.scores.prediction import predict, window_starts
@@ -358,9 +359,9 @@ def test_an_image_counts_as_done_once_its_file_is_written(tmp_path: Path, monkey
     (tmp_path / "results").mkdir()
     write = getam.scores.prediction._write
 
-    def slow(path: Path, probabilities: Tensor) -> None:
+    def slow(path: Path, probabilities: Tensor, labels: LabelsOf) -> None:
         time.sleep(0.1)
-        write(path, probabilities)
+        write(path, probabilities, labels)
 
     class Watching(logging.Handler):
         """Notes each line with the number of files that are there when it is logged."""

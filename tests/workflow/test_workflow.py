@@ -47,6 +47,7 @@ DIRECTIVES = (
     "log",
     "benchmark",
     "priority",
+    "wildcard_constraints",
     "conda",
     "threads",
     "resources",
@@ -622,7 +623,7 @@ def test_every_rule_reads_in_the_same_order() -> None:
     for name, body in rules.items():
         directives = re.findall(r"^ {4}(\w+):", body, re.MULTILINE)
         assert directives == [word for word in DIRECTIVES if word in directives], name
-        assert set(DIRECTIVES) - set(directives) <= {"input", "params", "priority"}, name
+        assert set(DIRECTIVES) - set(directives) <= {"input", "params", "priority", "wildcard_constraints"}, name
         assert re.search(rf'"(getam|deeplab) {name.replace("_", "-")} ', body), name
         assert re.search(rf"/logs/{name}[./]", body), name
         assert re.search(rf"/benchmarks/{name}[./]", body), name
@@ -630,7 +631,7 @@ def test_every_rule_reads_in_the_same_order() -> None:
         resources = re.findall(r"^ {8}(\w+)=", asked, re.MULTILINE)
         # A job that is tried again may have had too little.
         assert re.findall(r"(\w+)=scaled\(", asked) == ["mem_mb", "runtime"], name
-        runs_network = bool(re.match("train|predict|dump|refine|time", name))
+        runs_network = bool(re.match("train|predict|relabel|dump|refine|time", name))
         assert resources[: 2 + runs_network] == ["gpu"] * runs_network + ["mem_mb", "runtime"], name
 
 

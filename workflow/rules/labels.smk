@@ -2,8 +2,6 @@
 
 
 rule complete_labels:
-    wildcard_constraints:
-        run=FIRST_ROUNDS,
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
@@ -16,6 +14,8 @@ rule complete_labels:
         "results/{run}/logs/complete_labels/{shard}.log",
     benchmark:
         "results/{run}/benchmarks/complete_labels/{shard}.tsv"
+    wildcard_constraints:
+        run=FIRST_ROUNDS,
     conda:
         CONDA_ENV
     threads: label_threads

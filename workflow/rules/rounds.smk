@@ -2,8 +2,6 @@
 
 
 rule relabel:
-    wildcard_constraints:
-        run=FURTHER_ROUNDS,
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
@@ -16,6 +14,8 @@ rule relabel:
         "results/{run}/logs/relabel/{shard}.log",
     benchmark:
         "results/{run}/benchmarks/relabel/{shard}.tsv"
+    wildcard_constraints:
+        run=FURTHER_ROUNDS,
     conda:
         CONDA_ENV
     threads: NETWORK_THREADS
