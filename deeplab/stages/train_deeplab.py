@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from getam.datasets.images import RandomScaleCrop, TrainingImages
 from getam.datasets.index import IndexRow, read_index
 from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError
-from getam.networks.supervision import of_shards
+from getam.networks.supervision import PIXEL_LABELS, of_shards
 from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
@@ -24,9 +25,11 @@ from getam.training.loop import StepResult, train
 
 SECTION = "deeplab"
 
+logger = logging.getLogger(__name__)
+
 
 class Arguments(DeepLabTrainingSettings, TrainingArguments):
-    """Train DeepLabv2 on pseudo labels; ground truth is never read."""
+    """Train DeepLabv2 on pseudo labels; ground truth is read with `labels: truth` alone."""
 
     index: Path = Field(description="index.csv")
     pseudo_labels: Path = Field(description="folder of the shards of complete-labels")
@@ -44,6 +47,13 @@ def run(arguments: Arguments) -> None:
         raise InputError(
             f"{arguments.pseudo_labels}: no pseudo labels; run complete-labels first, or reject fewer images"
         )
+    learned_from = of_shards(folders)
+    if settings.labels == "truth":
+        learned_from, labelled = PIXEL_LABELS, rows
+        rows = [(row, row.mask) for row, _ in rows if row.mask is not None]
+        if not rows:
+            raise InputError(f"labels: no image of {arguments.index} has a mask; write pseudo")
+        logger.info("train_deeplab: on the ground truth of %d of %d images", len(rows), len(labelled))
     model = build_deeplab(settings, num_classes=len(index.classes) + 1).to(device)
     images = TrainingImages(rows, load=_load, transform=RandomScaleCrop(settings.crop), seed=settings.seed)
 
@@ -66,7 +76,7 @@ def run(arguments: Arguments) -> None:
             layer_decay=settings.layer_decay,
         ),
         data=[index.classes, fingerprint(file for row, path in rows for file in (row.image, path))],
-        description=describe_deeplab(settings, index.classes, learned_from=of_shards(folders)),
+        description=describe_deeplab(settings, index.classes, learned_from=learned_from),
         arguments=arguments,
         out=arguments.out,
         name_of=lambda number: rows[number][0].id,

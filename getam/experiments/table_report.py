@@ -18,10 +18,11 @@ from getam.experiments.table_scores import (
     paper_headings,
     ranked,
     reference,
+    shares,
 )
 from getam.pages.text.documents import Document, Grid, Items
 from getam.runs.spread import with_deviation
-from getam.runs.summary import signed
+from getam.runs.summary import signed, three_decimals
 from getam.system.names import shown_name
 
 LABEL = 40
@@ -34,12 +35,15 @@ NO_ORDER = frozenset({"Coverage", "Maps, best threshold"})
 """Scores to which the paper's order of rows does not apply: they do not depend on the labels, or are no mIoU."""
 
 
-def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str, ordered: bool) -> dict[str, Any]:
+def table_json(
+    title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str, ordered: bool, full: str = ""
+) -> dict[str, Any]:
     """Gives all numbers of a table, with their files and protocols, as JSON values.
 
     Args:
         axis: the setting that the rows' values belong to; empty if none.
         ordered: whether to compare the order of the rows with the paper's.
+        full: label of the row of whose scores the others' shares are given; empty if there is none.
     """
     base = reference(rows)
     return {
@@ -65,6 +69,7 @@ def table_json(title: str, caption: str, rows: Sequence[ScoredRow], *, axis: str
             }
             for row in rows
         ],
+        **({"full": full, "shares": shares(rows, full)} if full else {}),
         "order": {
             heading: [
                 {"better": step.better, "worse": step.worse, "values": list(step.values), "holds": step.holds}
@@ -88,10 +93,11 @@ def _over_seeds(row: ScoredRow, heading: str) -> dict[str, Any]:
     }
 
 
-def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, ordered: bool) -> Document:
+def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, ordered: bool, full: str = "") -> Document:
     """Makes a document of the table, with differences from the reference row, protocols, and whether the paper's order
-    holds (if `ordered`)."""
+    holds (if `ordered`); with `full`, each row has its shares in the scores of that row."""
     base, paper, scores = reference(rows), paper_headings(rows), headings(rows)
+    parts = shares(rows, full)
     cells = [
         (
             row.label,
@@ -102,16 +108,18 @@ def table_document(title: str, caption: str, rows: Sequence[ScoredRow], *, order
                 )
                 for heading in scores
             ),
+            *(three_decimals(parts[heading].get(row.label)) for heading in parts),
         )
         for row in rows
     ]
+    of_full = [f"{heading}, share of {full.partition(': ')[2]}" for heading in parts]
     brackets = f"; in brackets the difference from {base.label}" if len(rows) > 1 else ""
     return Document(
         title,
         [
             *([caption] if caption else []),
             f"All scores are fractions of 1{brackets}.{_about_seeds(rows)}",
-            Grid(("", *paper, *scores), cells, set(range(1, 1 + len(paper) + len(scores)))),
+            Grid(("", *paper, *scores, *of_full), cells, set(range(1, 1 + len(paper) + len(scores) + len(of_full)))),
             Items(protocol_lines(rows)),
             *(_order(rows, heading) for heading in (_ordered_headings(rows) if ordered else ())),
         ],

@@ -135,6 +135,7 @@ def content_flags(variants: Variants, table: str) -> list[str]:
         "--caption": definition.caption,
         "--axis": definition.axis,
         "--ordered": json.dumps(definition.ordered),
+        "--full": definition.full,
         "--lines": definition.lines,
         "--rows": json.dumps(rows),
     }

@@ -188,6 +188,20 @@ def difference(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
 
 
+def shares(rows: Sequence[ScoredRow], full: str) -> dict[str, dict[str, float | None]]:
+    """The share of each row's scores in those of the row `full`, by heading and label; of the headings it has."""
+    whole = next((row for row in rows if row.label == full), None)
+    return {
+        heading: {row.label: share(row.scores.get(heading), value) for row in rows if row is not whole}
+        for heading, value in (whole.scores if whole else {}).items()
+    }
+
+
+def share(value: float | None, whole: float | None) -> float | None:
+    """value / whole; None if one is missing, or nothing is the whole."""
+    return None if value is None or not whole else value / whole
+
+
 def ranked(rows: Sequence[ScoredRow]) -> list[ScoredRow]:
     """The rows that the paper has a figure for, from the best to the worst."""
     return sorted((row for row in rows if PAPER in row.paper), key=lambda row: -row.paper[PAPER])

@@ -18,6 +18,7 @@ from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config
 from getam.settings.flags import nest
 from getam.settings.maps import MAP_METHODS
+from getam.settings.reading import merge
 
 
 class Score(NamedTuple):
@@ -65,6 +66,8 @@ class Table(NamedTuple):
     """Whether the paper's figures order the rows, so that the order of this run's scores can be compared."""
     seeds: int = 1
     """Number of seeds with which each row's run is made: its own, and the next ones."""
+    full: str = ""
+    """Label of the row of full supervision, of whose scores the others' shares are shown; empty if there is none."""
     lines: Literal["runs", "scores"] = "runs"
     """What a line of the table is: a row's run, or a score of the only row's run with its values by seed."""
 
@@ -131,7 +134,7 @@ ABLATION = (
 
 
 def definitions(settings: Config) -> dict[str, Table]:
-    """All comparisons by their names: table1 to table7, seeds, sweep, figure2 and figure7."""
+    """All comparisons by their names: table1 to table8, seeds, sweep, figure2 and figure7."""
     return {name: _with_segmenter(define(settings), settings) for name, define in _DEFINITIONS.items()}
 
 
@@ -140,8 +143,12 @@ def _with_segmenter(table: Table, settings: Config) -> Table:
     own = settings.deeplab.architecture
     architectures = (row.overlay.get("deeplab", {}).get("architecture", own) for row in table.rows)
     titles = Titles(common_segmenter_title(architectures))
-    scores = tuple(score._replace(heading=capitalized(titles.fill(score.heading))) for score in table.scores)
-    return table._replace(caption=titles.fill(table.caption), scores=scores)
+
+    def filled(scores: tuple[Score, ...]) -> tuple[Score, ...]:
+        return tuple(score._replace(heading=capitalized(titles.fill(score.heading))) for score in scores)
+
+    rows = tuple(row if row.scores is None else row._replace(scores=filled(row.scores)) for row in table.rows)
+    return table._replace(caption=titles.fill(table.caption), scores=filled(table.scores), rows=rows)
 
 
 def _table1(settings: Config) -> Table:
@@ -270,6 +277,52 @@ def _table7(settings: Config) -> Table:
     )
 
 
+FULL = "F: ground truth"
+"""The row of table 8 whose segmenter learns from masks."""
+
+
+def _table8(settings: Config) -> Table:
+    second = max(2, settings.rounds)
+    of_first = (MAPS, *LABELS[:2], UNKNOWN_SHARE, DEEPLAB)
+    # The end-to-end network makes its own maps and labels, and has no rounds.
+    of_both = (*of_first, END_TO_END)
+    of_last = tuple(score if score is MAPS else score._replace(round=second) for score in of_first)
+    completion, bands = LABEL_METHODS["activation"].name, LABEL_METHODS["bands"].name
+    kinds = {
+        f"I+S: GETAM + {completion}": _in_both({"completion": {"method": "activation"}}),
+        f"I: GETAM + {bands}": merge(
+            _in_both({"completion": {"method": "bands"}}), {"end_to_end": {"saliency_weight": 0}}
+        ),
+    }
+    rows: list[Row] = []
+    for label, labels in kinds.items():
+        kind = label.partition(":")[0]
+        if kind != "I" and settings.saliency.source == "none":
+            continue
+        plain = merge(labels, _in_both({"maps": {"propagation": "none"}}))
+        propagated = merge(settings.tables.propagated, labels)
+        rows += [
+            Row(label, plain | {"rounds": 1}, scores=of_both),
+            Row(f"{kind}: + propagation", propagated | {"rounds": 1}, scores=of_both),
+            Row(f"{kind}: + {second} rounds", propagated | {"rounds": second}, scores=of_last),
+        ]
+    rows.append(Row(FULL, {"deeplab": {"labels": "truth"}, "rounds": 1}, scores=(DEEPLAB,)))
+    return Table(
+        "Table 8: beyond the paper",
+        "Each row changes one thing of the row before, on the same classifier: I image labels alone, I+S with "
+        "saliency, F masks. With F the same segmenter learns from the ground truth of those train images that have it.",
+        (),
+        tuple(rows),
+        seeds=settings.tables.row_seeds,
+        full=FULL,
+    )
+
+
+def _in_both(overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """An overlay of maps or labels, for the multi-stage path and for the end-to-end network's own."""
+    return {**overlay, "end_to_end": dict(overlay)}
+
+
 def _of_rounds(scores: tuple[Score, ...], settings: Config) -> tuple[Score, ...]:
     """Those of the scores that each round of the run has anew, of its further rounds."""
     return tuple(
@@ -349,6 +402,7 @@ _DEFINITIONS: dict[str, Callable[[Config], Table]] = {
     "table5": _table5,
     "table6": _table6,
     "table7": _table7,
+    "table8": _table8,
     "seeds": _seeds,
     "sweep": _sweep,
     "figure2": _figure2,

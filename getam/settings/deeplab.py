@@ -67,6 +67,10 @@ class DeepLabSettings(FineTuningSettings, ScheduleSettings):
         + ", ".join(name for name, known in SEGMENTERS.items() if known.in_smp)
         + "), or a ViT with DPT's decoder (dpt) or a small convolutional head (linear)"
     )
+    labels: Literal["pseudo", "truth"] = Field(
+        description="what it is trained on: pseudo labels, or for comparison the ground truth of those images that "
+        "have one (supervision F)"
+    )
     encoder: str = Field(
         description="encoder of segmentation-models-pytorch: for deeplabv2 a ResNet (resnet18, resnet101, ...), for "
         "the others any that they take (mit_b2, tu-convnext_tiny, ...); "

@@ -30,6 +30,10 @@ class TablesSettings(Section):
         description="{name: changes of the section end_to_end} in table 2; an overlay replaces the whole mapping",
         min_length=1,
     )
+    propagated: dict[str, Any] = Field(
+        description="changes of the run for table 8's rows of propagated maps: maps.propagation, and what suits such "
+        "maps in completion and end_to_end"
+    )
     test_miou: ScoreSettings
     seeds: Annotated[int, Field(ge=2)] = Field(
         description="number of seeds in the table seeds: the run's own, and the next ones; one has no spread"

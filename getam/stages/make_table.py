@@ -29,6 +29,9 @@ class Arguments(MachineArguments):
     caption: str = Field(description="what the paper's figures are, in words; empty for none")
     axis: str = Field(description="setting that the rows' values are of; empty: none")
     ordered: bool = Field(description="whether the paper's figures order the rows")
+    full: str = Field(
+        default="", description="label of the row of whose scores the other rows' shares are shown; empty: none"
+    )
     lines: Literal["runs", "scores"] = Field(
         default="runs",
         description="what a line of the table is: a run, or a score of the only run, whose values by seed it shows",
@@ -50,8 +53,8 @@ def run(arguments: Arguments) -> None:
         draw = partial(draw_spreads, title=title, spreads=spreads_of(rows[0]))
         width, height = spread_size(len(rows[0].scores))
     else:
-        document = table_document(title, caption, rows, ordered=arguments.ordered)
-        content = table_json(title, caption, rows, axis=arguments.axis, ordered=arguments.ordered)
+        document = table_document(title, caption, rows, ordered=arguments.ordered, full=arguments.full)
+        content = table_json(title, caption, rows, axis=arguments.axis, ordered=arguments.ordered, full=arguments.full)
         draw = partial(draw_table, title=title, rows=rows, axis=arguments.axis)
         width, height = 9.0, max(3.0, 1.2 + 0.55 * len(rows))
     save_plot(arguments.out.with_suffix(".svg"), draw, width=width, height=height)

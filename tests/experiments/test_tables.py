@@ -25,10 +25,11 @@ from getam.runs.summary import measured_scores, summarize
 from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config, validate_config
 from getam.settings.reading import merge, read_yaml
+from getam.stages import make_table
 from getam.stages.make_table import Arguments
 from getam.system.files import read_json, write_json
 
-TABLES = [f"table{number}" for number in range(1, 8)]
+TABLES = [f"table{number}" for number in range(1, 9)]
 WITHOUT_SALIENCY = {
     "saliency": {"source": "none"},
     "completion": {"method": "crf"},
@@ -111,6 +112,65 @@ def test_rows_differ_in_as_little_as_they_can() -> None:
     # Nothing is trained anew for Table 1 and 4.
     assert score_files(found, "table1") == ["results/demo/pseudo_labels.json", "results/demo/val/pseudo_labels.json"]
     assert score_files(found, "table4") == ["results/demo/deeplab/metrics.json", "results/demo/end_to_end/metrics.json"]
+
+
+def test_table8_goes_from_the_paper_to_full_supervision_one_change_at_a_time() -> None:
+    found = variants()
+    rows = labels_and_runs(found, "table8")
+    assert [*rows] == [
+        "I+S: GETAM + completion",
+        "I+S: + propagation",
+        "I+S: + 2 rounds",
+        "I: GETAM + bands",
+        "I: + propagation",
+        "I: + 2 rounds",
+        "F: ground truth",
+    ]
+    assert rows["I+S: GETAM + completion"] == "demo"
+    files = score_files(found, "table8")
+    # One classifier, one set of maps with and one without propagation, for all rows.
+    assert {found.file(name, "classifier/model.json") for name in rows.values()} == {
+        "results/demo/classifier/model.json"
+    }
+    assert len({found.file(name, "maps/000") for name in rows.values()}) == 2
+    assert len([file for file in files if file.endswith("deeplab/metrics.json")]) == 7
+    assert len([file for file in files if file.endswith("end_to_end/metrics.json")]) == 4
+    assert len([file for file in files if "/rounds/2/deeplab" in file]) == 2
+    for label, name in rows.items():
+        settings = found[name]
+        assert settings.completion.needs_saliency == (not label.startswith("I:"))
+        assert settings.end_to_end.maps.propagation == settings.maps.propagation
+        assert (settings.maps.propagation != "none") == ("+ propagation" in label or "rounds" in label)
+        if label.startswith("I:"):
+            assert not settings.end_to_end.completion.needs_saliency
+            assert settings.end_to_end.saliency_weight == 0
+    # Without saliency the rows with it are left out; of a run with more rounds, the last is shown.
+    assert next(iter(labels_and_runs(variants(WITHOUT_SALIENCY), "table8"))) == "I: GETAM + bands"
+    assert "I+S: + 3 rounds" in labels_and_runs(variants({"rounds": 3}), "table8")
+
+
+def test_shares_of_full_supervision(tmp_path: Path) -> None:
+    values = {"paper": 0.6, "more": 0.72, "F: ground truth": 0.8}
+    rows = []
+    for label, value in values.items():
+        file = tmp_path / f"{value}.json"
+        write_json(file, {"images": 3, "miou": value, "other": 0.5})
+        scores = {"Net, val": {"file": str(file), "path": ["miou"]}}
+        if label != "F: ground truth":
+            scores |= {"Maps": {"file": str(file), "path": ["other"]}}
+        rows.append(
+            {"label": label, "own": label == "paper", "value": None, "paper": {}, "given": {}, "scores": scores}
+        )
+    out = tmp_path / "table8.json"
+    make_table.run(
+        Arguments(title="t", caption="", axis="", ordered=False, full="F: ground truth", rows=rows, out=out, threads=1)
+    )
+    shares = read_json(out)["shares"]
+    assert shares == {"Net, val": {"paper": pytest.approx(0.75), "more": pytest.approx(0.9)}}
+    table = out.with_suffix(".md").read_text()
+    assert "Net, val, share of ground truth" in table
+    assert re.search(r"\| more \|.*\| 0\.900 \|", table)
+    assert re.search(r"\| F: ground truth \|.*\| - \|", table)
 
 
 @pytest.mark.parametrize("name", ["ViT", "Hybrid", "DeiT", "DeiT-distilled"])

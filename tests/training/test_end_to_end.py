@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,34 @@ def test_training_reads_no_ground_truth_and_leaves_a_model(section: str, config:
             {"classification"},
             {"classification", "segmentation", "saliency", "energy"},
         ]
+
+
+def test_a_segmenter_of_full_supervision_learns_from_those_masks_that_are_there(config: Config, data: Path) -> None:
+    full = config.model_copy(update={"deeplab": config.deeplab.model_copy(update={"labels": "truth"})})
+    with pytest.raises(InputError, match="no_mask_of_i0"):
+        train("deeplab", full, data, data / "none")
+    index = read_index(data / "index.csv")
+    # One mask is no file of the data set, as where images have image labels alone.
+    rows = [replace(row, mask=None) if row.id == "i3" else row for row in index.rows]
+    write_index(data / "index.csv", Index(tuple(rows), CLASSES))
+    for row in rows:
+        if row.mask is not None:
+            write_labels(row.mask, np.full((row.height, row.width), 2, np.uint8))
+    train("deeplab", full, data, data / "truth")
+    train("deeplab", config, data, data / "pseudo")
+    assert read_json(data / "truth" / "model.json")["supervision"] == "F"
+    assert read_json(data / "pseudo" / "model.json")["supervision"] == "I+S"
+    model, _ = load_deeplab(data / "truth")
+    with torch.no_grad():
+        logits = model(torch.randn(1, 3, 32, 32))
+    assert logits.mean((0, 2, 3)).argmax() == 2, "all it has seen are masks of 2"
+    for row in rows:
+        if row.mask is not None:
+            row.mask.unlink()
+    unlabelled = Index(tuple(replace(row, mask=None) for row in rows), CLASSES)
+    write_index(data / "index.csv", unlabelled)
+    with pytest.raises(InputError, match=r"labels: no image of .*index\.csv has a mask; write pseudo"):
+        train("deeplab", full, data, data / "none")
 
 
 @pytest.mark.parametrize("section", ["classifier", "end_to_end", "deeplab"])

@@ -27,6 +27,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "deeplab.decoder.scales": {"deeplab": {"decoder": {"scales": [2, 1, 1]}}},
     "end_to_end.decoder.scales": {"end_to_end": {"decoder": {"scales": [4, 2, 1]}}},
     "tables.cnn": {"tables": {"cnn": {"backbone": "resnet34"}}},
+    "tables.propagated": {"tables": {"propagated": {"completion": {"gamma": 4}}}},
     "tables.backbones": {"tables": {"backbones": {"Small": {"backbone": "vit_small_patch16_224"}}}},
     "tables.test_miou.multi_stage": {"tables": {"test_miou": {"multi_stage": 0.7}}},
     "tables.test_miou.end_to_end": {"tables": {"test_miou": {"end_to_end": 0.7}}},

@@ -405,5 +405,5 @@ warn_of_trainings()
 wildcard_constraints:
     run="|".join(re.escape(run) for run in VARIANTS),
     shard=r"\d{3}",
-    table=r"table[1-7]|seeds|sweep",
+    table=r"table[1-8]|seeds|sweep",
     section="classifier|saliency|deeplab|end_to_end",
