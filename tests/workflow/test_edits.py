@@ -23,6 +23,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "deeplab.encoder_stages": {"deeplab": {"encoder_stages": 3}},
     "deeplab_prediction.window": {"deeplab_prediction": {"window": 64}},
     "end_to_end_prediction.window": {"end_to_end_prediction": {"window": 64}},
+    "relabel.window": {"relabel": {"window": 64}},
     "end_to_end.classifier_epochs": {"end_to_end": {"classifier_epochs": 1}},
     "deeplab.decoder.scales": {"deeplab": {"decoder": {"scales": [2, 1, 1]}}},
     "end_to_end.decoder.scales": {"end_to_end": {"decoder": {"scales": [4, 2, 1]}}},
