@@ -11,6 +11,7 @@ from torch import Tensor
 
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, Array, label_values, over_maximum
+from getam.labels.completion import as_tensor
 from getam.system.files import UNKNOWN
 
 
@@ -44,8 +45,7 @@ def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float)
     if low > high:
         raise InputError(f"bands: low {low} is above high {high}; give a lower one")
     if isinstance(maps, np.ndarray):
-        labels = _labelled(torch.from_numpy(np.require(maps, requirements=["C", "W"])), classes, high, low)
-        return labels.numpy()
+        return _labelled(as_tensor(maps), classes, high, low).numpy()
     return _labelled(maps, classes, high, low)
 
 

@@ -62,7 +62,7 @@ def complete_labels(
     if isinstance(opening, int) and opening and opening % 2 == 0:
         raise InputError(f"opening: {opening} is even and would shift labels; give 0 or an odd size")
     if isinstance(maps, np.ndarray):
-        labels = _complete(_as_tensor(maps), classes, _as_tensor(saliency), alpha, gamma, conflict, epsilon)
+        labels = _complete(as_tensor(maps), classes, as_tensor(saliency), alpha, gamma, conflict, epsilon)
         return open_classes(labels, opening).numpy() if opening else labels.numpy()
     labels = _complete(maps, classes, saliency, alpha, gamma, conflict, epsilon)
     return open_classes(labels, opening) if opening else labels
@@ -100,7 +100,8 @@ def decisions(
     return rules
 
 
-def _as_tensor(array: np.ndarray) -> Tensor:
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array as a tensor that shares its memory, or a copy's if torch cannot take it as it lies."""
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 

@@ -66,9 +66,12 @@ def split_of(wildcards: object) -> str:
     return VARIANTS.split(run_of(wildcards))
 
 
-def run_file(file: str) -> Callable[[object], str]:
-    """An input function: the path of a file of the job's run, given its path within a run."""
-    return lambda wildcards: VARIANTS.file(run_of(wildcards), file.format(**dict(wildcards.items())))
+def run_file(file: str, *, of: Callable[[str], str] = str) -> Callable[[object], str]:
+    """An input function: the path of a file of the job's run, given its path within a run.
+
+    With `of`, a function of the run's name, it is the file of another run or round.
+    """
+    return lambda wildcards: VARIANTS.file(of(run_of(wildcards)), file.format(**dict(wildcards.items())))
 
 
 def waited_for(file: str) -> Callable[[object], object]:
@@ -190,18 +193,6 @@ def saliency_flags(wildcards: object, input: object) -> list[str]:
     if not input.saliency:
         return []
     return ["--saliency", str(Path(input.saliency[0]).parent), "--shards", str(number_of_shards(wildcards))]
-
-
-def of_round_before(file: str) -> Callable[[object], str]:
-    """An input function: the path of a file of the round before the job's, given its path within a run."""
-    return lambda wildcards: VARIANTS.file(VARIANTS.round_before(run_of(wildcards)), file)
-
-
-def of_first_round(file: str) -> Callable[[object], str]:
-    """An input function: the path of a file of the first of the job's rounds, given its path within a run."""
-    return lambda wildcards: VARIANTS.file(
-        VARIANTS.first_round(run_of(wildcards)), file.format(**dict(wildcards.items()))
-    )
 
 
 def further_rounds(wildcards: object) -> list[str]:

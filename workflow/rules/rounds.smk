@@ -5,9 +5,9 @@ rule relabel:
     input:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
-        weights=of_round_before("deeplab/model.safetensors"),
-        model=of_round_before("deeplab/model.json"),
-        pseudo_labels=of_first_round("pseudo_labels/{shard}"),
+        weights=run_file("deeplab/model.safetensors", of=VARIANTS.round_before),
+        model=run_file("deeplab/model.json", of=VARIANTS.round_before),
+        pseudo_labels=run_file("pseudo_labels/{shard}", of=VARIANTS.first_round),
     output:
         directory("results/{run}/pseudo_labels/{shard}"),
     log:
