@@ -78,6 +78,11 @@ class MultiScaleNetwork(FineTunedNetwork):
             return fused
         return [logits, *pyramid, fused] if pyramid else [logits]
 
+    def segment(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalized -> logits (B, num_classes, h, w); in evaluation mode."""
+        logits: Tensor = self(images)
+        return logits
+
     def _batch_norms(self) -> list[_BatchNorm]:
         return [module for module in self.encoder.modules() if isinstance(module, _BatchNorm)]
 

@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from getam.maps.attention import AttentionMaps
     from getam.maps.pamr import pamr
     from getam.maps.propagation import propagate
+    from getam.scores.segmenter import load_segmenter
     from getam.training.losses import dense_energy_loss
 
-__all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "pamr", "propagate"]
+__all__ = ["AttentionMaps", "complete_labels", "dense_energy_loss", "load_segmenter", "pamr", "propagate"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +31,10 @@ def __getattr__(name: str) -> Any:
             from getam.training.losses import dense_energy_loss
 
             return dense_energy_loss
+        case "load_segmenter":
+            from getam.scores.segmenter import load_segmenter
+
+            return load_segmenter
         case "pamr":
             from getam.maps.pamr import pamr
 

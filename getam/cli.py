@@ -14,10 +14,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,6 +48,9 @@ STAGES = commands_in(Path(__file__).with_name("stages"))
 
 TOOLS = commands_in(Path(__file__).with_name("tools"))
 """Commands for people; no rule of the workflow runs them."""
+
+TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
+"""What may follow a flag of a truth value; without one of these the flag alone means true."""
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -168,13 +171,16 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
         InputError: an unknown flag, or a value that the model rejects.
     """
     parser = _Parser(prog=name, description=(model.__doc__ or "").strip(), allow_abbrev=False)
-    paths, texts = {}, set()
+    paths, texts, switches = {}, set(), set()
     for path, field in leaves(model):
         if field.annotation in (str, Path):
             texts.add(".".join(path))
         text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            switches.add(flag_name(path))
         if field.json_schema_extra == POSITIONAL:
-            parser.add_argument(".".join(path), metavar=path[-1].upper(), help=text)
+            several = get_origin(field.annotation) is tuple
+            parser.add_argument(".".join(path), metavar=path[-1].upper(), help=text, nargs="+" if several else None)
         else:
             parser.add_argument(flag_name(path), dest=".".join(path), metavar="VALUE", help=text)
         paths[".".join(path)] = path
@@ -185,10 +191,14 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
             metavar="FILE",
             help=f"overlay whose section `{section}` gives the settings that no flag gives [config.yaml]",
         )
-    flags = vars(parser.parse_args(words))
+    flags = vars(parser.parse_args(list(_with_values(words, switches))))
     overlay = flags.pop("config", None)
     values = nest(
-        {paths[key]: value if key in texts else _parse(value) for key, value in flags.items() if value is not None}
+        {
+            paths[key]: value if key in texts or isinstance(value, list) else _parse(value)
+            for key, value in flags.items()
+            if value is not None
+        }
     )
     if section is not None:
         defaults = _section(section, overlay, model)
@@ -197,6 +207,13 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
         return model.model_validate(values)
     except ValidationError as error:
         raise InputError(_with_flags(describe(error, model), error)) from None
+
+
+def _with_values(words: Sequence[str], switches: Container[str]) -> Iterator[str]:
+    """Yields the words, with `true` after a switch (a flag of a truth value) that stands without a value."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        bare = word in switches and following.lower() not in TRUTH_VALUES
+        yield f"{word}=true" if bare else word
 
 
 def _section(section: str, overlay: Path | None, model: type[BaseModel]) -> dict[str, Any]:

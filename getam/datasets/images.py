@@ -182,6 +182,11 @@ class TrainingImages(Dataset[dict[str, Any]]):
         return item | {"number": number % len(self.rows)} | (self.targets(row) if self.targets else {})
 
 
+def normalized_input(image: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """A whole image (H, W, 3), uint8 RGB -> a network's input (3, h, w) of `size` (h, w), float32, normalized."""
+    return normalize_rgb(_resized(torch.from_numpy(image.copy()).permute(2, 0, 1), size))
+
+
 def planned_batches(
     rows: Sequence[Row],
     *,
@@ -247,8 +252,7 @@ def whole_images(
     """
 
     def load(row: Row) -> Tensor:
-        pixels = torch.from_numpy(read(row).copy()).permute(2, 0, 1)
-        return normalize_rgb(_resized(pixels, size(row)))
+        return normalized_input(read(row), size(row))
 
     for batch, inputs in read_ahead(batches, load, threads=threads):
         yield batch, torch.stack(inputs)

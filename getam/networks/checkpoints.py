@@ -27,6 +27,9 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 MAX_NAMED = 3
 """Number of misfitting tensors that a message names; it only counts the remaining ones."""
+IMPLIED: dict[str, dict[str, Any]] = {"deeplab": {"labels": "pseudo"}}
+"""Kind of a model -> settings that came later, with the values that models trained before them have."""
+
 UNUSED = "unused.safetensors"
 """File beside an imported model with those tensors of the imported file that no forward pass reads."""
 
@@ -103,7 +106,7 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
     try:
-        built = settings.model_validate(description["settings"])
+        built = settings.model_validate(IMPLIED.get(kind, {}) | description["settings"])
         classes = tuple(str(name) for name in description.get("classes", []))
     except (ValidationError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None

@@ -81,6 +81,11 @@ class EndToEndNetwork(nn.Module):
         )
         return scores, logits
 
+    @property
+    def multiple(self) -> int:
+        """Predictions round the sides of their inputs to a multiple of this."""
+        return self.classifier.stride
+
     def segment(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalized -> segmentation logits (B, 1 + C, H, W)."""
         logits: Tensor = self(images)[1]

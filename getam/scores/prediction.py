@@ -17,7 +17,7 @@ from getam.datasets.shards import new_shard
 from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
 from getam.scores.evaluation import ConfusionMatrix, mean_of_known
-from getam.settings.prediction import PredictionSettings
+from getam.settings.prediction import PredictionSettings, ViewSettings
 from getam.system.files import read_labels, write_labels
 from getam.system.progress import image_progress, progress
 
@@ -81,7 +81,7 @@ def predict(
 
         def written() -> Iterator[int]:
             for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
-                averaged = _averaged(network, images.to(device), settings, multiple)
+                averaged = averaged_probabilities(network, images.to(device), settings, multiple)
                 for row, values in zip(batch, averaged, strict=True):
                     full = (row.height, row.width)
                     resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
@@ -140,32 +140,32 @@ def validation_miou(
     return mean_of_known(matrix.iou())
 
 
-def _averaged(
-    network: Callable[[Tensor], Tensor], images: Tensor, settings: PredictionSettings, multiple: int
+def averaged_probabilities(
+    network: Callable[[Tensor], Tensor], images: Tensor, views: ViewSettings, multiple: int
 ) -> Tensor:
     """Averages softmax probabilities over scales or squares, and over the flip: (B, 3, H, W) -> (B, 1 + C, H, W)."""
     height, width = images.shape[2:]
     longer = max(height, width)
-    sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in settings.scales]
-    if settings.squares:
-        sizes = [fit_long_side((side, side), side, multiple=multiple) for side in settings.squares]
+    sizes = [fit_long_side((height, width), round(scale * longer), multiple=multiple) for scale in views.scales]
+    if views.squares:
+        sizes = [fit_long_side((side, side), side, multiple=multiple) for side in views.squares]
     run: Callable[[Tensor], Tensor] = network
-    if settings.window:
-        side = max(multiple, round(settings.window / multiple) * multiple)
-        run = partial(_in_windows, network, side=side, overlap=settings.window_overlap)
+    if views.window:
+        side = max(multiple, round(views.window / multiple) * multiple)
+        run = partial(_in_windows, network, side=side, overlap=views.window_overlap)
     total = None
     for size in sizes:
         scaled = images
         if size != (height, width):
             scaled = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-        for mirrored in (False, True) if settings.flip else (False,):
+        for mirrored in (False, True) if views.flip else (False,):
             logits = run(scaled.flip(-1) if mirrored else scaled)
             logits = F.interpolate(logits.float(), size=(height, width), mode="bilinear", align_corners=False)
             probabilities = logits.softmax(1)
             probabilities = probabilities.flip(-1) if mirrored else probabilities
             total = probabilities if total is None else total + probabilities
     assert total is not None
-    return total / (len(sizes) * (2 if settings.flip else 1))
+    return total / (len(sizes) * (2 if views.flip else 1))
 
 
 def _in_windows(network: Callable[[Tensor], Tensor], images: Tensor, *, side: int, overlap: float) -> Tensor:

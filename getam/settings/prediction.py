@@ -10,8 +10,8 @@ from getam.settings.crf import CrfSettings
 from getam.settings.section import ImageSize, PositiveFloat, Section
 
 
-class PredictionSettings(Section):
-    """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
+class ViewSettings(Section):
+    """The views of an image over which a segmentation network's probabilities are averaged."""
 
     scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of the image", min_length=1)
     squares: tuple[ImageSize, ...] = Field(
@@ -24,10 +24,15 @@ class PredictionSettings(Section):
         description="part of a window that the next one covers too, at least; scores are averaged there"
     )
     flip: bool = Field(description="average with the mirrored image")
-    crf: CrfSettings
 
     @model_validator(mode="after")
-    def _window_is_an_image(self) -> PredictionSettings:
+    def _window_is_an_image(self) -> ViewSettings:
         if 0 < self.window < 16:
             raise ValueError(f"window: {self.window} pixels are too few; write 16 or more, or 0 for none")
         return self
+
+
+class PredictionSettings(ViewSettings):
+    """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
+
+    crf: CrfSettings

@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> None:
         network.segment,
         require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
         settings=section_of(PredictionSettings, arguments),
-        multiple=network.classifier.stride,
+        multiple=network.multiple,
         classes=index.classes,
         model=arguments.model,
         out=arguments.out,

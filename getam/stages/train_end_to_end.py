@@ -73,7 +73,7 @@ def run(arguments: Arguments) -> None:
         return validation_miou(
             network.segment,
             index.split("val"),
-            multiple=network.classifier.stride,
+            multiple=network.multiple,
             num_classes=len(index.classes),
             device=device,
             threads=arguments.threads,

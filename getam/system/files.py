@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from getam.errors import InputError, MachineError
 
@@ -48,10 +49,13 @@ TURNS = {
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error)
 """Exceptions that Pillow raises for a damaged file."""
 
+NOTE = "getam"
+"""Keyword of a text in a label PNG."""
+
 GRAY = 0
 """Color type of a gray image in a PNG header."""
 
-FORMATS = ("JPEG", "PNG")
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """The formats that are decoded, regardless of file names; some other decoders of Pillow start external programs."""
 
 MARKER = ".getam"
@@ -285,14 +289,19 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Decodes a JPEG or PNG to RGB and turns it upright: (H, W, 3), uint8. Gray, palette and CMYK are converted.
+    """Decodes an image of FORMATS to RGB and turns it upright: (H, W, 3), uint8. Gray, palette and CMYK are converted.
 
     Raises:
         InputError: the file is missing, damaged, too large, or has more than 8 bits a channel.
     """
     with _open_image(path) as image:
-        turn = TURNS.get(_orientation(image))
-        return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """The pixels of an image of 8 bits a channel, turned upright as EXIF asks: (H, W, 3), uint8 RGB."""
+    turn = TURNS.get(_orientation(image))
+    return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -425,12 +434,25 @@ def write_gray(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values, mode="L").save(temporary)
 
 
-def write_labels(path: Path, labels: np.ndarray) -> None:
-    """Writes (H, W) uint8 label values as a palette PNG in the VOC colors."""
+def write_labels(path: Path, labels: np.ndarray, *, note: str | None = None) -> None:
+    """Writes (H, W) uint8 label values as a palette PNG in the VOC colors; `note` is a text beside the pixels."""
     image = Image.fromarray(labels, mode="P")
     image.putpalette(voc_palette().tobytes())
+    texts = PngInfo()
+    if note is not None:
+        texts.add_text(NOTE, note)
     with atomic_file(path) as temporary:
-        image.save(temporary)
+        image.save(temporary, pnginfo=texts)
+
+
+def read_note(path: Path) -> str | None:
+    """The text that `write_labels` wrote beside the pixels of a PNG; None if there is none, or no readable image."""
+    try:
+        with _open_image(path, decode=False) as image:
+            note = image.info.get(NOTE)
+    except InputError:
+        return None
+    return note if isinstance(note, str) else None
 
 
 def voc_palette() -> np.ndarray:

@@ -1,0 +1,89 @@
+"""Finds a user's photographs by files, folders and patterns, without a data set's layout."""
+
+from __future__ import annotations
+
+import glob
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from getam.errors import InputError, listed
+from getam.system.files import image_size
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+"""Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph, and how its results are called: the path below the folder that it was found in, without suffix."""
+
+    path: Path
+    name: str
+    height: int
+    width: int
+
+
+def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Photograph], list[str]]:
+    """Finds photographs, sorted by name.
+
+    Args:
+        given: files, folders (searched to any depth, without hidden files) and patterns such as `shoot/*.jpg` or
+            `shoot/**/*.png`.
+        leave_out: a folder, of results, in which no photographs are sought.
+
+    Returns:
+        The photographs that can be opened; a message for each of the others.
+
+    Raises:
+        InputError: nothing is found, or two photographs would have the same name.
+    """
+    found: dict[Path, str] = {}
+    for word in given:
+        for path, name in _files(word, leave_out.resolve()):
+            found.setdefault(path.resolve(), name)
+    by_name = defaultdict(list)
+    for path, name in found.items():
+        by_name[name].append(path)
+    if doubles := [paths for paths in by_name.values() if len(paths) > 1]:
+        raise InputError(
+            listed([f"{paths[0]} and {paths[1]} would have the same name" for paths in doubles])
+            + "; rename one of them, or write their results into two folders"
+        )
+    photographs, problems = [], []
+    for name, (path,) in sorted(by_name.items()):
+        try:
+            photographs.append(Photograph(path, name, *image_size(path)))
+        except InputError as error:
+            problems.append(str(error))
+    return photographs, problems
+
+
+def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:
+    """Yields the files that a word names, and their names without suffix."""
+    path = Path(word)
+    if path.is_file():
+        yield path, path.stem
+        return
+    among: Iterator[Path]
+    if path.is_dir():
+        root, among = path, path.rglob("*")
+    else:
+        parts = Path(word).parts
+        fixed = next((number for number, part in enumerate(parts) if glob.has_magic(part)), None)
+        if fixed is None:
+            raise InputError(f"{word}: no such file or folder; name photographs that exist")
+        root, among = Path(*parts[:fixed]), map(Path, glob.iglob(word, recursive=True))
+    empty = True
+    for file in among:
+        below = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if hidden or file.suffix.lower() not in SUFFIXES or not file.is_file():
+            continue
+        if file.resolve().is_relative_to(leave_out):
+            continue
+        empty = False
+        yield file, str(below.with_suffix(""))
+    if empty:
+        raise InputError(f"{word}: no photograph ({', '.join(SUFFIXES)}) there; name photographs, or their folder")

@@ -1,0 +1,248 @@
+"""`getam predict`: what it writes of photographs, what it does again, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.trained import CLASSES, save_trained
+
+from getam.cli import STAGES, TOOLS, command
+from getam.datasets.images import fit_long_side, normalized_input
+from getam.errors import MachineError
+from getam.networks.classifier import load_classifier
+from getam.scores.segmenter import Segmenter, load_segmenter
+from getam.settings.config import Config
+from getam.system.files import read_array, read_image, read_json, read_labels
+from getam.tools import predict
+from getam.tools.predict import regions
+
+
+@pytest.fixture(scope="module")
+def models(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_trained(tmp_path_factory.mktemp("models"), config)
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Path:
+    sizes = {"a": (40, 56), "b.c": (31, 37), "sub/d": (40, 56), "e": (90, 60)}
+    for number, (name, size) in enumerate(sizes.items()):
+        path = tmp_path / "shoot" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return tmp_path / "shoot"
+
+
+NAMES = ("a", "b.c", "e", "sub/d")
+
+
+def run(*words: object) -> int:
+    return command("getam", STAGES | TOOLS, ["predict", "--threads", "2", "--device", "cpu", *map(str, words)])
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("kind", ["deeplab", "end_to_end"])
+def test_everything_of_a_segmenter(kind: str, models: Path, shoot: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--overlays", "--probabilities", "true", "--regions", "--sheet")
+    assert run(models / kind, shoot, "--out", out, *options) == 0
+    each = [f"{folder}{name}{suffix}" for name in NAMES for folder, suffix in FOLDERS.items()]
+    assert files(out) == sorted([*each, "contact_sheet.html"])
+    network = load_segmenter(models / kind, device="cpu")
+    for name in NAMES:
+        photograph = read_image(shoot / f"{name}.png")
+        labels = read_labels(out / f"{name}.png")
+        assert np.array_equal(labels, network.predict(photograph))
+        assert np.array_equal(read_image(out / f"{name}.png"), network.palette[labels])
+        probabilities = read_array(out / "probabilities" / f"{name}.npy")
+        assert probabilities.dtype == np.float16
+        assert np.allclose(probabilities, network.probabilities(photograph), atol=1e-3)
+        described = read_json(out / "regions" / f"{name}.json")
+        assert (described["height"], described["width"]) == labels.shape
+        assert {entry["name"]: entry["pixels"] for entry in described["classes"]} == {
+            CLASSES[value - 1]: int((labels == value).sum()) for value in np.unique(labels) if value
+        }
+        assert read_image(out / "overlays" / f"{name}.jpg").shape == photograph.shape
+    page = (out / "contact_sheet.html").read_text()
+    assert all(f"<b>{name}</b>" in page for name in NAMES)
+    assert "4 photographs." in page
+    assert "dog & co" not in page
+
+
+FOLDERS = {"": ".png", "overlays/": ".jpg", "probabilities/": ".npy", "regions/": ".json"}
+
+
+def test_what_is_done_is_not_done_again(
+    models: Path, shoot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, batches = tmp_path / "out", []
+    original = Segmenter.batch
+
+    def counted(self: Segmenter, images: torch.Tensor) -> torch.Tensor:
+        batches.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(Segmenter, "batch", counted)
+
+    def again(*words: object) -> list[int]:
+        batches.clear()
+        assert run(models / "deeplab", shoot, "--out", out, *words) == 0
+        return sorted(batches)
+
+    assert again() == [1, 1, 2]
+    before = {name: (out / f"{name}.png").read_bytes() for name in NAMES}
+    assert again() == []
+    # Another file of a photograph, another photograph, another setting, a photograph that changed, a lost result.
+    assert again("--regions") == [1, 1, 2]
+    assert again("--regions") == []
+    Image.fromarray(np.zeros((31, 37, 3), np.uint8)).save(shoot / "f.png")
+    assert again() == [2]
+    assert again("--flip", "false") == [1, 2, 2]
+    # The regions are those of the labels before, though their labels were made again.
+    assert again() == [1, 2, 2]
+    assert again("--regions") == [1, 2, 2]
+    Image.fromarray(np.zeros((90, 60, 3), np.uint8)).save(shoot / "e.png")
+    assert again() == [1]
+    (out / "sub" / "d.png").unlink()
+    assert again() == [2]
+    assert {name: (out / f"{name}.png").read_bytes() for name in NAMES if name != "e"} == {
+        name: content for name, content in before.items() if name != "e"
+    }
+
+
+def test_a_call_that_was_stopped_goes_on(
+    models: Path, shoot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, written = predict.write_labels, []
+
+    def failing(path: Path, labels: np.ndarray, *, note: str) -> None:
+        if len(written) == 2:
+            raise MachineError(f"{path}: cannot be written (no space left)")
+        written.append(path)
+        write(path, labels, note=note)
+
+    monkeypatch.setattr(predict, "write_labels", failing)
+    out = tmp_path / "out"
+    assert run(models / "deeplab", shoot, "--out", out, "--threads", "1") == 1
+    assert "no space left" in capsys.readouterr().err
+    assert len(files(out)) == 2
+    monkeypatch.undo()
+    assert run(models / "deeplab", shoot, "--out", out) == 0
+    assert "of 4 photographs are done already" in capsys.readouterr().err
+    assert run(models / "deeplab", shoot, "--out", tmp_path / "whole") == 0
+    assert files(out) == files(tmp_path / "whole")
+    assert all((out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in files(out))
+
+
+def test_damaged_photographs_are_named_and_the_others_done(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (shoot / "a.png").read_bytes()
+    (shoot / "a.png").write_bytes(content[:-200])  # the header is whole
+    (shoot / "e.png").write_bytes(b"nothing")
+    out = tmp_path / "out"
+    assert run(models / "deeplab", shoot, "--out", out, "--sheet") == 1
+    message = capsys.readouterr().err
+    assert "2 problems:" in message
+    assert "a.png: cannot be decoded" in message
+    assert "e.png: cannot be decoded" in message
+    assert f"The results of 2 other photographs are in {out}" in message
+    assert files(out) == ["b.c.png", "contact_sheet.html", "sub/d.png"]
+
+
+def test_no_file_of_others_is_written_over(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (shoot / "a.png").read_bytes()
+    assert run(models / "deeplab", shoot / "a.png", "--out", shoot) == 1
+    assert "a.png: is there already, and is no result of getam predict; choose another --out" in capsys.readouterr().err
+    assert (shoot / "a.png").read_bytes() == content
+    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    (tmp_path / "out" / "overlays" / "e.jpg").write_text("mine")
+    assert run(models / "deeplab", shoot, "--out", tmp_path / "out", "--overlays") == 1
+    assert "e.jpg: is there already" in capsys.readouterr().err
+    assert files(tmp_path / "out") == ["overlays/e.jpg"]
+    assert files(shoot) == ["a.png", "b.c.png", "e.png", "sub/d.png"]
+
+
+def test_bad_input_is_one_message(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ("--out", tmp_path / "out")
+    for words, message in (
+        ((models / "deeplab", "nowhere", *out), "nowhere: no such file or folder"),
+        ((models, shoot, *out), "it holds the models"),
+        ((models / "deeplab", shoot, *out, "--maps"), "is a deeplab, which makes no class maps; a classifier does"),
+        ((models / "classifier", shoot, *out, "--sheet", "--regions"), "leave out --regions, --sheet"),
+        ((models / "deeplab", shoot), "--out"),
+        ((models / "deeplab", *out), "PHOTOGRAPHS"),
+        ((models / "deeplab", shoot, *out, "--window", "3"), "window: 3 pixels are too few"),
+        ((models / "deeplab", shoot, *out, "--scales", "[]"), "--scales"),
+        ((models / "deeplab", shoot, *out, "--overlays", "perhaps"), "perhaps"),
+    ):
+        assert run(*words) == 1, words
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_writes_scores_and_maps(models: Path, shoot: Path, tmp_path: Path, config: Config) -> None:
+    out = tmp_path / "out"
+    assert run(models / "classifier", shoot, "--out", out, "--maps", "--overlays") == 0
+    each = [f"{folder}{name}{suffix}" for name in NAMES for folder, suffix in CLASSIFIED]
+    assert files(out) == sorted([*each, "scores.csv"])
+    with (out / "scores.csv").open(newline="") as file:
+        table = list(csv.reader(file))
+    assert table[0] == ["photograph", *CLASSES]
+    assert [row[0] for row in table[1:]] == list(NAMES)
+    model, _ = load_classifier(models / "classifier")
+    for name, *scores in table[1:]:
+        image = read_image(shoot / f"{name}.png")
+        size = fit_long_side(image.shape[:2], config.classifier.crop.size, multiple=model.stride)
+        with torch.no_grad():
+            expected = model(normalized_input(image, size)[None])[0].sigmoid()
+        assert np.allclose([float(score) for score in scores], expected.numpy(), atol=2e-6)
+        maps, described = read_array(out / "maps" / f"{name}.npy"), read_json(out / "maps" / f"{name}.json")
+        present = [index for index, score in enumerate(expected) if score >= 0.5] or [int(expected.argmax())]
+        assert list(described["classes"]) == [CLASSES[index] for index in present]
+        assert len(maps) == len(present)
+        assert maps.min() >= 0
+        assert np.allclose(maps.max((1, 2)), 1)
+    assert run(models / "classifier", shoot, "--out", tmp_path / "bare") == 0
+    assert files(tmp_path / "bare") == ["scores.csv"]
+
+
+CLASSIFIED = (("maps/", ".npy"), ("maps/", ".json"), ("overlays/", ".jpg"))
+
+
+def test_regions_by_hand() -> None:
+    labels = np.zeros((20, 50), np.uint8)
+    labels[0:4, 0:5] = 2
+    labels[4, 5] = 2  # touches the square's corner
+    labels[10:12, 40:50] = 2
+    labels[19, 0] = 1
+    labels[15, 20:22] = 3
+    confidence = np.full((20, 50), 0.5, np.float32)
+    confidence[0:4, 0:5] = 1
+    found = regions(labels, confidence, CLASSES)
+    assert json.loads(json.dumps(found)) == found
+    assert [entry["name"] for entry in found] == ["dog & co", "zebra", "cat"]
+    assert found[0] == {
+        "name": "dog & co",
+        "value": 2,
+        "pixels": 41,
+        "share": pytest.approx(0.041),
+        "score": pytest.approx((20 + 21 * 0.5) / 41),
+        "regions": [{"box": [0, 0, 6, 5], "pixels": 21}, {"box": [40, 10, 50, 12], "pixels": 20}],
+    }
+    assert found[1]["regions"] == [{"box": [20, 15, 22, 16], "pixels": 2}]
+    assert found[2]["regions"] == [{"box": [0, 19, 1, 20], "pixels": 1}]
+    assert regions(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.float32), CLASSES) == []
