@@ -133,8 +133,7 @@ def load_segmenter(
     folder, kind = find_model(Path(path))
     if kind not in SEGMENTERS:
         raise InputError(f"{folder / DESCRIPTION}: describes a {kind}, which segments nothing; name a segmenter")
-    module, name = SEGMENTERS[kind]
-    network, classes = getattr(importlib.import_module(module), name)(folder)
+    network, classes = load_network(folder, kind)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Segmenter(
         network.to(where).segment,
@@ -166,6 +165,17 @@ def find_model(path: Path) -> tuple[Path, str]:
         known = ", ".join([*SEGMENTERS, CLASSIFIER])
         raise InputError(f"{folder / DESCRIPTION}: describes none of {known}; name the folder of one")
     return folder, kind
+
+
+def load_network(folder: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
+    """The network of a model's folder, in evaluation mode, with `segment` and `multiple`; its class names.
+
+    Args:
+        kind: a key of SEGMENTERS.
+    """
+    module, name = SEGMENTERS[kind]
+    network, classes = getattr(importlib.import_module(module), name)(folder)
+    return network, classes
 
 
 def largest_side(folder: Path) -> int:

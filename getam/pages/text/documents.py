@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,11 +33,17 @@ class Heading(NamedTuple):
     text: str
 
 
+class Code(NamedTuple):
+    """Lines of Python, shown as they are."""
+
+    text: str
+
+
 class Document(NamedTuple):
     """A title and blocks. All strings are plain text and may contain anything; they are escaped on output."""
 
     title: str
-    blocks: Sequence[str | Heading | Items | Grid]
+    blocks: Sequence[str | Heading | Items | Grid | Code]
 
 
 def as_markdown(document: Document) -> str:
@@ -46,6 +53,10 @@ def as_markdown(document: Document) -> str:
             lines += markdown_table(block.headings, block.rows, block.right)
         elif isinstance(block, Heading):
             lines.append(f"## {escape(block.text)}")
+        elif isinstance(block, Code):
+            # A fence that the text itself cannot close.
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
+            lines += [f"{fence}python", block.text, fence]
         elif isinstance(block, Items):
             lines += [_inline(block.lead), ""] if block.lead else []
             lines += [f"- {_inline(line)}" for line in block.lines]
