@@ -31,7 +31,7 @@ venv: .venv/installed
 		echo "getam needs Python >= 3.11, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
 			"Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,dev,docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,export,dev,docs]'
 	@touch $@
 
 test: test-fast test-slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -17,14 +18,14 @@ import traceback
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar, get_origin
+from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError, Stopped
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
-from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
+from getam.settings.reading import BASE_CONFIG, PROJECT, describe, merge, read_yaml
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.progress import set_up_logging
@@ -76,6 +77,8 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     if words and words[0] == "schema" and package == "getam":
         print(json.dumps(editor_schema(), indent=2))
         return 0
+    if words and words[0] == "run" and package == "getam":
+        _run_workflow(words[1:])
     if not words or words[0] in ("-h", "--help"):
         print(_overview(package, stages))
         return 0
@@ -123,6 +126,20 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     return 0
 
 
+def _run_workflow(words: Sequence[str]) -> NoReturn:
+    """Runs the workflow in the working folder, in place of this process, by Snakemake's options: workflow/run.py.
+
+    A recipe of the project's, such as configs/dinov2.yaml, is found from any folder.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        sys.exit("getam run: snakemake is not installed; pip install 'getam[workflow]'")
+    ours = {f"configs/{path.name}": str(path) for path in (PROJECT / "configs").glob("*.yaml")}
+    found = [ours.get(word, word) if not Path(word).exists() else word for word in words]
+    workflow = PROJECT / "workflow"
+    program = [sys.executable, str(workflow / "run.py"), "--snakefile", str(workflow / "Snakefile")]
+    os.execv(sys.executable, [*program, *found])
+
+
 def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any) -> None:
     if not isinstance(arguments, TrainingArguments) or (processes := arguments.processes()) == 1:
         module.run(arguments)
@@ -148,7 +165,9 @@ def _failed(command: str, message: str) -> int:
 def _overview(package: str, stages: Mapping[str, str]) -> str:
     width = max(map(len, stages))
     lines = [f"usage: {package} <stage> --flag value ...   ({package} <stage> --help lists the flags)", ""]
-    lines += [f"  {name:<{width}}  {text}" for name, text in stages.items()]
+    if package == "getam":
+        stages = {**stages, "run": "Runs the workflow in this folder, with Snakemake's options: getam run --cores 2"}
+    lines += [f"  {name:<{width}}  {text}" for name, text in sorted(stages.items())]
     return "\n".join(lines)
 
 

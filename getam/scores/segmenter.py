@@ -18,7 +18,7 @@ from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
 from getam.scores.prediction import averaged_probabilities
 from getam.settings.prediction import ViewSettings
-from getam.system.files import read_image, read_json, upright_rgb, voc_palette
+from getam.system.files import atomic_file, read_image, read_json, upright_rgb, voc_palette
 
 Photograph = np.ndarray | Image.Image | Tensor | str | Path
 """What `Segmenter` takes: uint8 RGB (H, W, 3) or gray (H, W); a PIL image of 8 bits a channel, which is turned upright
@@ -264,3 +264,14 @@ def labels_of(probabilities: Tensor, size: tuple[int, int]) -> tuple[np.ndarray,
         highest, winner = values.max(0)
         labels[rows], confidence[rows] = winner.to(torch.uint8).cpu().numpy(), highest.float().cpu().numpy()
     return labels, confidence
+
+
+def write_probabilities(path: Path, probabilities: Tensor, size: tuple[int, int]) -> None:
+    """Writes probabilities (K, h, w) at `size` (H, W) as a .npy file: float16 (K, H, W)."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(probabilities), *size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        # A channel at a time: those of a large photograph together take a gigabyte.
+        for channel in probabilities:
+            for _, values in upsampled(channel[None], size):
+                file.write(values.half().cpu().numpy().astype("<f2").tobytes())

@@ -12,8 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError
 
-BASE_CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
-"""config.yaml, the home of all default values, in the checkout that this package is installed from."""
+_INSTALLED = Path(__file__).resolve().parents[1] / "project"
+
+PROJECT = _INSTALLED if _INSTALLED.is_dir() else _INSTALLED.parents[1]
+"""The folder of config.yaml, configs/ and workflow/: the checkout, or in an installed package a copy of them."""
+
+BASE_CONFIG = PROJECT / "config.yaml"
+"""The home of all default values."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

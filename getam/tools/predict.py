@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -31,6 +30,7 @@ from getam.networks.checkpoints import model_files
 from getam.networks.classifier import CNNClassifier, ViTClassifier, load_classifier
 from getam.pages.predicted import THUMBNAIL, Predicted, heat_overlay, overlay, with_names, write_sheet
 from getam.scores.prediction import BATCH_SIZE
+from getam.scores.regions import regions
 from getam.scores.segmenter import (
     CLASSIFIER,
     Segmenter,
@@ -39,7 +39,7 @@ from getam.scores.segmenter import (
     labels_of,
     largest_side,
     load_segmenter,
-    upsampled,
+    write_probabilities,
 )
 from getam.settings.maps import MapSettings
 from getam.settings.section import POSITIONAL, PositiveFloat
@@ -64,9 +64,6 @@ PRESENT = 0.5
 
 SHOWN = 400
 """Most photographs on the contact sheet."""
-
-LEAST_REGION = 1e-3
-"""Share of a photograph below which a connected region is left out of the regions' list."""
 
 QUEUED = 4
 """Number of photographs that may wait for a writing thread."""
@@ -283,7 +280,7 @@ class _Results:
             if option == "overlays":
                 _write_jpeg(path, with_names(overlay(read_image(photograph.path), labels), self._legend(labels)))
             elif option == "probabilities":
-                _write_probabilities(path, probabilities, size)
+                write_probabilities(path, probabilities, size)
             else:
                 described = {"photograph": str(photograph.path), "height": size[0], "width": size[1]}
                 write_json(path, described | {"classes": regions(labels, confidence, self.segmenter.classes)})
@@ -298,56 +295,9 @@ def color_of(value: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def regions(labels: np.ndarray, confidence: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The classes of a label image, the largest first.
-
-    Args:
-        labels: (H, W), uint8.
-        confidence: (H, W), the probability of each pixel's label.
-
-    Returns:
-        Of each class its name, its label value, its number of pixels and their share of the image, its score (the
-        pixels' mean probability), and its connected regions (8 neighbors), the largest first: the box [left, top,
-        right, bottom] in pixels, right and bottom exclusive, and the number of pixels. Regions of less than
-        LEAST_REGION of the image are left out.
-    """
-    found = []
-    for value in np.unique(labels).tolist():
-        if not value:
-            continue
-        mask = labels == value
-        _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-        boxes = [
-            {"box": [left, top, left + width, top + height], "pixels": pixels}
-            for left, top, width, height, pixels in statistics[1:].tolist()
-            if pixels >= LEAST_REGION * labels.size
-        ]
-        found.append(
-            {
-                "name": classes[value - 1],
-                "value": value,
-                "pixels": int(mask.sum()),
-                "share": float(mask.mean()),
-                "score": float(confidence[mask].mean()),
-                "regions": sorted(boxes, key=lambda box: (-box["pixels"], box["box"])),
-            }
-        )
-    return sorted(found, key=lambda each: (-each["pixels"], each["value"]))
-
-
 def _write_jpeg(path: Path, picture: Image.Image) -> None:
     with atomic_file(path) as temporary:
         picture.save(temporary, format="JPEG", quality=90)
-
-
-def _write_probabilities(path: Path, probabilities: Tensor, size: tuple[int, int]) -> None:
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        shape = (len(probabilities), *size)
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
-        # A channel at a time: those of a large photograph together take a gigabyte.
-        for channel in probabilities:
-            for _, values in upsampled(channel[None], size):
-                file.write(values.half().cpu().numpy().astype("<f2").tobytes())
 
 
 def _write_sheet(arguments: Arguments, results: _Results, photographs: Sequence[Photograph]) -> None:
