@@ -19,12 +19,13 @@ import pytest
 import yaml
 from PIL import Image
 from pydantic import ValidationError
+from support.trained import save_trained
 from support.workplace import PROJECT, Workplace
 
 import deeplab.cli
 import getam
 import getam.cli
-from getam.cli import parse_flags
+from getam.cli import command, parse_flags
 from getam.errors import InputError
 from getam.settings.config import Config, validate_config
 from getam.settings.flags import flag_name, leaves
@@ -38,6 +39,8 @@ COMMANDS = {
     "deeplab": deeplab.cli.STAGES | deeplab.cli.TOOLS,
 }
 TOOLS = {"getam": getam.cli.TOOLS, "deeplab": deeplab.cli.TOOLS}
+
+WITHOUT_MODULE = ("--help", "schema", "run")
 
 OTHERS = {"source", "tensorboard", "git", "pre-commit"}
 """Programs that are not this project's."""
@@ -137,9 +140,11 @@ def test_every_command_is_of_a_program_that_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("words", commands_of("getam", "deeplab"))
-def test_a_command_of_the_package_is_parsed_by_its_own_flags(words: list[str]) -> None:
+def test_a_command_of_the_package_is_parsed_by_its_own_flags(words: list[str], rules: dict[str, set[str]]) -> None:
     program, name, *flags = words
-    if name in ("--help", "schema"):
+    if name == "run":
+        check_snakemake(flags, rules)
+    if name in WITHOUT_MODULE:
         return
     assert name in COMMANDS[program]
     if "--help" in flags:
@@ -217,7 +222,7 @@ def test_commands_within_a_sentence_exist() -> None:
     checked = 0
     for page, code in inline_code():
         program, *words = code.split()
-        if program in COMMANDS and words and words[0] not in ("--help", "schema"):
+        if program in COMMANDS and words and words[0] not in WITHOUT_MODULE:
             assert words[0] in COMMANDS[program], f"{page}: {code}"
         elif program == "make" and words:
             assert words[0] in make_targets(), f"{page}: {code}"
@@ -295,7 +300,7 @@ def hook(name: str) -> dict[str, Any]:
 
 
 def test_public_names_are_those_that_the_manual_has() -> None:
-    named = re.findall(r"^::: getam\.(\w+)", (PROJECT / "docs" / "api.md").read_text(), re.M)
+    named = re.findall(r"^::: getam\.(\w+)$", (PROJECT / "docs" / "api.md").read_text(), re.M)
     assert sorted(named) == sorted(getam.__all__)
     for name in getam.__all__:
         assert getattr(getam, name).__name__ == name
@@ -315,9 +320,16 @@ def test_examples_import_what_is_there(block: Block) -> None:
     exec("\n".join(imports), {})
 
 
-def test_the_examples_of_the_api_run() -> None:
+def test_the_examples_of_the_api_and_of_a_network_in_use_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_trained(tmp_path / "results" / "msrc", config)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photograph.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert command("getam", COMMANDS["getam"], ["export", "results/msrc/deeplab", "--threads", "1"]) == 0
     for block in blocks("python"):
-        if block.page == "api.md":
+        if block.page in ("api.md", "use_the_network.md"):
             exec(block.text, {})
 
 
