@@ -7,11 +7,14 @@ function `run(arguments)`. The flags are derived from the model, which also vali
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -25,10 +28,12 @@ from pydantic import BaseModel, ValidationError
 from getam.errors import InputError, Stopped
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
+from getam.settings.help import FILES, MACHINE, default_text, example_of, group_of, metavar_of, settings_title
 from getam.settings.reading import BASE_CONFIG, PROJECT, describe, merge, read_yaml
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.progress import set_up_logging
+from getam.system.version import VERSION
 
 
 def commands_in(folder: Path) -> dict[str, str]:
@@ -82,8 +87,13 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     if not words or words[0] in ("-h", "--help"):
         print(_overview(package, stages))
         return 0
+    if words[0] == "--version":
+        print(f"{package} {VERSION}")
+        return 0
     if words[0] not in stages:
-        print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}", file=sys.stderr)
+        near = difflib.get_close_matches(words[0], stages, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}", file=sys.stderr)
         return 1
     folder = "tools" if words[0] in tools else "stages"
     if folder == "tools":
@@ -175,7 +185,10 @@ class _Parser(argparse.ArgumentParser):
     """Raises InputError instead of exiting, so that all bad input ends with one message and exit code 1."""
 
     def error(self, message: str) -> Any:
-        raise InputError(f"{message}; --help lists the flags")
+        misspelt = re.fullmatch(r"unrecognized arguments: (--[\w.-]+).*", message, re.S)
+        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        near = difflib.get_close_matches(misspelt[1], known, n=1) if misspelt else []
+        raise InputError(f"{message}; " + (f"did you mean {near[0]}?" if near else "--help lists the flags"))
 
 
 def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, section: str | None) -> Arguments:
@@ -189,22 +202,35 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
     Raises:
         InputError: an unknown flag, or a value that the model rejects.
     """
-    parser = _Parser(prog=name, description=(model.__doc__ or "").strip(), allow_abbrev=False)
+    # For --help alone, since every command would read config.yaml once more.
+    asked = any(word in ("-h", "--help") for word in words)
+    shown = _section(section, None, model) if asked and section is not None else {}
+    required = [(path, field) for path, field in leaves(model) if field.is_required() and path[0] not in shown]
+    parser = _Parser(
+        prog=name,
+        usage=f"{name} [--flag value ...]",
+        description=(model.__doc__ or "").strip(),
+        epilog=f"Example: {example_of(name, required)}" if asked else None,
+        allow_abbrev=False,
+    )
     paths, texts, switches = {}, set(), set()
+    titles = (FILES, *([settings_title(section)] if section is not None else []), MACHINE)
+    groups = {title: parser.add_argument_group(title) for title in titles}
     for path, field in leaves(model):
         if field.annotation in (str, Path):
             texts.add(".".join(path))
-        text = (field.description or "").replace("%", "%%")
         if field.annotation is bool:
             switches.add(flag_name(path))
+        text = ((field.description or "") + default_text(path, shown)).replace("%", "%%")
+        group = groups[group_of(path, machine=TrainingArguments, section=section, settings=shown)]
         if field.json_schema_extra == POSITIONAL:
             several = get_origin(field.annotation) is tuple
-            parser.add_argument(".".join(path), metavar=path[-1].upper(), help=text, nargs="+" if several else None)
+            group.add_argument(".".join(path), metavar=path[-1].upper(), help=text, nargs="+" if several else None)
         else:
-            parser.add_argument(flag_name(path), dest=".".join(path), metavar="VALUE", help=text)
+            group.add_argument(flag_name(path), dest=".".join(path), metavar=metavar_of(field), help=text)
         paths[".".join(path)] = path
     if section is not None:
-        parser.add_argument(
+        groups[settings_title(section)].add_argument(
             "--config",
             type=Path,
             metavar="FILE",
@@ -230,7 +256,7 @@ def parse_flags(model: type[Arguments], words: Sequence[str], *, name: str, sect
 
 def _with_values(words: Sequence[str], switches: Container[str]) -> Iterator[str]:
     """Yields the words, with `true` after a switch (a flag of a truth value) that stands without a value."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         bare = word in switches and following.lower() not in TRUTH_VALUES
         yield f"{word}=true" if bare else word
 

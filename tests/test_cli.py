@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,12 @@ from getam.settings.completion import LabelSettings
 from getam.settings.config import Config, editor_schema
 from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, leaves
+from getam.settings.help import metavar_of
 from getam.settings.reading import read_yaml
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
+from getam.system.version import VERSION
 
 STAGES = {"getam": getam.cli.STAGES, "deeplab": deeplab.cli.STAGES}
 COMMANDS = [(package, stage) for package, stages in STAGES.items() for stage in stages]
@@ -232,7 +235,7 @@ def test_the_help_of_a_stage_describes_every_flag(
     assert end.value.code == 0
     output = capsys.readouterr().out
     for path, field in leaves(module_of(package, stage).Arguments):
-        name = path[-1].upper() if field.json_schema_extra == POSITIONAL else f"{flag_name(path)} VALUE"
+        name = path[-1].upper() if field.json_schema_extra == POSITIONAL else f"{flag_name(path)} {metavar_of(field)}"
         assert re.search(rf"^ +{re.escape(name)}", output, re.MULTILINE)
         assert field.description
         assert field.description in output
@@ -338,3 +341,80 @@ def test_the_process_ends_with_1_and_without_traceback(tmp_path: Path) -> None:
         r"\d\d:\d\d:\d\d getam index-dataset: nowhere: no such folder; set data\.root to .*\n", result.stderr
     )
     assert {path.name for path in tmp_path.iterdir()} == {"overlay.yaml"}
+
+
+# --help
+
+EVERY = [
+    (package, folder, name)
+    for package, program in (("getam", getam.cli), ("deeplab", deeplab.cli))
+    for folder, names in (("stages", program.STAGES), ("tools", program.TOOLS))
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("package", "folder", "name"), EVERY)
+def test_help_has_values_defaults_and_an_example_that_is_parsed(
+    package: str, folder: str, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "4000")
+    module = importlib.import_module(f"{package}.{folder}.{name.replace('-', '_')}")
+    section = getattr(module, "SECTION", None)
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(module.Arguments, ["--help"], name=f"{package} {name}", section=section)
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "VALUE" not in text
+    assert "the machine:" in text
+    (example,) = re.findall(r"^Example: (.*)", text, re.M | re.S)
+    words = shlex.split(example)
+    assert words[:2] == [package, name]
+    parse_flags(module.Arguments, words[2:], name=example, section=section)
+    if section is not None:
+        assert f"settings, by default those of the section `{section}`:" in text
+
+
+def test_help_shows_choices_defaults_and_groups(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        completion("--help")
+    text = capsys.readouterr().out
+    for part in (
+        "--conflict {unknown,lowest}",
+        "--alpha NUMBER",
+        "--bands.high NUMBER",
+        "--index PATH",
+        "--opening {released}|INT",
+    ):
+        assert part in text
+    assert re.search(r"--alpha NUMBER .*\[0\.9\]$", text, re.M)
+    assert re.search(r"--crf\.iterations INT .*\[10\]$", text, re.M)
+    titles = ["what it reads and writes:", "settings, by default those of the section `completion`:", "the machine:"]
+    assert [line for line in text.splitlines() if line in titles] == titles
+
+
+def test_a_misspelt_flag_or_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal("--alhpa", "0.9", *PATHS) == "unrecognized arguments: --alhpa 0.9; did you mean --alpha?"
+    assert "--help lists the flags" in refusal("--qqqq", "1", *PATHS)
+    assert command("getam", getam.cli.STAGES | getam.cli.TOOLS, ["complete-lables"]) == 1
+    assert capsys.readouterr().err.endswith("; did you mean complete-labels?\n")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for package, program in (("getam", getam.cli), ("deeplab", deeplab.cli)):
+        assert command(package, program.STAGES, ["--version"]) == 0
+        assert capsys.readouterr().out == f"{package} {VERSION}\n"
+
+
+def test_a_switch_needs_no_value() -> None:
+    module = importlib.import_module("getam.tools.predict")
+    for words, overlays, sheet in (
+        (["--overlays", "model", "photographs"], True, False),
+        (["--sheet", "model", "--overlays", "false", "photographs"], False, True),
+        (["model", "photographs", "--overlays=yes", "--sheet"], True, True),
+    ):
+        arguments = parse_flags(module.Arguments, [*words, "--out", "out"], name="getam predict", section=None)
+        assert (arguments.overlays, arguments.sheet) == (overlays, sheet)
+        assert (arguments.model, arguments.photographs) == (Path("model"), ("photographs",))

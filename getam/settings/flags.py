@@ -24,7 +24,7 @@ def flags(settings: BaseModel) -> list[str]:
         value: Any = settings
         for name in path:
             value = getattr(value, name)
-        text = value if isinstance(value, str) else _as_text(value)
+        text = value if isinstance(value, str) else as_text(value)
         # An empty value is joined to its flag by "=", because Snakemake's quoting drops empty words.
         words += [flag_name(path), text] if text else [f"{flag_name(path)}="]
     return words
@@ -44,7 +44,8 @@ def flag_name(path: tuple[str, ...]) -> str:
     return "--" + ".".join(path).replace("_", "-")
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A flag's value as a word of the command line; lists and objects as JSON."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if isinstance(value, Path) else json.dumps(value, sort_keys=True)
