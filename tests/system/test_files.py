@@ -512,9 +512,10 @@ def test_folder_of_a_stage_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["shard"]
 
 
-def test_only_jpeg_and_png_are_decoded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["GIF", "PPM", "TGA", "EPS", "PDF"])
+def test_other_formats_are_not_decoded_whatever_their_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.jpg"
-    Image.new("RGB", (4, 4)).save(path, format="GIF")
+    Image.new("RGB", (4, 4)).save(path, format=kind)
     with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded"):
         read_image(path)
 
