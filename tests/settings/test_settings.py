@@ -454,6 +454,17 @@ def test_the_recipe_of_photographs_is_that_of_dinov2_but_for_its_paths() -> None
     assert differing(dinov2, msrc) == {"run", "data", "saliency", *networks}
 
 
+def test_the_recipe_of_hard_photographs_differs_where_it_says_so() -> None:
+    path = PROJECT / "configs" / "photos20.yaml"
+    dinov2, photos20 = read_yaml(PROJECT / "configs" / "dinov2.yaml"), read_yaml(path)
+    networks = {f"{section}.pretrained" for section in ("classifier", "deeplab", "end_to_end")}
+    tuned = {"maps.image_size", "maps.flip", "completion.alpha", "completion.gamma", "score_labels.threshold"}
+    labels = {"end_to_end.completion.alpha", "end_to_end.completion.gamma"}
+    assert differing(dinov2, photos20) == {"run", "data", "saliency", *networks, *tuned, *labels}
+    # The two of the end-to-end path stand in one line.
+    assert path.read_text().count(" # photos20") == len(tuned) + 1
+
+
 NOT_OF_A_VIT = {"atrous_rates", "bottleneck_stride", "encoder_stages"}
 """DeepLabv2's settings, which a ViT's segmenter does not read."""
 
