@@ -41,6 +41,7 @@ SAMPLES = {
     "export-checkpoint model": "results/demo/end_to_end",
     "predict-end-to-end model": "results/demo/end_to_end",
     "predict-saliency model": "results/demo/saliency_network",
+    "name": "voc12",
     "network": "resnet18",
     "options": "{}",
     "ordered": "true",
