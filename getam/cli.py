@@ -155,9 +155,11 @@ def _run(package: str, words: Sequence[str], module: ModuleType, arguments: Any)
         module.run(arguments)
         return
     from getam.system import gpu
+    from getam.system.arguments.network import check_torch_sees_gpus
     from getam.system.distributed import launch
 
     gpu.take(processes)
+    check_torch_sees_gpus()
     threads = max(1, arguments.threads // processes)
     launch(package, [*words, "--threads", str(threads)], processes=processes)
 

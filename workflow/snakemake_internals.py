@@ -42,6 +42,14 @@ def given_config(workflow: Workflow) -> Mapping[str, Any]:
     return workflow.config_settings.overwrite_config
 
 
+def config_files(workflow: Workflow) -> Sequence[Path]:
+    """The files of --configfile and of the Snakefile's own `configfile:`.
+
+    Read in 9.27.1: Workflow.configfiles, which are paths or text.
+    """
+    return [Path(file) for file in workflow.configfiles]
+
+
 def first_output(workflow: Workflow, rule: str, wildcards: Mapping[str, str]) -> str:
     """The first output of a rule's job.
 

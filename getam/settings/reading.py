@@ -21,6 +21,23 @@ BASE_CONFIG = PROJECT / "config.yaml"
 """The home of all default values."""
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML's readers keep the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} stands in line {lines[key.value]} and again in line {line}; join the two"
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a configuration or an overlay without checking its keys.
 
@@ -28,7 +45,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; name an existing configuration") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

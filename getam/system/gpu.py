@@ -113,6 +113,16 @@ def take(count: int) -> list[str]:
     return list(_held)
 
 
+def driver_version() -> str:
+    """The version of the NVIDIA driver as nvidia-smi has it; `unknown` where it does not say."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=120)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return (answer.stdout.split() or ["unknown"])[0] if not answer.returncode else "unknown"
+
+
 def held() -> bool:
     """Whether this process has taken a device."""
     return bool(_held)
@@ -138,6 +148,9 @@ def _listed() -> list[list[str]]:
         return []
     except subprocess.TimeoutExpired:
         raise InputError("nvidia-smi -L: gives no answer; check the driver, or name the GPUs in GETAM_GPUS") from None
+    if listing.returncode:
+        words = " ".join((listing.stderr or listing.stdout).split()) or f"exit code {listing.returncode}"
+        logger.warning("nvidia-smi lists no GPU: %s", words)
     found: list[list[str]] = []
     for line in listing.stdout.splitlines():
         if match := re.match(r"GPU \d+: .*\(UUID: ([\w-]+)\)", line):

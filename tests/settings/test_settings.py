@@ -233,6 +233,14 @@ def test_all_offenders_stand_in_one_message() -> None:
         ("- 1\n", "must hold sections"),
         ("", "must hold sections"),
         ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        (
+            "run: a\ndata:\n  root: x\nrun: b",
+            "not valid YAML: 'run' stands in line 1 and again in line 4; join the two",
+        ),
+        (
+            "data:\n  root: x\n  labels: file\n  root: y",
+            "not valid YAML: 'root' stands in line 2 and again in line 4; join the two",
+        ),
     ],
 )
 def test_a_file_of_another_form_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -253,3 +254,24 @@ def test_the_device_of_a_killed_job_is_free_at_once(tmp_path: Path, hold: str) -
     if hold == "fork":
         os.killpg(holder.pid, signal.SIGKILL)
     holder.communicate()
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, LISTING)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=rf"there is a GPU, but torch {re.escape(torch.__version__)} .* sees none"):
+        NetworkArguments(threads=1).prepare()
+    assert NetworkArguments(threads=1, device="cpu").prepare().type == "cpu"
+    gpu._let_go()
+    assert NetworkArguments(threads=1, gpus=0).prepare().type == "cpu"
+    monkeypatch.setenv(gpu.NAMED, "one")
+    assert NetworkArguments(threads=1).prepare().type == "cpu"
+
+
+def test_a_driver_that_fails_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!{sys.executable} -S\nimport sys\nsys.exit('Driver/library\\n version mismatch')\n")
+    program.chmod(0o755)
+    assert gpu.devices() == []
+    assert "nvidia-smi lists no GPU: Driver/library version mismatch" in caplog.text
+    assert gpu.driver_version() == "unknown"

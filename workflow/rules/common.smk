@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from snakemake.logging import logger
 from snakemake_internals import (
+    config_files,
     first_output,
     given_config,
     given_cores,
@@ -34,7 +35,7 @@ from getam.settings.config import Config, validate_config
 from getam.settings.data import DEMO_FORMAT, DataSettings, IndexSettings
 from getam.settings.flags import flags
 from getam.settings.prediction import PredictionSettings
-from getam.settings.reading import merge
+from getam.settings.reading import merge, read_yaml
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import section_of
 from getam.system.version import source_hash
@@ -264,6 +265,9 @@ def checked_config() -> Variants:
     # Snakemake merges --configfile and --config into config.yaml at every depth. They are merged once more by `merge`,
     # which replaces the options of a backbone as a whole: an overlay's {} has to remove all of them.
     values = merge(config, given_config(workflow))
+    # Snakemake has read the files already, but keeps the last of two equal keys; this reading refuses them.
+    for file in config_files(workflow):
+        read_yaml(file)
     variants = Variants(values, validate_config(values, source="configuration"))
     register(variants)
     for problem in missing_data(variants[variants.run]):

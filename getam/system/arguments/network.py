@@ -41,6 +41,8 @@ class NetworkArguments(MachineArguments):
             wanted = 0
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no CUDA device; use --device cpu or check the driver")
+        if wanted:
+            check_torch_sees_gpus()
         torch.set_num_threads(self.threads)
         torch.manual_seed(seed)
         cuda = wanted > 0 and torch.cuda.is_available()
@@ -50,3 +52,19 @@ class NetworkArguments(MachineArguments):
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
         return torch.device("cuda" if cuda else "cpu")
+
+
+def check_torch_sees_gpus() -> None:
+    """Refuses to compute on the CPU, for days perhaps, beside GPUs that this process has taken.
+
+    Raises:
+        InputError: nvidia-smi lists GPUs, of which this process has taken some, and torch sees none.
+    """
+    import torch
+
+    # Names that somebody gave are for jobs to agree on, not a sign that there are devices.
+    if gpu.held() and gpu.NAMED not in os.environ and not torch.cuda.is_available():
+        raise InputError(
+            f"there is a GPU, but torch {torch.__version__} (for CUDA {torch.version.cuda}) sees none beside the "
+            f"driver {gpu.driver_version()}; install a torch for that driver, or use --device cpu"
+        )
