@@ -56,6 +56,8 @@ def run(arguments: Arguments) -> None:
             logger.warning(
                 "index_dataset: val: %d of %d images have no mask and are not scored", len(ids) - masks, len(ids)
             )
+    if "val" in arguments.splits and not index.split("val"):
+        logger.warning("index_dataset: no image is in val: no network is scored")
     for path in turned[:MAX_OFFENDERS]:
         logger.warning("index_dataset: %s is turned by EXIF", path)
     if turned:

@@ -61,7 +61,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
-    "getam.datasets.coco getam.datasets.formats": {"index_dataset"},
+    "getam.datasets.coco getam.datasets.documents getam.datasets.folder getam.datasets.formats": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
     # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
@@ -103,7 +103,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
-    "getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
     "getam.runs.verdicts": {"complete_labels"},
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
