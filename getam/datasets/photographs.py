@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from getam.errors import InputError, listed
 from getam.system.files import image_size
@@ -58,6 +59,37 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
         except InputError as error:
             problems.append(str(error))
     return photographs, problems
+
+
+def photographs_below(folder: Path, *, leave_out: Collection[Path]) -> list[PurePosixPath]:
+    """The photographs of a folder at any depth, as sorted paths below it, without hidden ones.
+
+    Two links to one file are two photographs.
+
+    Args:
+        leave_out: folders in which no photographs are sought.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name that of your photographs")
+    left_out = [each.resolve() for each in leave_out]
+    found = []
+    for above, folders, files in os.walk(folder):
+        here = Path(above)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not any((here / name).resolve() == each for each in left_out)
+        ]
+        below = PurePosixPath(here.relative_to(folder).as_posix())
+        found += [
+            below / name
+            for name in files
+            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in SUFFIXES and (here / name).is_file()
+        ]
+    return sorted(found)
 
 
 def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:

@@ -146,6 +146,8 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": SEGMENTERS,
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
+    "getam.datasets.photographs getam.pages.predicted getam.scores.segmenter": set(),
+    "getam.pages.text.model_card getam.scores.export": set(),
     # The commands, and what the workflow alone reads.
     "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
     "getam.experiments.table_runs getam.experiments.tables getam.experiments.variants": set(),
