@@ -21,25 +21,29 @@ from getam.errors import InputError, enumerated, listed
 DRIVE = re.compile(r"[A-Za-z]:/")
 
 
-class _NameError(Exception):
-    """A text names no photograph, or several; the message says why, with the cure."""
+class ImageNameError(Exception):
+    """A text names no image of a folder, or several; the message says why, with the cure."""
 
 
-class _MissingError(_NameError):
-    """A text names a photograph that is not there."""
+class MissingImageError(ImageNameError):
+    """A text names an image that is not there."""
 
 
-class Photographs:
-    """The photographs of a folder, found by what files of labels call them.
+class NamedImages:
+    """The images of a folder, found by what files of labels call them.
 
     Args:
         folder: the folder.
-        paths: the photographs, as paths below it.
+        paths: the images, as paths below it.
+        ids: the id of each image; none if they have no ids beside their names.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[PurePosixPath]) -> None:
+    def __init__(
+        self, folder: Path, paths: Sequence[PurePosixPath], *, ids: Mapping[PurePosixPath, str] | None = None
+    ) -> None:
         self.folder = folder
         self.paths = tuple(paths)
+        self._by_id = {_same(id): path for path, id in (ids or {}).items()}
         self._roots = [Path(os.path.abspath(folder)), folder.resolve()]
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
@@ -47,27 +51,38 @@ class Photographs:
             self._by_name[_same(path.name)].append(path)
             self._by_stem[_same(path.stem)].append(path)
 
-    def is_photograph(self, text: str) -> bool:
-        """Whether a text names one of the photographs."""
+    def is_named(self, text: str) -> bool:
+        """Whether a text names one of the images."""
         try:
-            self._named(text, self.folder)
-        except _NameError:
+            self.named(text, base=self.folder)
+        except ImageNameError:
             return False
         return True
 
-    def find(self, record: Record) -> PurePosixPath:
+    def of_record(self, record: Record) -> PurePosixPath:
         """The photograph of a record.
 
         Raises:
-            _MissingError: it names no photograph of the folder.
-            _NameError: it names several, or a file outside of the folder.
+            MissingImageError: it names no image of the folder.
+            ImageNameError: it names several, or a file outside of the folder.
         """
-        return self._beside(record) if record.by_stem else self._named(record.photograph, record.base)
+        return self._beside(record) if record.by_stem else self.named(record.photograph, base=record.base)
 
-    def _named(self, text: str, base: Path) -> PurePosixPath:
-        parts = self._parts(text.replace("\\", "/"), base)
+    def named(self, text: str, *, base: Path) -> PurePosixPath:
+        """The image that a text names: an id (a file's name without suffix), a file's name, or a path.
+
+        Args:
+            base: folder that a path is relative to, if it climbs.
+
+        Raises:
+            MissingImageError: it names no image of the folder.
+            ImageNameError: it names several, or a file outside of the folder.
+        """
+        parts = self._parts(text, base)
         if not parts or not text.isprintable():
-            raise _NameError(f"{text!r} is no name of a photograph; write an id or a path")
+            raise ImageNameError(f"{text!r} is no name of a photograph; write an id or a path")
+        if len(parts) == 1 and parts[0] in self._by_id:
+            return self._by_id[parts[0]]
         *folders, name = parts
         # A name of a file may lack folders, or have more than there are, such as COCO's train2014/.
         fitting = [
@@ -80,14 +95,15 @@ class Photographs:
 
     def _parts(self, text: str, base: Path) -> list[str]:
         """The folders and the name of a photograph's path, below the folder where the path is absolute or climbs."""
-        path = PurePosixPath(text)
-        if not path.is_absolute() and ".." not in path.parts and not DRIVE.match(text):
+        path = PurePosixPath(text.replace("\\", "/"))
+        has_drive = DRIVE.match(str(path)) is not None
+        if not path.is_absolute() and ".." not in path.parts and not has_drive:
             return [*map(_same, path.parts)]
         there = Path(os.path.normpath(os.path.abspath(base) / path))
         for root in self._roots:
-            if there.is_relative_to(root) and not DRIVE.match(text):
+            if there.is_relative_to(root) and not has_drive:
                 return [*map(_same, there.relative_to(root).parts)]
-        raise _NameError(f"{text!r} lies outside of {self.folder}; write the path below that folder")
+        raise ImageNameError(f"{text!r} lies outside of {self.folder}; write the path below that folder")
 
     def _beside(self, record: Record) -> PurePosixPath:
         """The photograph with the name of a record's own file: of several the one that shares most of its folders."""
@@ -102,10 +118,10 @@ class Photographs:
 
 def _single(found: Sequence[PurePosixPath], text: str, folder: Path) -> PurePosixPath:
     if not found:
-        raise _MissingError(f"{text!r} is no photograph in {folder}")
+        raise MissingImageError(f"{text!r} is no photograph in {folder}")
     if len(found) > 1:
         names = enumerated([repr(str(path)) for path in found[:3]], "and")
-        raise _NameError(f"{text!r} may be {names}; write the path below {folder}")
+        raise ImageNameError(f"{text!r} may be {names}; write the path below {folder}")
     return found[0]
 
 
@@ -143,7 +159,7 @@ class Labelled:
     warnings: tuple[str, ...]
 
 
-def match_labels(photographs: Photographs, annotations: Annotations, *, classes: Sequence[str] | None) -> Labelled:
+def match_labels(photographs: NamedImages, annotations: Annotations, *, classes: Sequence[str] | None) -> Labelled:
     """Matches image labels with photographs.
 
     Args:
@@ -157,10 +173,10 @@ def match_labels(photographs: Photographs, annotations: Annotations, *, classes:
     problems, missing = [], []
     for record in annotations.records:
         try:
-            records[photographs.find(record)].append(record)
-        except _MissingError as error:
+            records[photographs.of_record(record)].append(record)
+        except MissingImageError as error:
             missing.append(f"{record.where}: {error}")
-        except _NameError as error:
+        except ImageNameError as error:
             problems.append(f"{record.where}: {error}")
     if not records and missing and not problems:
         raise InputError(f"{listed(missing)}; name the folder of the labelled photographs, or other labels by --labels")
