@@ -7,11 +7,10 @@ from pathlib import Path
 from pydantic import Field
 
 from deeplab.model import load_deeplab
-from getam.datasets.images import require_rows
 from getam.datasets.index import read_index
 from getam.datasets.shards import check_classes
 from getam.networks.supervision import SUPERVISION, of_model
-from getam.scores.prediction import predict
+from getam.scores.prediction import predict, rows_to_predict
 from getam.settings.prediction import PredictionSettings
 from getam.settings.section import section_of
 from getam.system.arguments.network import NetworkArguments
@@ -35,7 +34,7 @@ def run(arguments: Arguments) -> None:
     check_classes(classes, index, source=arguments.model / "model.json")
     predict(
         model.to(device),
-        require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
+        rows_to_predict(index, arguments.split, source=arguments.index),
         settings=section_of(PredictionSettings, arguments),
         multiple=model.multiple,
         classes=index.classes,

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from deeplab.import_kazuto1011_state import from_kazuto1011_state
 from deeplab.model import build_deeplab, describe_deeplab
-from getam.datasets.voc import VOC_CLASSES, read_classes
+from getam.datasets.class_names import read_classes
+from getam.datasets.voc import VOC_CLASSES
 from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, load_exactly, save_model
 from getam.networks.pretrained import read_state

@@ -16,7 +16,6 @@ import math
 import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from getam.datasets.class_names import check_class_names
 from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
-from getam.datasets.voc import check_class_names
+from getam.datasets.voc import check_in_threads
 from getam.errors import InputError, listed
 from getam.system.files import atomic_folder, check_drawn_upright, read_image, write_labels
-from getam.system.progress import progress
 
 SPLITS = ("train", "val")
 YEAR = "2014"
@@ -101,19 +100,11 @@ def index_coco(
     names = tuple(categories[category] for category in sorted(categories))
     jobs = [photograph for split in SPLITS for photograph in evenly_spaced(lists[split], images)]
 
-    def check(photograph: Photograph, written: Path) -> IndexRow | str:
-        try:
-            return _check_image(photograph, values, names, written=written, masks=masks)
-        except InputError as error:
-            return str(error)
-
     with atomic_folder(masks) as written:
-        with ThreadPoolExecutor(threads) as pool:
-            checked = pool.map(lambda job: check(job, written), jobs)
-            results = list(progress(checked, total=len(jobs), unit="image", what="index_dataset"))
-        if problems := [result for result in results if isinstance(result, str)]:
-            raise InputError(listed(problems))
-    return Index(rows=tuple(result for result in results if isinstance(result, IndexRow)), classes=names)
+        rows = check_in_threads(
+            lambda photograph: _check_image(photograph, values, names, written=written, masks=masks), jobs, threads
+        )
+    return Index(rows=rows, classes=names)
 
 
 def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[list[Photograph], dict[int, str]]:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
-from getam.datasets import coco, voc
+from getam.datasets import coco, folder, voc
+from getam.datasets.class_names import read_classes
 from getam.datasets.index import Index
 from getam.datasets.sbd import is_sbd, sbd_masks
 from getam.errors import InputError
@@ -94,6 +95,22 @@ def _coco_findings(settings: IndexSettings) -> Iterator[Finding]:
         yield file.name, size_of(file)
 
 
+def _index_folder(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:
+    counts = settings.counts.model_dump()
+    return folder.index_folder(settings.root, threads=threads, images=settings.images, counts=counts, splits=splits)
+
+
+def _folder_files(settings: IndexSettings) -> list[Path]:
+    classes = folder.classes_file(settings.root)
+    return [settings.root, *([classes] if classes.is_file() else [])]
+
+
+def _folder_findings(settings: IndexSettings) -> Iterator[Finding]:
+    yield settings.root.name, counted(folder.read_list, settings.root, "photographs")
+    classes = folder.classes_file(settings.root)
+    yield classes.name, counted(read_classes, classes, "classes") if classes.is_file() else "missing: those of the list"
+
+
 FORMATS = {
     "voc": DatasetFormat(
         index=_index_voc,
@@ -106,6 +123,12 @@ FORMATS = {
         input_files=_coco_files,
         findings=_coco_findings,
         converts_masks=lambda settings: True,
+    ),
+    "folder": DatasetFormat(
+        index=_index_folder,
+        input_files=_folder_files,
+        findings=_folder_findings,
+        converts_masks=lambda settings: False,
     ),
 }
 """The functions of the formats in getam.settings.data.DATA_FORMATS, by the same keys."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from getam.datasets.class_names import FORMULAS
+from getam.datasets.index import is_safe_id
 from getam.errors import InputError, listed
 from getam.system.files import image_size
 
@@ -58,6 +61,59 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
         except InputError as error:
             problems.append(str(error))
     return photographs, problems
+
+
+def files_below(folder: Path, suffixes: Collection[str], *, leave_out: Collection[Path]) -> list[PurePosixPath]:
+    """The files of a folder at any depth, as sorted paths below it, without hidden ones.
+
+    Two links to one file are two files.
+
+    Args:
+        suffixes: those of the files, in lower case.
+        leave_out: folders in which no files are sought.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name one that exists")
+    left_out = {each.resolve() for each in leave_out}
+    found = []
+    for above, folders, files in os.walk(folder):
+        here = Path(above)
+        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() not in left_out]
+        below = PurePosixPath(here.relative_to(folder).as_posix())
+        found += [
+            below / name
+            for name in files
+            if not name.startswith(".") and PurePosixPath(name).suffix.lower() in suffixes and (here / name).is_file()
+        ]
+    return sorted(found)
+
+
+def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """An id for each photograph of a folder: its name without suffix, by which masks and saliency maps are called.
+
+    If two photographs have one name, the ids of all have their folders before it: cat/1.jpg is cat_1.
+
+    Raises:
+        InputError: a name is unfit for an id, or two photographs would have the same one.
+    """
+    ids = {path: path.stem for path in paths}
+    if len({*ids.values()}) < len(ids):
+        ids = {path: "_".join(path.with_suffix("").parts) for path in paths}
+    problems = []
+    first: dict[str, PurePosixPath] = {}
+    for path, id in ids.items():
+        if not is_safe_id(id) or not str(path).isprintable():
+            problems.append(f"{str(path)!r}: its name has a leading dot or dash, a control character, or is too long")
+        elif id.startswith(FORMULAS):
+            problems.append(f"{str(path)!r}: its name begins like a formula of a spreadsheet ({' '.join(FORMULAS)})")
+        elif (other := first.setdefault(id, path)) != path:
+            problems.append(f"{str(other)!r} and {str(path)!r} would have the same id, {id!r}")
+    if problems:
+        raise InputError(f"{listed(problems)}; rename the photographs")
+    return ids
 
 
 def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:

@@ -18,12 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
+from getam.datasets.class_names import read_classes, read_lines
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.errors import InputError, listed
@@ -66,6 +67,8 @@ VOC_CLASSES = (
 UNSAFE_ID = "its id is not a plain file name; rename the file"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 MASK_SUFFIXES = (".png", ".PNG")
+
+Job = TypeVar("Job")
 
 
 class ExtraMasks(NamedTuple):
@@ -127,27 +130,34 @@ def index_voc(
     table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
     jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
 
-    def check(job: tuple[str, str], written: Path | None) -> IndexRow | str:
+    def check(job: tuple[str, str], written: Path | None) -> IndexRow:
         id, split = job
-        try:
-            return _check_row(
-                root, id, split, classes, labels=labels, table=table, augmented=extra, written=written, masks=masks
-            )
-        except InputError as error:
-            return str(error)
+        return _check_row(
+            root, id, split, classes, labels=labels, table=table, augmented=extra, written=written, masks=masks
+        )
 
     if extra is not None and extra.converted and "train" in lists:
         assert masks is not None
         with atomic_folder(masks) as written:
-            return Index(rows=_checked(lambda job: check(job, written), jobs, threads), classes=classes)
-    return Index(rows=_checked(lambda job: check(job, None), jobs, threads), classes=classes)
+            return Index(rows=check_in_threads(lambda job: check(job, written), jobs, threads), classes=classes)
+    return Index(rows=check_in_threads(lambda job: check(job, None), jobs, threads), classes=classes)
 
 
-def _checked(
-    check: Callable[[tuple[str, str]], IndexRow | str], jobs: Sequence[tuple[str, str]], threads: int
-) -> tuple[IndexRow, ...]:
+def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], threads: int) -> tuple[IndexRow, ...]:
+    """The rows of all jobs, in their order.
+
+    Raises:
+        InputError: one message with the first problems that `check` has raised, and their number.
+    """
+
+    def checked(job: Job) -> IndexRow | str:
+        try:
+            return check(job)
+        except InputError as error:
+            return str(error)
+
     with ThreadPoolExecutor(threads) as pool:
-        results = list(progress(pool.map(check, jobs), total=len(jobs), unit="image", what="index_dataset"))
+        results = list(progress(pool.map(checked, jobs), total=len(jobs), unit="image", what="index_dataset"))
     if problems := [result for result in results if isinstance(result, str)]:
         raise InputError(listed(problems))
     return tuple(result for result in results if isinstance(result, IndexRow))
@@ -191,10 +201,10 @@ def _check_row(
     source = mask = _find_mask(root / "SegmentationClass", id)
     values = None
     if mask is not None:
-        values = _checked_mask(mask, read_labels, path, (height, width), classes)
+        values = checked_mask(mask, read_labels, path, (height, width), classes)
     elif split == "train" and augmented is not None and id in augmented.files:
         source = mask = augmented.files[id]
-        values = _checked_mask(mask, augmented.read, path, (height, width), classes)
+        values = checked_mask(mask, augmented.read, path, (height, width), classes)
         if written is not None:
             assert masks is not None
             write_labels(written / f"{id}.png", values)
@@ -236,9 +246,18 @@ def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
     return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
 
 
-def _checked_mask(
+def checked_mask(
     path: Path, read: Callable[[Path], np.ndarray], image: Path, size: tuple[int, int], classes: Sequence[str]
 ) -> np.ndarray:
+    """Reads the mask of an image and checks it: label values (H, W), uint8.
+
+    Args:
+        read: reads the file to label values.
+        size: (H, W) of the image.
+
+    Raises:
+        InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
+    """
     values = read(path)
     if values.shape != size:
         check_drawn_upright(image, size, values.shape, what=f"its mask {path}")
@@ -291,38 +310,9 @@ def _find_image(folder: Path, id: str) -> Path:
     raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
 
 
-def read_classes(path: Path) -> tuple[str, ...]:
-    """Reads classes.txt: one class name a line, without background.
-
-    Raises:
-        InputError: there are no names, too many, or duplicates, or one cannot be a class name.
-    """
-    names = tuple(line.strip() for line in _lines(path) if line.strip())
-    check_class_names(names, path)
-    return names
-
-
-def check_class_names(names: Sequence[str], path: Path) -> None:
-    """Raises InputError if names cannot be the classes of a data set; `path` is the file that they come from."""
-    if not names:
-        raise InputError(f"{path}: no class names; write one a line, without background")
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise InputError(f"{path}: class {repeated[0]!r} stands there twice; names must differ")
-    if len(names) >= UNKNOWN:
-        raise InputError(f"{path}: {len(names)} classes; label PNGs hold at most {UNKNOWN - 1}")
-    if "background" in names:
-        raise InputError(f"{path}: 'background' is no class but label value 0; take it off the list")
-    for name in names:
-        if not name or name != name.strip():
-            raise InputError(f"{path}: class name {name!r} is empty or has blanks around it; rename the class")
-        if ";" in name or not name.isprintable():
-            raise InputError(f"{path}: class name {name!r} holds ';' or a control character; rename the class")
-
-
 def read_ids(path: Path) -> list[str]:
     """Reads a list of ids, one a line; InputError if there are none."""
-    ids = [line.strip() for line in _lines(path) if line.strip()]
+    ids = [line.strip() for line in read_lines(path) if line.strip()]
     if not ids:
         raise InputError(f"{path}: no ids; write one image id a line")
     return ids
@@ -330,23 +320,13 @@ def read_ids(path: Path) -> list[str]:
 
 def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
     table: dict[str, tuple[str, ...]] = {}
-    for line in _lines(path):
+    for line in read_lines(path):
         words = line.split()
         if words and words[0] in table:
             raise InputError(f"{path}: {_twice(words[0])}")
         if words:
             table[words[0]] = tuple(words[1:])
     return table
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        # Some editors write a byte order mark at the start of a UTF-8 file.
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a data set in VOC layout needs it") from None
-    except (UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None
 
 
 def _read_annotation(path: Path) -> set[str]:

@@ -12,7 +12,7 @@ from getam.pages.rendering import render
 from getam.runs.artifacts import PREDICTIONS, RECORDS, SCORE_FILES, capitalized
 from getam.runs.folder import Run
 from getam.runs.recorded import recorded_settings, setting_text, titles_of
-from getam.runs.summary import HEADINGS, score_rows, summarize, warnings_in
+from getam.runs.summary import HEADINGS, notes_in, score_rows, summarize
 from getam.runs.timings import duration, stage_times
 from getam.system.files import read_json, write_text
 
@@ -54,7 +54,7 @@ def write_overview(run: Run, out: Path) -> None:
         run=run.name,
         headings=HEADINGS,
         scores=[astuple(row) for row in score_rows(summary)],
-        warnings=warnings_in(summary),
+        notes=notes_in(summary),
         plots=[(name, caption, widths[name] > BROAD) for name, caption in captions(titles).items() if name in widths],
         confusions={title: pairs for title, pairs in confusions.items() if pairs},
         contact_sheet=(out / "contact_sheet.html").is_file(),

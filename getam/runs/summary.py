@@ -141,6 +141,8 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "image_labels": metrics.get("image_labels"),
         f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOL_TITLES},
         f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOL_TITLES},
+        # Earlier versions counted the images with a mask alone.
+        "labelled": metrics.get("labelled", metrics["images"]),
         "unknown_share": metrics["unknown_share"],
         "coverage": metrics["coverage"],
         "best_threshold": metrics["best_threshold"],
@@ -281,14 +283,29 @@ def source_title(summary: Mapping[str, Any], section: str) -> str:
     return capitalized(Titles(segmenter_title(architecture)).fill(SCORE_FILES[section].title))
 
 
-def warnings_in(summary: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the networks by their scores, with a cure, a line each.
+def notes_in(summary: Mapping[str, Any]) -> list[str]:
+    """What stands with the scores, as sentences: what is wrong with a network, with a cure, and what is not scored.
 
     Args:
         summary: the result of `summarize`.
     """
     warning = summary.get("classifier", {}).get("warning")
-    return [f"{source_title(summary, 'classifier')}: {warning}"] if warning else []
+    notes = [f"Warning. {source_title(summary, 'classifier')}: {warning}."] if warning else []
+    if unscored := list(_unscored(summary)):
+        notes.append(f"Not scored: {'; '.join(unscored)}.")
+    return notes
+
+
+def _unscored(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the title of each network or result without a score, and what there is none for."""
+    classifier = summary.get("classifier")
+    if classifier and classifier[f"{classifier['split']}_map"] is None:
+        yield f"{source_title(summary, 'classifier')} (no image of {classifier['split']} has a label)"
+    labels = summary.get("pseudo_labels")
+    results = [(source_title(summary, "pseudo_labels"), labels)] if labels else []
+    for title, scores in [*results, *((title, scores) for _, title, scores in segmenter_scores(summary))]:
+        if not scores["images"]:
+            yield f"{title} (no image of {scores['split']} has a mask)"
 
 
 def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -344,7 +361,9 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
             supervision=supervision,
         )
     for measure, key in (("unknown share", "unknown_share"), ("coverage", "coverage")):
-        yield _measured("pseudo_labels", source, measure, labels[key], labels, supervision=supervision)
+        # These need no mask.
+        counted = {**labels, "images": labels["labelled"]}
+        yield _measured("pseudo_labels", source, measure, labels[key], counted, supervision=supervision)
 
 
 def describe_supervision(used: str, scores: Mapping[str, Any]) -> str:

@@ -243,4 +243,7 @@ def write_scores(arguments: EvaluationArguments, *, what: str) -> None:
         image_labels=read_label_source(arguments.index),
     )
     write_json(arguments.out, scores)
-    logger.info("%s: mIoU on %s %s (%d images)", what, arguments.split, scores["miou"], scores["images"])
+    if scores["images"]:
+        logger.info("%s: mIoU on %s %s (%d images)", what, arguments.split, scores["miou"], scores["images"])
+    else:
+        logger.warning("%s: no image of %s has a mask: not scored", what, arguments.split)

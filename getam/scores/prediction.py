@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
-from getam.datasets.index import IndexRow, read_photograph
+from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
+from getam.datasets.index import Index, IndexRow, read_photograph
 from getam.datasets.shards import new_shard
 from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
@@ -22,6 +23,24 @@ from getam.system.files import read_labels, write_labels
 from getam.system.progress import image_progress, progress
 
 BATCH_SIZE = 16
+
+logger = logging.getLogger(__name__)
+
+
+def rows_to_predict(index: Index, split: str, *, source: Path) -> Sequence[IndexRow]:
+    """The images of a split. A data set needs no val; a line in the log says that none is there.
+
+    Args:
+        source: index.csv.
+
+    Raises:
+        InputError: another split has no images.
+    """
+    if split != "val":
+        return require_rows(index.split(split), split=split, index=source)
+    if not (rows := index.split(split)):
+        logger.warning("%s: no image of val: nothing is predicted, nor scored", source)
+    return rows
 
 
 @torch.no_grad()

@@ -29,15 +29,18 @@ class DataFormat:
         text: explanation in --help.
         own_labels: for a format that defines the image labels itself, the reason why `labels` must be annotations and
             `augmented` must be empty; empty if both can be chosen.
+        is_list: whether `root` is a list, a file, instead of a folder.
     """
 
     text: str
     own_labels: str = ""
+    is_list: bool = False
 
 
 DATA_FORMATS = {
     "voc": DataFormat("VOC layout, as VOCdevkit/VOC2012"),
     "coco": DataFormat("annotations/instances_{train,val}2014.json", own_labels="COCO's labels are in its JSON"),
+    "folder": DataFormat("a list .csv of photographs anywhere", own_labels="the labels are in the list", is_list=True),
 }
 
 DEMO_FORMAT = "voc"
@@ -48,10 +51,13 @@ class IndexSettings(Section):
     """index_dataset: the data set's format and folder, and where its image labels come from."""
 
     format: Annotated[str, Choice(DATA_FORMATS)] = Field(description=enumerated(explained(DATA_FORMATS), "or"))
-    root: Path = Field(description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's")
+    root: Path = Field(
+        description="folder of the data set: with JPEGImages, ImageSets/Segmentation, ... or COCO's; of format folder "
+        "the list: a CSV with the columns id, split, image, mask, labels"
+    )
     labels: Literal["annotations", "masks", "file"] = Field(
-        description="image labels from Annotations/<id>.xml or COCO's JSON (annotations), from the classes that masks "
-        "show (masks) or from image_labels.txt (file)"
+        description="image labels from Annotations/<id>.xml, COCO's JSON or the list of format folder (annotations), "
+        "from the classes that masks show (masks) or from image_labels.txt (file)"
     )
     augmented: str = Field(
         description=f"of {enumerated([key for key, known in DATA_FORMATS.items() if not known.own_labels], 'and')}: "

@@ -25,10 +25,14 @@ def _trainable(value: Any) -> Any:
     raise ValueError(f"{value!r} is no part of a backbone; write all, none, or a number of layers from 1 on")
 
 
+Pretrained = Annotated[bool | Annotated[str, Field(min_length=1)], BeforeValidator(_pretrained)]
+"""Pretrained weights: whether there are any, fetched by the network's name, or a file of them."""
+
+
 class PretrainedSettings(Section):
     """The weights that a network starts with."""
 
-    pretrained: Annotated[bool | Annotated[str, Field(min_length=1)], BeforeValidator(_pretrained)] = Field(
+    pretrained: Pretrained = Field(
         description="start with pretrained weights: true (ImageNet's, fetched by the network's name), a .safetensors "
         "or .pth file, or false"
     )

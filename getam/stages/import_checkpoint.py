@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from getam.datasets.voc import VOC_CLASSES, read_classes
+from getam.datasets.class_names import read_classes
+from getam.datasets.voc import VOC_CLASSES
 from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, UNUSED, misfits, save_model, write_tensors
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from getam.datasets.formats import FORMATS
 from getam.datasets.index import CLASSES, REPORT, Index, IndexRow, write_index
+from getam.datasets.repeated import repeated_files
 from getam.errors import MAX_OFFENDERS, InputError, chosen
 from getam.settings.data import IndexSettings
 from getam.settings.section import section_of
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import orientation, sha256_of, write_json
+from getam.system.files import orientation, write_json
 
 SECTION = "data"
 MASKS = "masks"
@@ -45,7 +46,7 @@ def run(arguments: Arguments) -> None:
     index = make(
         section_of(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads
     )
-    repeated = repeated_files(index)
+    repeated = repeated_rows(index)
     turned = turned_files(index, threads=arguments.threads)
     write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated, turned))
     write_index(arguments.out, index)
@@ -56,6 +57,8 @@ def run(arguments: Arguments) -> None:
             logger.warning(
                 "index_dataset: val: %d of %d images have no mask and are not scored", len(ids) - masks, len(ids)
             )
+    if "val" in arguments.splits and not index.split("val"):
+        logger.warning("index_dataset: no image is in val: no network is scored")
     for path in turned[:MAX_OFFENDERS]:
         logger.warning("index_dataset: %s is turned by EXIF", path)
     if turned:
@@ -105,20 +108,10 @@ def split_ids(index: Index) -> dict[str, list[str]]:
     return dict(splits)
 
 
-def repeated_files(index: Index) -> list[tuple[IndexRow, IndexRow]]:
+def repeated_rows(index: Index) -> list[tuple[IndexRow, IndexRow]]:
     """Pairs of images that are the same file, byte for byte; pairs across splits, which distort scores, come first."""
-    # Only files of the same length are read and hashed.
-    by_length: dict[int, list[IndexRow]] = defaultdict(list)
-    for row in index.rows:
-        by_length[row.image.stat().st_size].append(row)
-    pairs = []
-    for rows in by_length.values():
-        seen: dict[str, IndexRow] = {}
-        for row in rows if len(rows) > 1 else ():
-            digest = sha256_of(row.image)
-            first = seen.setdefault(digest, row)
-            if first is not row:
-                pairs.append((first, row))
+    rows = index.rows
+    pairs = [(rows[first], rows[second]) for first, second in repeated_files([row.image for row in rows])]
     return sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)
 
 

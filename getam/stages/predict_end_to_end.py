@@ -6,12 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from getam.datasets.images import require_rows
 from getam.datasets.index import read_index
 from getam.datasets.shards import check_classes
 from getam.networks.end_to_end import load_end_to_end
 from getam.networks.supervision import SUPERVISION, of_model
-from getam.scores.prediction import predict
+from getam.scores.prediction import predict, rows_to_predict
 from getam.settings.prediction import PredictionSettings
 from getam.settings.section import section_of
 from getam.system.arguments.network import NetworkArguments
@@ -36,7 +35,7 @@ def run(arguments: Arguments) -> None:
     network.to(device)
     predict(
         network.segment,
-        require_rows(index.split(arguments.split), split=arguments.split, index=arguments.index),
+        rows_to_predict(index, arguments.split, source=arguments.index),
         settings=section_of(PredictionSettings, arguments),
         multiple=network.multiple,
         classes=index.classes,

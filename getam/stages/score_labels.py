@@ -67,6 +67,7 @@ def run(arguments: Arguments) -> None:
     result: dict[str, Any] = {
         "split": "+".join(dict.fromkeys(row.split for row, _, _ in rows)) or "train",
         "images": scored,
+        "labelled": len(rows),
         "supervision": of_shards(shard_folders(arguments.pseudo_labels, arguments.shards)),
         "maps_supervision": of_shards(shard_folders(arguments.maps, arguments.shards), unknown=IMAGE_LABELS),
         "image_labels": read_label_source(arguments.index),

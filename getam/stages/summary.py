@@ -10,7 +10,7 @@ from pydantic import Field
 from getam.pages.text.documents import write_document
 from getam.pages.text.summary import scores_table, summary_document
 from getam.runs.folder import RunFolder
-from getam.runs.summary import summarize
+from getam.runs.summary import notes_in, summarize
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_json
 
@@ -34,4 +34,4 @@ def run(arguments: Arguments) -> None:
     summary = summarize(RunFolder(arguments.run, arguments.files), rounds=arguments.rounds)
     write_document(summary_document(summary, arguments.run.name), arguments.out)
     write_json(arguments.out, summary)
-    logger.info("scores of the run %s:\n%s", arguments.run.name, scores_table(summary))
+    logger.info("scores of the run %s:\n%s", arguments.run.name, "\n".join([scores_table(summary), *notes_in(summary)]))

@@ -70,7 +70,10 @@ def run(arguments: Arguments) -> None:
 
     def score() -> dict[str, object]:
         scores = _score(model, index, settings, device, arguments)
-        logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
+        if scores["mean_average_precision"] is None:
+            logger.warning("train_classifier: no image of val has a label: not scored")
+        else:
+            logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
         if scores["warning"] is not None:
             logger.warning("WARNING train_classifier: %s", scores["warning"])
         return scores | {SUPERVISION: description[SUPERVISION], "image_labels": image_labels}

@@ -85,7 +85,7 @@ def _machine() -> Iterator[Finding]:
 
 def _data(config: Config) -> Iterator[Finding]:
     data = config.data
-    yield "data.root", f"{data.root}, {data.format}" if data.root.is_dir() else f"{data.root}: missing"
+    yield "data.root", f"{data.root}, {data.format}" if data.root.exists() else f"{data.root}: missing"
     yield from FORMATS[data.format].findings(data)
     if config.saliency.source == "folder":
         yield "saliency.folder", f"{config.saliency.folder}: {files_in(Path(config.saliency.folder), '*')}"

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
+from getam.datasets.class_names import read_classes
 from getam.datasets.index import files_by_id
-from getam.datasets.voc import VOC_CLASSES, id_problems, read_classes, read_ids
+from getam.datasets.voc import VOC_CLASSES, id_problems, read_ids
 from getam.errors import InputError, listed
 from getam.pages.text.tables import aligned_table
 from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix

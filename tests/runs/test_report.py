@@ -147,6 +147,18 @@ def test_the_classifier_stands_beside_the_linear_probe_and_the_warning(run: Path
     assert any(line.startswith("Warning. Classifier: mAP ") and "<" not in line for line in lines)
 
 
+def test_what_has_no_ground_truth_is_said_and_what_needs_none_is_counted(run: Path) -> None:
+    assert "Not scored" not in summary_markdown(summarize(run), "demo")
+    path = run / "pseudo_labels.json"
+    without = {key: {"miou": None, "iou": {"background": None}} for key in ("excluded", "background", "wrong")}
+    unscored = {"images": 0, "labelled": 700, "protocols": without, "best_threshold": None}
+    write_json(path, read_json(path) | unscored)
+    text = summary_markdown(summarize(run), "demo")
+    assert "Not scored: Pseudo labels (no image of train has a mask)." in text
+    assert "| Pseudo labels coverage | 0.800 | train | 700 |" in text
+    assert "Pseudo labels (train" not in text
+
+
 def test_markdown_gives_the_iou_of_each_class_and_a_dash_for_an_absent_one(run: Path) -> None:
     lines = summary_markdown(summarize(run), "demo").splitlines()
     assert "| cat | 0.500 | 0.450 | 0.550 | 0.550 |" in lines

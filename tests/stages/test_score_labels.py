@@ -78,7 +78,7 @@ def scores(folder: Path, *, threshold: float = 0.15) -> dict[str, Any]:
 def test_coverage_and_protocols_by_hand(tmp_path: Path) -> None:
     write_data(tmp_path)
     result = scores(tmp_path)
-    assert result["images"] == 2
+    assert result["images"] == result["labelled"] == 2
     assert result["split"] == "train"
     assert result["unknown_share"] == 3 / 8  # of all pixels, also where the truth is unknown
     assert result["coverage"] == 5 / 8

@@ -411,6 +411,24 @@ def test_masks_are_an_output_where_they_are_converted(tmp_path: Path) -> None:
     assert "results/demo/masks" not in workplace.snakemake("-n", "-p", "index_dataset").stdout
 
 
+def test_a_list_of_photographs_is_a_data_set(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    for name in ("mine.csv", "mine.classes.txt"):
+        (workplace.folder / name).write_text("x\n")
+    overlay = ["--configfile", str(workplace.overlay({"data": {"format": "folder", "root": "mine.csv"}} | WITHOUT))]
+    assert workplace.snakemake(*overlay, cores=8).returncode == 0
+    assert workplace.started()[0] == "index-dataset"
+    assert "train-saliency" not in workplace.started()
+    assert workplace.plan(*overlay) == set()
+    # The list has the test split too.
+    assert workplace.plan(*overlay, "--", "voc_submission") == {"index_test", "predict_deeplab_test", "voc_submission"}
+    for name in ("mine.csv", "mine.classes.txt"):
+        time.sleep(0.01)
+        (workplace.folder / name).write_text("y\n")
+        assert "index_dataset" in workplace.plan(*overlay)
+        assert workplace.snakemake(*overlay, cores=8).returncode == 0
+
+
 PRETRAINED = {
     "classifier": {"backbone": "vit_tiny_patch16_224", "pretrained": True},
     "deeplab": {"pretrained": "mine.pth"},
@@ -544,6 +562,14 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "one seed": ({"tables": {"seeds": 1}}, "tables.seeds: Input should be greater than or equal to 2"),
     "frozen batch norm from scratch": ({"deeplab": {"frozen_batch_norm": True}}, "deeplab: frozen_batch_norm: true"),
+    "missing list of photographs": (
+        {"data": {"format": "folder", "root": "nowhere.csv"}},
+        "data.root: nowhere.csv: no such file; add it, or name another list",
+    ),
+    "the demo as a list": (
+        {"data": {"format": "folder"}},
+        "data.format: folder, but data/demo is the demo's, in VOC's layout; write voc, or name a list",
+    ),
     "missing list": (
         {"data": {"root": "mine", "labels": "file"}},
         "data.root: mine/image_labels.txt: no such file",

@@ -32,7 +32,7 @@ from getam.experiments.variants import Variants
 from getam.runs.artifacts import SCORE_FILES
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import Config, validate_config
-from getam.settings.data import DEMO_FORMAT, DataSettings, IndexSettings
+from getam.settings.data import DATA_FORMATS, DEMO_FORMAT, DataSettings, IndexSettings
 from getam.settings.flags import flags
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import merge, read_yaml
@@ -285,8 +285,8 @@ def missing_data(settings: Config) -> Iterator[str]:
     for key, path in brought.items():
         if {"{", "}"} & {*str(path)}:
             yield f"{key}: {path}: braces are wildcards to Snakemake; give the file or folder a name without"
-    pairs = ("saliency_train", "saliency_val") if saliency.source == "train" else ()
-    for key in ("root", *pairs):
+    folders = ["saliency_train", "saliency_val"] if saliency.source == "train" else []
+    for key in folders if DATA_FORMATS[data.format].is_list else ["root", *folders]:
         folder = getattr(data, key)
         if not in_demo(folder) and not folder.is_dir():
             yield f"data.{key}: {folder}: no such folder; name an existing one, or one in {DEMO_DATA} for the demo's"
@@ -299,14 +299,17 @@ def missing_data(settings: Config) -> Iterator[str]:
         yield f"completion.verdicts: {verdicts}: no such file; name one that the audit page has exported, or ''"
     if data.augmented and not Path(data.augmented).is_dir():
         yield f"data.augmented: {data.augmented}: no such folder; name SBD's folder `dataset`, SegmentationClassAug or ''"
+    is_list = DATA_FORMATS[data.format].is_list
     if data.format != DEMO_FORMAT and in_demo(data.root):
+        own = "a list" if is_list else f"{data.format.upper()}'s folder"
         yield (
             f"data.format: {data.format}, but {data.root} is the demo's, in {DEMO_FORMAT.upper()}'s layout; write "
-            f"{DEMO_FORMAT}, or name {data.format.upper()}'s folder"
+            f"{DEMO_FORMAT}, or name {own}"
         )
     for path in data_lists(data):
         if path != DEMO_DATA and not Path(path).exists():
-            yield f"data.root: {path}: no such file; add it, or name another folder in {data.format.upper()}'s layout"
+            other = "list" if is_list else f"folder in {data.format.upper()}'s layout"
+            yield f"data.root: {path}: no such file; add it, or name another {other}"
     for name, weights in settings.pretrained_networks().items():
         if isinstance(weights.pretrained, str) and not Path(weights.pretrained).is_file():
             yield f"{name}.pretrained: {weights.pretrained}: no such file; name a .safetensors or .pth file, true or false"
@@ -328,6 +331,11 @@ def data_lists(data: DataSettings) -> list[str]:
         return [DEMO_DATA]
     files = [str(path) for path in FORMATS[data.format].input_files(data)]
     return files + ([ancient(data.augmented)] if data.augmented else [])
+
+
+def test_list(data: DataSettings) -> str:
+    """The file that lists the test split."""
+    return str(data.root if DATA_FORMATS[data.format].is_list else data.root / "ImageSets/Segmentation/test.txt")
 
 
 def converted_masks(data: DataSettings, results: str) -> dict[str, object]:

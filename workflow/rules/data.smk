@@ -58,7 +58,7 @@ rule index_dataset:
 # The test split has an index of its own, so that test images that are added later retrain nothing.
 use rule index_dataset as index_test with:
     input:
-        str(SETTINGS.data.root / "ImageSets/Segmentation/test.txt"),
+        test_list(SETTINGS.data),
     output:
         index="results/{run}/test/index.csv",
         classes="results/{run}/test/classes.txt",

@@ -17,7 +17,7 @@ from getam.labels.decisions import Decision
 from getam.pages.pictures import heat_colors
 from getam.pages.rendering import render
 from getam.runs.folder import Run
-from getam.runs.summary import HEADINGS, score_rows, summarize, warnings_in
+from getam.runs.summary import HEADINGS, notes_in, score_rows, summarize
 from getam.system.files import voc_palette
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -88,7 +88,7 @@ def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[st
         run=run.name,
         headings=HEADINGS,
         scores=[astuple(row) for row in score_rows(summary)],
-        warnings=warnings_in(summary),
+        notes=notes_in(summary),
         scripts=SCRIPTS,
         contact_sheet=(out / "contact_sheet.html").is_file(),
         audit={

@@ -79,7 +79,7 @@ def _plots(run: Run) -> Iterator[_Plot]:
     if any(ious.values()):
         yield _Plot("iou", lambda figure: draw_ious(figure, ious), *iou_size(ious))
     for section in PREDICTIONS:
-        if section in summary:
+        if section in summary and summary[section]["images"]:
             scores = SCORE_FILES[section]
             yield _confusion(run / scores.path, section, capitalized(titles.fill(scores.title)))
     if "pseudo_labels" in summary:
@@ -99,7 +99,12 @@ def _plots(run: Run) -> Iterator[_Plot]:
 
 
 def _is_shown(score: Measured) -> bool:
-    return score.measure == "mIoU" and score.row.unknown != PROTOCOL_TITLES["wrong"] and bool(score.classes)
+    return (
+        score.measure == "mIoU"
+        and score.number is not None
+        and score.row.unknown != PROTOCOL_TITLES["wrong"]
+        and bool(score.classes)
+    )
 
 
 def source_name(score: Measured) -> str:

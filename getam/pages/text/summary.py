@@ -11,11 +11,11 @@ from getam.pages.text.tables import aligned_table
 from getam.runs.summary import (
     HEADINGS,
     PROTOCOL_TITLES,
+    notes_in,
     score_rows,
     segmenter_scores,
     source_title,
     three_decimals,
-    warnings_in,
 )
 
 RIGHT = {1, 3}
@@ -43,7 +43,7 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
         "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights), "
         "with the origin of the image labels in brackets.",
         Grid(HEADINGS, scores, RIGHT),
-        *(f"Warning. {warning}." for warning in warnings_in(summary)),
+        *notes_in(summary),
     ]
     if ious := _ious(summary):
         names = dict.fromkeys(name for by_class in ious.values() for name in by_class)
@@ -53,12 +53,13 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
 
 
 def _ious(summary: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
-    """Column heading -> {class: IoU}, for the pseudo labels and each segmentation network."""
+    """Column heading -> {class: IoU}, for the pseudo labels and each segmentation network that is scored."""
     ious = {}
-    if labels := summary.get("pseudo_labels"):
+    if (labels := summary.get("pseudo_labels")) and labels["images"]:
         for protocol in ("excluded", "background"):
             source, split = source_title(summary, "pseudo_labels"), labels["split"]
             ious[f"{source} ({split}, 255 {PROTOCOL_TITLES[protocol]})"] = labels[f"{split}_iou"][protocol]
     for _, title, scores in segmenter_scores(summary):
-        ious[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
+        if scores["images"]:
+            ious[f"{title} ({scores['split']})"] = scores[f"{scores['split']}_iou"]
     return ious

@@ -1,0 +1,257 @@
+"""Matches image labels with the photographs of a folder, and checks what they say.
+
+Nothing that a file of labels names is opened: a name counts if one of the folder's photographs has it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePath, PurePosixPath
+
+from getam.datasets.annotations.records import Annotations, Record
+from getam.datasets.class_names import class_name_problem
+from getam.errors import InputError, enumerated, listed
+
+DRIVE = re.compile(r"[A-Za-z]:/")
+
+
+class ImageNameError(Exception):
+    """A text names no image of a folder, or several; the message says why, with the cure."""
+
+
+class MissingImageError(ImageNameError):
+    """A text names an image that is not there."""
+
+
+class NamedImages:
+    """The images of a folder, found by what files of labels call them.
+
+    Args:
+        folder: the folder.
+        paths: the images, as paths below it.
+        ids: the id of each image; none if they have no ids beside their names.
+    """
+
+    def __init__(
+        self, folder: Path, paths: Sequence[PurePosixPath], *, ids: Mapping[PurePosixPath, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.paths = tuple(paths)
+        self._by_id = {_same(id): path for path, id in (ids or {}).items()}
+        self._roots = [Path(os.path.abspath(folder)), folder.resolve()]
+        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for path in paths:
+            self._by_name[_same(path.name)].append(path)
+            self._by_stem[_same(path.stem)].append(path)
+
+    def is_named(self, text: str) -> bool:
+        """Whether a text names one of the images."""
+        try:
+            self.named(text, base=self.folder)
+        except ImageNameError:
+            return False
+        return True
+
+    def of_record(self, record: Record) -> PurePosixPath:
+        """The photograph of a record.
+
+        Raises:
+            MissingImageError: it names no image of the folder.
+            ImageNameError: it names several, or a file outside of the folder.
+        """
+        return self._beside(record) if record.by_stem else self.named(record.photograph, base=record.base)
+
+    def named(self, text: str, *, base: Path) -> PurePosixPath:
+        """The image that a text names: an id (a file's name without suffix), a file's name, or a path.
+
+        Args:
+            base: folder that a path is relative to, if it climbs.
+
+        Raises:
+            MissingImageError: it names no image of the folder.
+            ImageNameError: it names several, or a file outside of the folder.
+        """
+        parts = self._parts(text, base)
+        if not parts or not text.isprintable():
+            raise ImageNameError(f"{text!r} is no name of a photograph; write an id or a path")
+        if len(parts) == 1 and parts[0] in self._by_id:
+            return self._by_id[parts[0]]
+        *folders, name = parts
+        # A name of a file may lack folders, or have more than there are, such as COCO's train2014/.
+        fitting = [
+            path
+            for path in self._by_name.get(name) or self._by_stem.get(name, [])
+            if _is_end(folders, _folders(path)) or _is_end(_folders(path), folders)
+        ]
+        exact = [path for path in fitting if _folders(path) == folders]
+        return _single(exact or fitting, text, self.folder)
+
+    def _parts(self, text: str, base: Path) -> list[str]:
+        """The folders and the name of a photograph's path, below the folder where the path is absolute or climbs."""
+        path = PurePosixPath(text.replace("\\", "/"))
+        has_drive = DRIVE.match(str(path)) is not None
+        if not path.is_absolute() and ".." not in path.parts and not has_drive:
+            return [*map(_same, path.parts)]
+        there = Path(os.path.normpath(os.path.abspath(base) / path))
+        for root in self._roots:
+            if there.is_relative_to(root) and not has_drive:
+                return [*map(_same, there.relative_to(root).parts)]
+        raise ImageNameError(f"{text!r} lies outside of {self.folder}; write the path below that folder")
+
+    def _beside(self, record: Record) -> PurePosixPath:
+        """The photograph with the name of a record's own file: of several the one that shares most of its folders."""
+        own = Path(os.path.abspath(record.photograph))
+        shared = {
+            path: _common_end(_folders(own), _folders(self._roots[0] / path))
+            for path in self._by_stem.get(_same(own.name), [])
+        }
+        most = max(shared.values(), default=0)
+        return _single([path for path, count in shared.items() if count == most], record.photograph, self.folder)
+
+
+def _single(found: Sequence[PurePosixPath], text: str, folder: Path) -> PurePosixPath:
+    if not found:
+        raise MissingImageError(f"{text!r} is no photograph in {folder}")
+    if len(found) > 1:
+        names = enumerated([repr(str(path)) for path in found[:3]], "and")
+        raise ImageNameError(f"{text!r} may be {names}; write the path below {folder}")
+    return found[0]
+
+
+def _same(text: str) -> str:
+    """A name as it is compared: file systems differ in how they write letters with accents."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _folders(path: PurePath) -> list[str]:
+    return [*map(_same, path.parts[:-1])]
+
+
+def _is_end(end: list[str], parts: list[str]) -> bool:
+    return not end or parts[-len(end) :] == end
+
+
+def _common_end(first: list[str], second: list[str]) -> int:
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labels of a folder's photographs.
+
+    Attributes:
+        labels: photograph -> its classes, in ascending order; empty where it shows none of them. A photograph that
+            nobody has labelled is missing.
+        classes: the classes, in the order of their label values.
+        warnings: what the user should know, a message each.
+    """
+
+    labels: Mapping[PurePosixPath, tuple[str, ...]]
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def match_labels(photographs: NamedImages, annotations: Annotations, *, classes: Sequence[str] | None) -> Labelled:
+    """Matches image labels with photographs.
+
+    Args:
+        classes: the classes of a classes.txt, in its order; None: those that occur, sorted.
+
+    Raises:
+        InputError: a label is no class or no name of one; a photograph's name is ambiguous or leads out of the folder;
+            two records of a photograph disagree; no photograph has a label.
+    """
+    records: dict[PurePosixPath, list[Record]] = defaultdict(list)
+    problems, missing = [], []
+    for record in annotations.records:
+        try:
+            records[photographs.of_record(record)].append(record)
+        except MissingImageError as error:
+            missing.append(f"{record.where}: {error}")
+        except ImageNameError as error:
+            problems.append(f"{record.where}: {error}")
+    if not records and missing and not problems:
+        raise InputError(f"{listed(missing)}; name the folder of the labelled photographs, or other labels by --labels")
+    problems += _name_problems(annotations.records, classes)
+    names: dict[PurePosixPath, frozenset[str] | None] = {}
+    twice, disagreeing = [], []
+    for path in sorted(records):
+        names[path], repeated = _united(records[path])
+        if repeated and names[path] is None:
+            disagreeing.append(_disagreement(path, records[path]))
+        elif repeated:
+            first, second = records[path][:2]
+            twice.append(f"{second.where}: {str(path)!r} stands there twice, first in {first.where}")
+    if problems or disagreeing:
+        raise InputError(listed(problems + disagreeing))
+    found = {path: each for path, each in names.items() if each is not None}
+    shown = frozenset().union(*found.values())
+    if not shown:
+        raise InputError(f"{annotations.files[0]}: no photograph has a label; label some")
+    order = tuple(sorted(shown)) if classes is None else tuple(classes)
+    warnings = [
+        *([f"{listed(missing)}; their labels are not used: correct the names, or add the files"] if missing else []),
+        *([f"{listed(twice)}; it counts once"] if twice else []),
+        *_class_warnings(annotations, shown, classes),
+    ]
+    labels = {path: tuple(name for name in order if name in each) for path, each in found.items()}
+    return Labelled(labels, order, tuple(warnings))
+
+
+def _united(records: Sequence[Record]) -> tuple[frozenset[str] | None, bool]:
+    """The labels that a photograph's records state together, None if they disagree; whether one repeats another."""
+    stated = [_normalized(record.names) for record in records]
+    if all(record.partial for record in records) and all(stated):
+        return frozenset().union(*stated), False
+    return (stated[0] if len({*stated}) == 1 else None), len(stated) > 1
+
+
+def _normalized(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(unicodedata.normalize("NFC", name.strip()) for name in names)
+
+
+def _disagreement(path: PurePosixPath, records: Sequence[Record]) -> str:
+    first = records[0]
+    other = next(record for record in records if _normalized(record.names) != _normalized(first.names))
+    said = [f"{_said(record.names)} in {record.where}" for record in (first, other)]
+    return f"{str(path)!r}: {said[0]}, but {said[1]}; correct one of them, or take it off"
+
+
+def _said(names: frozenset[str]) -> str:
+    return enumerated([repr(name) for name in sorted(names)], "and") if names else "none of the classes"
+
+
+def _name_problems(records: Iterable[Record], classes: Sequence[str] | None) -> Iterator[str]:
+    """Yields a message for each text that is no class, at its first place."""
+    seen: set[str] = set()
+    for record in records:
+        for name in sorted(_normalized(record.names) - seen):
+            seen.add(name)
+            if problem := class_name_problem(name):
+                yield f"{record.where}: {problem}"
+            elif classes is not None and name not in classes:
+                yield f"{record.where}: label {name!r} is not in classes.txt; add it there or correct it"
+
+
+def _class_warnings(annotations: Annotations, shown: frozenset[str], classes: Sequence[str] | None) -> Iterator[str]:
+    if classes is not None:
+        for name in classes:
+            if name not in shown:
+                yield f"class {name!r}: no photograph shows it, so that it can't be learned; label some, or take it off"
+    else:
+        for name in sorted(_normalized(annotations.declared) - shown):
+            yield f"class {name!r}: no photograph shows it; it is left out"
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(shown):
+        alike[name.casefold()].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"the classes {enumerated(map(repr, names), 'and')} differ in case alone; are they one?"
