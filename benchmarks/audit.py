@@ -25,7 +25,8 @@ from getam.datasets.index import Index, IndexRow, write_index
 from getam.labels.completion import complete_labels
 from getam.maps.pamr import pamr
 from getam.stages.audit import Arguments, run
-from getam.system.files import write_array, write_gray, write_json, write_labels
+from getam.system.files import write_array, write_json
+from getam.system.image_files import write_gray, write_labels
 
 HEIGHT, WIDTH = 375, 500
 CLASSES = tuple(f"class {number}" for number in range(20))

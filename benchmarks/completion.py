@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from benchmarks.measure import Row, Run, config, extra_memory, faster, medians, seconds
 from getam.labels.completion import complete_labels
 from getam.labels.crf import dense_crf
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 SIZE = (375, 500)
 TINY = (15, 20)

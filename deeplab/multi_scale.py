@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from getam.networks.fine_tuning import FineTunedNetwork, backbone_layers
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 from getam.training.losses import mean_where
 
 Group = tuple[str, Sequence[Any], float, float]

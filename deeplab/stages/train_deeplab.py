@@ -20,7 +20,8 @@ from getam.networks.supervision import PIXEL_LABELS, of_shards
 from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
-from getam.system.files import fingerprint, read_image, read_labels
+from getam.system.files import fingerprint
+from getam.system.image_files import read_image, read_labels
 from getam.training.loop import StepResult, train
 
 SECTION = "deeplab"

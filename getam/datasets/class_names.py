@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from getam.errors import InputError
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "bg", "void", "__ignore__"})
 """Names that tools give to pixels of no class or of an unknown one, in lower case."""

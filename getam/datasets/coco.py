@@ -27,7 +27,8 @@ from getam.datasets.class_names import check_class_names
 from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.voc import check_in_threads
 from getam.errors import InputError, listed
-from getam.system.files import atomic_folder, check_drawn_upright, read_image, write_labels
+from getam.system.files import atomic_folder
+from getam.system.image_files import check_drawn_upright, read_image, write_labels
 
 SPLITS = ("train", "val")
 YEAR = "2014"

@@ -10,7 +10,7 @@ import numpy as np
 
 from getam.datasets.index import files_by_id
 from getam.errors import InputError
-from getam.system.files import image_size, read_gray, read_image
+from getam.system.image_files import image_size, read_gray, read_image
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 SALIENT = 128

@@ -21,7 +21,7 @@ from getam.datasets.documents import read_table
 from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, checked_mask
 from getam.errors import InputError, listed
-from getam.system.files import read_image, read_labels
+from getam.system.image_files import read_image, read_labels
 
 LIST_COLUMNS = ("id", "split", "image", "mask", "labels")
 """The columns of a list, in the order in which one is written."""

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from getam.errors import InputError
 from getam.settings.training import CropSettings
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 from getam.system.seeds import mixed_seed
 
 MEAN = (0.485, 0.456, 0.406)

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 
 from getam.errors import InputError
-from getam.system.files import read_image, read_json, write_text
+from getam.system.files import read_json, write_text
+from getam.system.image_files import read_image
 
 COLUMNS = ("id", "split", "image", "mask", "height", "width", "labels")
 CLASSES = "classes.txt"

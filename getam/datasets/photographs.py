@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from getam.datasets.class_names import FORMULAS
 from getam.datasets.index import is_safe_id
 from getam.errors import InputError, listed
-from getam.system.files import image_size
+from getam.system.image_files import image_size
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""

@@ -28,9 +28,9 @@ from getam.datasets.class_names import read_classes, read_lines
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.errors import InputError, listed
-from getam.system.files import (
+from getam.system.files import atomic_folder
+from getam.system.image_files import (
     UNKNOWN,
-    atomic_folder,
     check_drawn_upright,
     read_image,
     read_labels,

@@ -12,7 +12,7 @@ from torch import Tensor
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, Array, label_values, over_maximum
 from getam.labels.completion import as_tensor
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 
 def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float) -> Array:

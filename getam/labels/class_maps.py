@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from getam.errors import InputError
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, Array, label_values, over_maximum
 from getam.labels.decisions import Decision, rules_of
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 Opening = int | Literal["released"]
 

@@ -15,7 +15,7 @@ from pydensecrf.utils import unary_from_softmax
 
 from getam.labels.class_maps import divide_by_maximum, label_values, probabilities
 from getam.settings.crf import CrfSettings
-from getam.system.files import UNKNOWN, read_image, write_labels
+from getam.system.image_files import UNKNOWN, read_image, write_labels
 
 
 def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:

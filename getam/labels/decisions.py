@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 
 class Decision(IntEnum):

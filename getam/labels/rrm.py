@@ -13,7 +13,7 @@ from getam.labels.class_maps import divide_by_maximum, label_values, probabiliti
 from getam.labels.crf import dense_crf
 from getam.settings.completion import RrmSettings
 from getam.settings.crf import CrfSettings
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 
 def rrm_labels(

@@ -19,7 +19,8 @@ from getam.runs.folder import Run
 from getam.runs.image_results import layer_titles
 from getam.runs.recorded import titles_of
 from getam.scores.images import image_iou
-from getam.system.files import UNKNOWN, read_gray, read_image, read_labels, voc_palette, write_text
+from getam.system.files import write_text
+from getam.system.image_files import UNKNOWN, read_gray, read_image, read_labels, voc_palette
 
 LOOKED_AT = 400
 """Candidates: number of images of a split at most, evenly spaced over its sorted ids."""

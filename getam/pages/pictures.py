@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
 
-from getam.system.files import UNKNOWN, voc_palette
+from getam.system.image_files import UNKNOWN, voc_palette
 
 if TYPE_CHECKING:
     from getam.training.double_backward import StepPictures

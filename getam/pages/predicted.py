@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from getam.pages.pictures import heat_picture
 from getam.pages.rendering import render
-from getam.system.files import voc_palette, write_text
+from getam.system.files import write_text
+from getam.system.image_files import voc_palette
 
 OPACITY = 0.55
 """Of the colors over a photograph."""

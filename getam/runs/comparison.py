@@ -14,7 +14,7 @@ from getam.runs.artifacts import PREDICTIONS, path_of
 from getam.runs.recorded import Recorded, recorded_settings, setting_text
 from getam.runs.summary import ABSENT, PROTOCOL_TITLES, Measured, measured_scores, summarize
 from getam.scores.images import image_iou
-from getam.system.files import read_labels
+from getam.system.image_files import read_labels
 from getam.system.progress import progress
 
 

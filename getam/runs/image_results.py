@@ -20,7 +20,8 @@ from getam.runs.artifacts import IN_SHARDS, PREDICTIONS, Titles, path_of
 from getam.runs.folder import Run
 from getam.scores.images import joint_counts, mean_iou, with_unknown_as_background
 from getam.settings.completion import LABEL_METHODS, CompletionSettings
-from getam.system.files import UNKNOWN, read_array, read_gray, read_labels
+from getam.system.files import read_array
+from getam.system.image_files import UNKNOWN, read_gray, read_labels
 
 LAYERS = ("photograph", *IN_SHARDS, "rules", "ground_truth", *PREDICTIONS)
 """The layers that an image can have, in the order of the page."""

@@ -18,7 +18,8 @@ from getam.errors import InputError
 from getam.networks.supervision import of_shards
 from getam.settings.prediction import PredictionSettings
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import UNKNOWN, read_labels, write_json
+from getam.system.files import write_json
+from getam.system.image_files import UNKNOWN, read_labels
 
 logger = logging.getLogger(__name__)
 

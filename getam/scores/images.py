@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 
 def image_iou(predicted: np.ndarray, truth: np.ndarray) -> float | None:

@@ -19,7 +19,7 @@ from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
 from getam.scores.evaluation import ConfusionMatrix, mean_of_known
 from getam.settings.prediction import PredictionSettings, ViewSettings
-from getam.system.files import read_labels, write_labels
+from getam.system.image_files import read_labels, write_labels
 from getam.system.progress import image_progress, progress
 
 BATCH_SIZE = 16

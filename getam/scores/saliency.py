@@ -10,7 +10,7 @@ import torch
 from getam.datasets.duts import SaliencyPair, read_mask
 from getam.datasets.images import BATCH_PIXELS, planned_batches, whole_images
 from getam.networks.saliency import SaliencyNetwork, saliency_map
-from getam.system.files import read_image
+from getam.system.image_files import read_image
 from getam.system.progress import image_progress
 
 BATCH_SIZE = 16

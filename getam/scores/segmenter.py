@@ -18,7 +18,8 @@ from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
 from getam.scores.prediction import averaged_probabilities
 from getam.settings.prediction import ViewSettings
-from getam.system.files import atomic_file, read_image, read_json, upright_rgb, voc_palette
+from getam.system.files import atomic_file, read_json
+from getam.system.image_files import read_image, upright_rgb, voc_palette
 
 Photograph = np.ndarray | Image.Image | Tensor | str | Path
 """What `Segmenter` takes: uint8 RGB (H, W, 3) or gray (H, W); a PIL image of 8 bits a channel, which is turned upright

@@ -14,7 +14,8 @@ from PIL import Image
 
 from getam.datasets.index import IndexRow
 from getam.errors import InputError, listed
-from getam.system.files import DAMAGED, MAX_PIXELS, UNKNOWN, atomic_file, voc_palette
+from getam.system.files import atomic_file
+from getam.system.image_files import DAMAGED, MAX_PIXELS, UNKNOWN, voc_palette
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 """Folder of the label PNGs in the archive. comp6: trained on more than VOC's own data, such as saliency masks."""

@@ -13,7 +13,7 @@ from getam.datasets.shards import new_shard
 from getam.errors import InputError, listed
 from getam.networks.supervision import SALIENCY, SUPERVISION
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import check_saliency_range, read_gray, read_saliency, write_gray
+from getam.system.image_files import check_saliency_range, read_gray, read_saliency, write_gray
 from getam.system.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

@@ -17,7 +17,8 @@ from getam.pages.map_sheet import SheetRow, draw_sheet
 from getam.pages.text.documents import Document, Grid, write_document
 from getam.runs.summary import describe_supervision, three_decimals
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import atomic_file, read_array, read_json, read_labels, write_json
+from getam.system.files import atomic_file, read_array, read_json, write_json
+from getam.system.image_files import read_labels
 
 logger = logging.getLogger(__name__)
 

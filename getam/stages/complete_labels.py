@@ -18,7 +18,8 @@ from getam.runs.verdicts import rejected_ids
 from getam.settings.completion import LABEL_METHODS, LabelSettings, PseudoLabelSettings, label_methods
 from getam.settings.section import section_of
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import UNKNOWN, read_array, read_gray, write_labels
+from getam.system.files import read_array
+from getam.system.image_files import UNKNOWN, read_gray, write_labels
 from getam.system.progress import progress
 
 # This module imports neither torch nor modules that import it: worker processes import this module, and start seconds

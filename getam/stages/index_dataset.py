@@ -17,7 +17,8 @@ from getam.errors import MAX_OFFENDERS, InputError, chosen
 from getam.settings.data import IndexSettings
 from getam.settings.section import section_of
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import orientation, write_json
+from getam.system.files import write_json
+from getam.system.image_files import orientation
 
 SECTION = "data"
 MASKS = "masks"

@@ -18,7 +18,7 @@ from getam.networks.supervision import SALIENCY, SUPERVISION, of_model
 from getam.settings.saliency import SaliencyMapSettings
 from getam.settings.section import section_of
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import write_gray
+from getam.system.image_files import write_gray
 from getam.system.progress import image_progress
 
 BATCH_SIZE = 16

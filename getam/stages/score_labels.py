@@ -14,7 +14,8 @@ from getam.networks.supervision import IMAGE_LABELS, of_shards
 from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
 from getam.settings.score_labels import ScoreLabelsSettings
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import UNKNOWN, read_array, read_labels, write_json
+from getam.system.files import read_array, write_json
+from getam.system.image_files import UNKNOWN, read_labels
 from getam.system.progress import progress
 
 SECTION = "score_labels"

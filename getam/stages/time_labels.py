@@ -21,7 +21,8 @@ from getam.pages.text.documents import Document, Grid, write_document
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.section import PositiveInt, section_of
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import read_array, read_gray, write_json
+from getam.system.files import read_array, write_json
+from getam.system.image_files import read_gray
 
 SECTION = "completion"
 

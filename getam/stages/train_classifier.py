@@ -30,7 +30,8 @@ from getam.scores.probe import IMAGES, Probe, chance, probe_backbone, warning_of
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
-from getam.system.files import fingerprint, read_image
+from getam.system.files import fingerprint
+from getam.system.image_files import read_image
 from getam.system.progress import image_progress
 from getam.training.loop import Scoring, StepResult, train
 from getam.training.optimization import fine_tuning_groups

@@ -23,7 +23,8 @@ from getam.settings.completion import label_methods
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
-from getam.system.files import fingerprint, read_gray, read_image
+from getam.system.files import fingerprint
+from getam.system.image_files import read_gray, read_image
 from getam.training.double_backward import training_step
 from getam.training.loop import StepResult, train
 from getam.training.optimization import decay_groups, fine_tuning_groups

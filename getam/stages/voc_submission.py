@@ -13,7 +13,8 @@ from getam.datasets.shards import MANIFEST, check_classes, read_manifest
 from getam.errors import InputError, listed
 from getam.scores.voc_submission import ARCHIVE, FOLDER, check_submission, label_problem, pack_submission
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import atomic_folder, read_labels, write_labels
+from getam.system.files import atomic_folder
+from getam.system.image_files import read_labels, write_labels
 
 logger = logging.getLogger(__name__)
 

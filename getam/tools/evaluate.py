@@ -15,7 +15,8 @@ from getam.errors import InputError, listed
 from getam.pages.text.tables import aligned_table
 from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import read_labels, write_json
+from getam.system.files import write_json
+from getam.system.image_files import read_labels
 from getam.system.progress import progress
 
 MEASURES = ("iou", "precision", "recall")

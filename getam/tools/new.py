@@ -41,7 +41,8 @@ from getam.settings.recipes import OwnData, Recipe, choose_recipe
 from getam.settings.section import POSITIONAL, Seed
 from getam.system import gpu
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import image_size, write_text
+from getam.system.files import write_text
+from getam.system.image_files import image_size
 from getam.system.names import shown_name
 
 RESULTS = "results"

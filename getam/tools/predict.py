@@ -44,18 +44,8 @@ from getam.scores.segmenter import (
 from getam.settings.maps import MapSettings
 from getam.settings.section import POSITIONAL, PositiveFloat
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import (
-    atomic_file,
-    fingerprint,
-    read_image,
-    read_labels,
-    read_note,
-    voc_palette,
-    write_array,
-    write_json,
-    write_labels,
-    write_text,
-)
+from getam.system.files import atomic_file, fingerprint, write_array, write_json, write_text
+from getam.system.image_files import read_image, read_labels, read_note, voc_palette, write_labels
 from getam.system.progress import image_progress, progress
 from getam.system.workers import ThreadPool
 

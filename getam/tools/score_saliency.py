@@ -14,7 +14,8 @@ from getam.errors import InputError, listed
 from getam.networks.saliency import load_saliency
 from getam.scores.saliency import predicted_pairs, saliency_scores
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import check_saliency_range, read_saliency, write_json
+from getam.system.files import write_json
+from getam.system.image_files import check_saliency_range, read_saliency
 from getam.system.progress import progress
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

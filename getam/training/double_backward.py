@@ -17,7 +17,7 @@ from getam.maps.pamr import pamr
 from getam.networks.end_to_end import EndToEndNetwork
 from getam.settings.completion import LABEL_METHODS
 from getam.settings.end_to_end import EndToEndSettings
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 from getam.training.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
 
 

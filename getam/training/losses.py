@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from getam.system.distributed import mean_over_processes
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 BACKGROUND = 0
 

@@ -17,7 +17,7 @@ from getam.cli import STAGES, command
 from getam.datasets.coco import _decoded_runs, index_coco
 from getam.datasets.index import Index, read_index, read_label_source
 from getam.errors import InputError
-from getam.system.files import read_labels
+from getam.system.image_files import read_labels
 
 HEIGHT, WIDTH = 12, 20
 # Ascending category ids with gaps, as in COCO; listed in another order.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from getam.datasets.demo.scenes import CLASSES, draw_salient, draw_toys, write_demo
-from getam.system.files import read_gray, read_image, read_labels
+from getam.system.image_files import read_gray, read_image, read_labels
 
 # The telling parts' hues in OpenCV's degrees: red, blue, yellow, green, magenta, cyan.
 HUES = (0, 236, 53, 130, 310, 182)

@@ -17,7 +17,7 @@ from getam.datasets import documents
 from getam.datasets.folder import LIST_COLUMNS, classes_file, index_folder, read_list
 from getam.datasets.index import Index, IndexRow, read_index
 from getam.errors import InputError
-from getam.system.files import write_labels
+from getam.system.image_files import write_labels
 
 ROWS = [
     ("t1", "train", "photographs/deep/t1.JPG", "masks/t1.png", "dog;potted plant"),

@@ -30,7 +30,7 @@ from getam.datasets.images import (
 )
 from getam.errors import InputError
 from getam.settings.training import CropSettings
-from getam.system.files import UNKNOWN, read_image
+from getam.system.image_files import UNKNOWN, read_image
 
 HEIGHT, WIDTH, STEP = 40, 60, 4
 MEAN_COLOR = (124, 116, 104)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from getam.datasets.photographs import find_photographs
 from getam.errors import InputError
-from getam.system.files import read_image
+from getam.system.image_files import read_image
 
 
 def write(path: Path, size: tuple[int, int] = (6, 8)) -> Path:

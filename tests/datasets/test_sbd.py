@@ -19,7 +19,7 @@ from getam.datasets.index import Index, read_index
 from getam.datasets.sbd import MAX_BYTES, read_sbd_mask
 from getam.datasets.voc import VOC_CLASSES, index_voc
 from getam.errors import InputError
-from getam.system.files import read_labels, voc_palette, write_gray, write_labels
+from getam.system.image_files import read_labels, voc_palette, write_gray, write_labels
 
 SIZE = (8, 10)
 VALUES = {"s1": (3, 15), "s2": (20,), "s3": (1,), "v1": (7,), "t1": (2,)}

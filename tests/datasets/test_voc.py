@@ -17,7 +17,7 @@ from getam.cli import STAGES, command
 from getam.datasets.index import Index, IndexRow, read_index
 from getam.datasets.voc import index_voc, is_safe_id
 from getam.errors import MAX_OFFENDERS, InputError
-from getam.system.files import write_labels
+from getam.system.image_files import write_labels
 
 CLASSES = ("cat", "dog", "potted plant")
 TRAIN = {"t1": ("dog", "cat"), "t2": ("potted plant",), "t3": ("cat",)}

@@ -18,7 +18,8 @@ from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.labels.crf import LabelsOf
 from getam.settings.config import Config
-from getam.system.files import UNKNOWN, read_json, read_labels, write_json, write_labels
+from getam.system.files import read_json, write_json
+from getam.system.image_files import UNKNOWN, read_labels, write_labels
 
 CLASSES = ("a", "b", "c")
 PROBABILITIES = np.array(

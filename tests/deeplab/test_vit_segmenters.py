@@ -30,7 +30,8 @@ from getam.scores.evaluation import evaluate_predictions
 from getam.settings.config import Config, validate_config
 from getam.settings.deeplab import DeepLabSettings
 from getam.settings.reading import merge, read_yaml
-from getam.system.files import read_json, read_labels, write_labels
+from getam.system.files import read_json
+from getam.system.image_files import read_labels, write_labels
 from getam.training.optimization import check_groups
 
 NAME = "vit_tiny_patch16_224"

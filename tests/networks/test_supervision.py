@@ -25,7 +25,8 @@ from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.settings.saliency import SaliencySettings
 from getam.settings.section import section_of
 from getam.stages import complete_labels
-from getam.system.files import read_json, write_array, write_gray, write_json, write_labels
+from getam.system.files import read_json, write_array, write_json
+from getam.system.image_files import write_gray, write_labels
 
 CONFIG = validate_config(read_yaml(BASE_CONFIG))
 CLASSES = ("a",)

@@ -22,7 +22,8 @@ from support.browser import CHROMIUM, MISSING, PATIENCE, SCROLL, SPENT, Opened, 
 from getam.datasets.index import IndexRow
 from getam.runs.image_results import LAYERS
 from getam.runs.verdicts import read_verdicts
-from getam.system.files import write_array, write_labels
+from getam.system.files import write_array
+from getam.system.image_files import write_labels
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason=MISSING),

@@ -30,7 +30,8 @@ from getam.labels.completion import decisions
 from getam.labels.decisions import Decision
 from getam.pages.audit.gallery import LABEL_SIDE, SIDE
 from getam.pages.audit.page import RULES, SCRIPTS
-from getam.system.files import read_array, write_array, write_gray, write_json, write_labels
+from getam.system.files import read_array, write_array, write_json
+from getam.system.image_files import write_gray, write_labels
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = (HOSTILE, "cat")

@@ -38,7 +38,8 @@ from getam.settings.config import validate_config
 from getam.settings.deeplab import SEGMENTERS
 from getam.settings.maps import MAP_METHODS
 from getam.settings.reading import merge, read_yaml
-from getam.system.files import read_json, write_array, write_json, write_labels
+from getam.system.files import read_json, write_array, write_json
+from getam.system.image_files import write_labels
 
 # The table
 

@@ -26,7 +26,8 @@ from getam.scores.evaluation import (
 )
 from getam.settings.crf import CrfSettings
 from getam.settings.prediction import PredictionSettings
-from getam.system.files import read_json, write_json, write_labels
+from getam.system.files import read_json, write_json
+from getam.system.image_files import write_labels
 
 PREDICTION = PredictionSettings(
     scales=(1.0, 0.5),

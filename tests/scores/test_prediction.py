@@ -27,7 +27,8 @@ from getam.settings.crf import CrfSettings
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.prediction import PredictionSettings
 from getam.stages import predict_end_to_end
-from getam.system.files import read_image, read_json, read_labels
+from getam.system.files import read_json
+from getam.system.image_files import read_image, read_labels
 
 SETTINGS = PredictionSettings(
     scales=(1.0,),

@@ -25,7 +25,7 @@ from getam.scores.probe import (
     warning_of,
 )
 from getam.settings.classifier import ClassifierSettings
-from getam.system.files import read_image
+from getam.system.image_files import read_image
 
 CPU = torch.device("cpu")
 

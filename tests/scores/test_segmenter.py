@@ -19,7 +19,7 @@ from getam.scores import segmenter as module
 from getam.scores.segmenter import labels_of, load_segmenter, upsampled
 from getam.settings.config import Config
 from getam.stages import predict_end_to_end
-from getam.system.files import read_labels, voc_palette
+from getam.system.image_files import read_labels, voc_palette
 
 
 @pytest.fixture(scope="module")

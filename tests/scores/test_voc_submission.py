@@ -16,7 +16,7 @@ from getam.datasets.index import Index, IndexRow, write_index
 from getam.datasets.shards import new_shard
 from getam.datasets.voc import VOC_CLASSES
 from getam.scores.voc_submission import ARCHIVE, FOLDER
-from getam.system.files import voc_palette, write_labels
+from getam.system.image_files import voc_palette, write_labels
 
 SIZES = {"2008_000006": (5, 7), "2008_000011": (8, 6)}
 FIRST = str(FOLDER / "2008_000006.png")

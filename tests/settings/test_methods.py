@@ -35,7 +35,8 @@ from getam.settings.data import DATA_FORMATS, DataFormat, IndexSettings
 from getam.settings.deeplab import SEGMENTERS, DeepLabSettings, Segmenter
 from getam.settings.maps import MAP_METHODS, ActivationSettings, MapMethod
 from getam.settings.reading import merge, read_yaml
-from getam.system.files import read_json, read_labels, write_array
+from getam.system.files import read_json, write_array
+from getam.system.image_files import read_labels
 
 BASE = read_yaml(PROJECT / "config.yaml")
 TABLES: dict[str, tuple[Mapping[str, Any], Collection[str]]] = {

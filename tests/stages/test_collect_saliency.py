@@ -13,7 +13,7 @@ from getam.cli import STAGES, command
 from getam.datasets.index import Index, IndexRow, write_index
 from getam.errors import InputError
 from getam.stages.collect_saliency import find_maps
-from getam.system.files import read_gray, write_gray
+from getam.system.image_files import read_gray, write_gray
 
 SIZE = (4, 6)
 MAPS = {id: np.full(SIZE, value, np.uint8) for id, value in {"a": 0, "b": 1, "c": 200}.items()}

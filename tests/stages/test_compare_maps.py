@@ -15,7 +15,8 @@ from getam.errors import InputError
 from getam.pages.map_sheet import GAP, LINE, TILE
 from getam.pages.pictures import heat_colors
 from getam.stages.compare_maps import Arguments, run
-from getam.system.files import read_json, write_array, write_json, write_labels
+from getam.system.files import read_json, write_array, write_json
+from getam.system.image_files import write_labels
 
 CLASSES = ("a", "b")
 TRUTH = np.array([[0, 1, 2, 2], [0, 0, 2, 2]], np.uint8)

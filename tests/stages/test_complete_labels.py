@@ -31,7 +31,8 @@ from getam.settings.completion import LabelSettings
 from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.stages import score_labels
-from getam.system.files import read_array, read_gray, read_json, read_labels, write_array, write_gray, write_json
+from getam.system.files import read_array, read_json, write_array, write_json
+from getam.system.image_files import read_gray, read_labels, write_gray
 
 CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]

@@ -30,7 +30,8 @@ from getam.networks.classifier import (
 )
 from getam.settings.classifier import ClassifierSettings
 from getam.stages.dump_maps import averaged_maps
-from getam.system.files import read_array, read_image, read_json
+from getam.system.files import read_array, read_json
+from getam.system.image_files import read_image
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from getam.errors import InputError
 from getam.maps.pamr import normalize, pamr
 from getam.settings.maps import RefineSettings
 from getam.stages.refine_maps import Arguments, run
-from getam.system.files import read_array, read_image, write_array
+from getam.system.files import read_array, write_array
+from getam.system.image_files import read_image
 
 CLASSES = ("a", "b", "c")
 REFINE = RefineSettings(iterations=3, dilations=(1, 2))

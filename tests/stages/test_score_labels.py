@@ -14,7 +14,8 @@ from getam.errors import InputError
 from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
-from getam.system.files import read_json, write_array, write_labels
+from getam.system.files import read_json, write_array
+from getam.system.image_files import write_labels
 
 CLASSES = ("a", "b")
 TRUTH = {"one": [[0, 1, 1, 255]], "two": [[2, 1], [0, 0]]}

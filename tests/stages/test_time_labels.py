@@ -20,7 +20,8 @@ from getam.experiments.label_times import ROUNDS, Item, time_labels
 from getam.labels.methods import LABEL_MAKERS
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.stages.time_labels import Arguments, run
-from getam.system.files import read_json, write_array, write_gray
+from getam.system.files import read_json, write_array
+from getam.system.image_files import write_gray
 
 IDS = ("one", "two", "three")
 METHODS = [method.name for method in LABEL_METHODS.values()]

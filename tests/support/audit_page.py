@@ -18,7 +18,8 @@ from getam.pages.audit.gallery import COLUMNS, write_gallery
 from getam.runs.image_results import LAYERS
 from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
-from getam.system.files import write_array, write_gray, write_json, write_labels
+from getam.system.files import write_array, write_json
+from getam.system.image_files import write_gray, write_labels
 
 HEIGHT, WIDTH = 16, 20
 

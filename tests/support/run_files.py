@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from getam.datasets.index import Index, IndexRow, write_index
-from getam.system.files import write_json, write_labels
+from getam.system.files import write_json
+from getam.system.image_files import write_labels
 
 HOSTILE = "<script>alert(1)</script>"
 CLASSES = ("cat", HOSTILE)

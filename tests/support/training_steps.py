@@ -10,7 +10,7 @@ from getam.datasets.images import normalize_rgb
 from getam.networks.end_to_end import EndToEndNetwork
 from getam.settings.end_to_end import EndToEndSettings
 from getam.system.distributed import ImageDropout
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 
 SIZE = 32
 

@@ -117,6 +117,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
     "getam.pages.plots.spread getam.runs.spread": {"make_table"},
     "getam getam.errors getam.system.files getam.system.arguments.machine": ALL,
+    "getam.system.image_files": ALL - {"make_table", "plot_scores", "summary"},
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
     "getam.settings.section": ALL,
@@ -151,11 +152,11 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.annotations.tables getam.datasets.annotations.json_files": set(),
     "getam.datasets.annotations.xml_files getam.datasets.split getam.settings.recipes getam.runs.hours": set(),
     "getam.datasets.photographs getam.pages.predicted getam.scores.segmenter": set(),
-    "getam.pages.text.model_card getam.scores.export": set(),
+    "getam.pages.text.model_card getam.scores.export getam.scores.regions getam.datasets.archives": set(),
     # The commands, and what the workflow alone reads.
     "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
     "getam.experiments.table_runs getam.experiments.tables getam.experiments.variants": set(),
-    "getam.settings.config getam.settings.flags getam.settings.tables": set(),
+    "getam.settings.config getam.settings.flags getam.settings.help getam.settings.tables": set(),
 }
 """The stages that an edit of each module reruns, but for a stage's own."""
 

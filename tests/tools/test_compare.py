@@ -16,7 +16,8 @@ from getam.errors import InputError
 from getam.pages.text.comparison_text import comparison_text
 from getam.runs.comparison import Comparison, compare_runs
 from getam.runs.summary import signed
-from getam.system.files import read_json, write_json, write_labels
+from getam.system.files import read_json, write_json
+from getam.system.image_files import write_labels
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from getam.cli import STAGES, TOOLS, command
-from getam.system.files import read_json, write_labels
+from getam.system.files import read_json
+from getam.system.image_files import write_labels
 
 TRUTH = {"a": [[0, 1], [1, 255]], "b": [[2, 2]]}
 PREDICTIONS = {"a": [[0, 1], [255, 1]], "b": [[2, 0]]}

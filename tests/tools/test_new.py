@@ -20,7 +20,7 @@ from getam.datasets.index import read_index
 from getam.settings.config import Config, validate_config
 from getam.settings.reading import merge, read_yaml
 from getam.system import gpu
-from getam.system.files import write_labels
+from getam.system.image_files import write_labels
 
 MANY: Labels = {
     "1.jpg": ["wild cat"],

@@ -17,7 +17,8 @@ from getam.errors import MachineError
 from getam.networks.classifier import load_classifier
 from getam.scores.segmenter import Segmenter, load_segmenter
 from getam.settings.config import Config
-from getam.system.files import read_array, read_image, read_json, read_labels
+from getam.system.files import read_array, read_json
+from getam.system.image_files import read_image, read_labels
 from getam.tools import predict
 
 

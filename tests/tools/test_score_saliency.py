@@ -17,7 +17,8 @@ from getam.scores.saliency import saliency_scores
 from getam.settings.config import Config
 from getam.settings.saliency import SaliencySettings
 from getam.settings.section import section_of
-from getam.system.files import read_json, write_gray
+from getam.system.files import read_json
+from getam.system.image_files import write_gray
 
 SIZE = (40, 56)
 Y, X = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]

@@ -27,7 +27,7 @@ from getam.pages.pictures import CAPTION, SIDE, training_picture
 from getam.settings.config import validate_config
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.reading import merge, read_yaml
-from getam.system.files import UNKNOWN
+from getam.system.image_files import UNKNOWN
 from getam.training.double_backward import training_step
 from getam.training.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
 

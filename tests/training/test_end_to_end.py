@@ -42,7 +42,8 @@ from getam.settings.flags import flags
 from getam.settings.saliency import SaliencySettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
-from getam.system.files import read_json, write_gray, write_labels
+from getam.system.files import read_json
+from getam.system.image_files import write_gray, write_labels
 from getam.training.folder import STATE
 from getam.training.loop import STATE_FILE
 

@@ -11,7 +11,8 @@ from support.downstream import DEEPLAB
 from support.workplace import ONE_THREAD_A_JOB, Workplace
 
 from getam.datasets.index import read_index
-from getam.system.files import UNKNOWN, read_json, read_labels
+from getam.system.files import read_json
+from getam.system.image_files import UNKNOWN, read_labels
 
 ROUND = {"relabel", "score_labels", "audit"} | DEEPLAB
 TWO = ("--config", "rounds=2")

@@ -19,7 +19,8 @@ from PIL import Image
 
 from getam.datasets.demo.drawing import Random, background, blend, cover, finish, paint_body, random_color
 from getam.datasets.demo.shapes import BODIES, PARTS, SALIENT_SHAPES, fit_part, has_room, irregular_polygon, pose
-from getam.system.files import atomic_file, write_gray, write_labels, write_text
+from getam.system.files import atomic_file, write_text
+from getam.system.image_files import write_gray, write_labels
 
 CLASSES: tuple[str, ...] = ("blip", "crux", "delta", "zebo", "halo", "tesso")
 """Invented class names; label value i in a mask is CLASSES[i - 1], 0 is background."""

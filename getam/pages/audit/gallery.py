@@ -39,7 +39,7 @@ from getam.runs.image_results import (
     scores_and_shares,
 )
 from getam.runs.recorded import titles_of
-from getam.system.files import UNKNOWN, read_image
+from getam.system.image_files import UNKNOWN, read_image
 from getam.system.progress import progress
 from getam.system.workers import ProcessPool
 

@@ -18,7 +18,7 @@ from getam.pages.pictures import heat_colors
 from getam.pages.rendering import render
 from getam.runs.folder import Run
 from getam.runs.summary import HEADINGS, notes_in, score_rows, summarize
-from getam.system.files import voc_palette
+from getam.system.image_files import voc_palette
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
