@@ -36,7 +36,7 @@ class DatasetFormat:
     index: Callable[[IndexSettings, Collection[str], Path, int], Index]
     input_files: Callable[[IndexSettings], list[Path]]
     findings: Callable[[IndexSettings], Iterator[Finding]]
-    converts_masks: Callable[[IndexSettings], bool]
+    converts_masks: Callable[[IndexSettings], bool] = lambda settings: False
 
 
 def _index_voc(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:
@@ -128,7 +128,6 @@ FORMATS = {
         index=_index_folder,
         input_files=_folder_files,
         findings=_folder_findings,
-        converts_masks=lambda settings: False,
     ),
 }
 """The functions of the formats in getam.settings.data.DATA_FORMATS, by the same keys."""

@@ -370,6 +370,8 @@ def _report(
     """Yields what was found, and how it was divided."""
     files = len(annotations.files)
     source = f"{annotations.files[0]}" if files == 1 else f"{files} files in {os.path.commonpath(annotations.files)}"
+    if annotations.form == FOLDERS:
+        source = "the names of its folders"
     yield f"{len(photographs.paths)} photographs in {arguments.folder}, labels from {source} ({annotations.form})"
     if unlabelled := len(photographs.paths) - len(rows):
         yield f"{unlabelled} photographs that nobody has labelled are left out."

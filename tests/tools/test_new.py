@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from getam.cli import STAGES, TOOLS, command
 from getam.datasets.index import read_index
 from getam.settings.config import Config, validate_config
 from getam.settings.reading import merge, read_yaml
+from getam.settings.recipes import OwnData, choose_recipe
 from getam.system import gpu
 from getam.system.image_files import write_labels
 
@@ -748,6 +750,15 @@ def test_an_overlay_that_is_written_is_what_yaml_reads(tmp_path: Path) -> None:
     assert new(odd / "p", "--saliency", odd / "maps", "--out", odd / "mine.yaml") == 0
     values = yaml.safe_load((odd / "mine.yaml").read_text())
     assert (values["data"]["root"], values["saliency"]["folder"]) == (str(odd / "mine.csv"), str(odd / "maps"))
+
+
+def test_the_overlay_in_the_manual_is_the_one_that_is_written() -> None:
+    page = (PROJECT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r'^```yaml title="birds.yaml"\n(.*?)^```$', page, re.M | re.S)
+    birds = OwnData(
+        run="birds", list=Path("/home/me/birds.csv"), train=29, val=7, masks=0, gpus=0, weights=True, saliency=None
+    )
+    assert choose_recipe(birds).overlay == block
 
 
 def test_a_package_without_its_recipes_says_so(
