@@ -29,7 +29,7 @@ from getam.errors import InputError, Stopped
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
 from getam.settings.help import FILES, MACHINE, default_text, example_of, group_of, metavar_of, settings_title
-from getam.settings.reading import BASE_CONFIG, PROJECT, describe, merge, read_yaml
+from getam.settings.reading import BASE_CONFIG, PROJECT, describe, merge, read_yaml, recipe_file
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.progress import set_up_logging
@@ -143,8 +143,7 @@ def _run_workflow(words: Sequence[str]) -> NoReturn:
     """
     if importlib.util.find_spec("snakemake") is None:
         sys.exit("getam run: snakemake is not installed; pip install 'getam[workflow]'")
-    ours = {f"configs/{path.name}": str(path) for path in (PROJECT / "configs").glob("*.yaml")}
-    found = [ours.get(word, word) if not Path(word).exists() else word for word in words]
+    found = [str(recipe_file(Path(word))) if word.startswith("configs/") else word for word in words]
     workflow = PROJECT / "workflow"
     program = [sys.executable, str(workflow / "run.py"), "--snakefile", str(workflow / "Snakefile")]
     os.execv(sys.executable, [*program, *found])

@@ -21,6 +21,11 @@ BASE_CONFIG = PROJECT / "config.yaml"
 """The home of all default values."""
 
 
+def recipe_file(path: Path) -> Path:
+    """The project's recipe where a path such as configs/dinov2.yaml is not one in the working folder."""
+    return PROJECT / path if path.parts[:1] == ("configs",) and not path.exists() else path
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, of which YAML's readers keep the last one without a word."""
 
@@ -39,11 +44,12 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a configuration or an overlay without checking its keys.
+    """Reads a configuration or an overlay without checking its keys; see `recipe_file` for those of the project.
 
     Raises:
         InputError: the file cannot be read, is not YAML, or is not a mapping.
     """
+    path = recipe_file(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except FileNotFoundError:

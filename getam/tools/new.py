@@ -36,7 +36,6 @@ from getam.pages.text.tables import aligned_table
 from getam.runs.hours import measured_hours
 from getam.runs.timings import duration
 from getam.settings.networks import Pretrained
-from getam.settings.reading import BASE_CONFIG
 from getam.settings.recipes import OwnData, Recipe, choose_recipe
 from getam.settings.section import POSITIONAL, Seed
 from getam.system import gpu
@@ -45,7 +44,7 @@ from getam.system.files import write_text
 from getam.system.image_files import image_size
 from getam.system.names import shown_name
 
-RESULTS = "results"
+RESULTS = Path("results")
 """The folder that the workflow writes into, in the folder where it runs."""
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -387,9 +386,7 @@ def _report(
 
 def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[Row]) -> Iterator[str]:
     """Yields the commands that come next, and what they cost."""
-    here = Path.cwd()
-    folder = here if (here / "workflow" / "Snakefile").is_file() else BASE_CONFIG.parent
-    overlays = [*([recipe.config] if recipe.config else []), str(out if folder == here else os.path.abspath(out))]
+    overlays = [*([recipe.config] if recipe.config else []), str(out)]
     gpus = _gpus(arguments)
     cores = len(os.sched_getaffinity(0))
     words = ["--cores", str(cores), *(["--resources", f"gpu={gpus}"] if gpus > 1 else []), "--configfile", *overlays]
@@ -398,13 +395,11 @@ def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[
     yield recipe.why
     yield "Look at what would run, then run it:"
     yield ""
-    if folder != here:
-        yield f"  cd {shlex.quote(str(folder))}"
-    yield f"  {shlex.join(['snakemake', '-n', *words])}"
-    yield f"  {shlex.join(['snakemake', *words])}"
+    yield f"  {shlex.join(['getam', 'run', '-n', *words])}"
+    yield f"  {shlex.join(['getam', 'run', *words])}"
     yield ""
     counts = Counter(row.split for row in rows)
-    measured = measured_hours(folder / RESULTS, recipe.settings, train=counts["train"], val=counts["val"])
+    measured = measured_hours(RESULTS, recipe.settings, train=counts["train"], val=counts["val"])
     if measured is not None:
         without = (
             f" without {enumerated(measured.missing, 'and')}, of which they say nothing" if measured.missing else ""
@@ -417,7 +412,7 @@ def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[
     trainings = recipe.settings.trainings()
     epochs = enumerated([f"{settings.epochs} of {name}" for name, settings in trainings.items()], "and")
     yield (
-        f"How long that takes here is not known: no run of these networks lies in {folder / RESULTS}. The epochs over "
+        f"How long that takes here is not known: no run of these networks lies in {RESULTS}/. The epochs over "
         f"{counts['train']} photographs decide it ({epochs}), on {f'{gpus} GPUs' if gpus else f'{cores} cores'}. Few "
         "steps of each training measure it:"
     )
@@ -425,5 +420,5 @@ def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[
     run = f"{RESULTS}/{Path(rehearsals[-1]).stem}"
     configs = "[" + ", ".join(f'"{name}"' for name in overlays) + "]"
     yield ""
-    yield f"  {shlex.join(['snakemake', *words, *rehearsals])}"
+    yield f"  {shlex.join(['getam', 'run', *words, *rehearsals])}"
     yield f"  {shlex.join(['getam', 'estimate', '--run', run, '--configs', configs])}"

@@ -262,32 +262,28 @@ def test_the_recipe_follows_from_what_is_there(
     assert found.maps.propagation == ("none" if maps else "attention")
 
 
-def test_the_next_command_is_run_in_the_checkout(
+def test_the_next_command_runs_in_any_folder(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_names(folder, MANY)
     monkeypatch.setattr(gpu, "devices", lambda: [object()] * 3)
     assert new(folder, "--out", "mine.yaml") == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
-    assert lines[0] == ["cd", str(PROJECT)]
-    cores, files = lines[2][2], ["configs/dinov2.yaml", str(Path("mine.yaml").absolute())]
-    assert lines[2] == ["snakemake", "--cores", cores, "--resources", "gpu=3", "--configfile", *files]
-    assert lines[1] == ["snakemake", "-n", *lines[2][1:]]
-    assert lines[3] == [*lines[2], "configs/rehearsal.yaml", "configs/rehearsal_gpu.yaml"]
-    assert lines[4] == ["getam", "estimate", "--run", "results/rehearsal_gpu", "--configs", json.dumps(files)]
+    cores, files = lines[1][3], ["configs/dinov2.yaml", "mine.yaml"]
+    assert lines[1] == ["getam", "run", "--cores", cores, "--resources", "gpu=3", "--configfile", *files]
+    assert lines[0] == ["getam", "run", "-n", *lines[1][2:]]
+    assert lines[2] == [*lines[1], "configs/rehearsal.yaml", "configs/rehearsal_gpu.yaml"]
+    assert lines[3] == ["getam", "estimate", "--run", "results/rehearsal_gpu", "--configs", json.dumps(files)]
 
 
 def test_the_time_is_measured_or_it_is_said_what_decides_it(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_names(folder, MANY)
-    (Path.cwd() / "workflow").mkdir()
-    (Path.cwd() / "workflow" / "Snakefile").touch()
     assert new(folder, "--out", "first.yaml", "--val", 0) == 0
     output = capsys.readouterr().out
     assert "How long that takes here is not known: no run of these networks lies in " in output
     assert "The epochs over 8 photographs decide it (5 of classifier, 8 of deeplab and 10 of end_to_end)" in output
-    assert "cd " not in output
     found = settings("first")
     earlier = Path("results/earlier")
     for name, section in found.trainings().items():
