@@ -66,7 +66,7 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
 def files_below(folder: Path, suffixes: Collection[str], *, leave_out: Collection[Path]) -> list[PurePosixPath]:
     """The files of a folder at any depth, as sorted paths below it, without hidden ones.
 
-    Two links to one file are two files.
+    Links are followed: two links to one file are two files.
 
     Args:
         suffixes: those of the files, in lower case.
@@ -78,10 +78,15 @@ def files_below(folder: Path, suffixes: Collection[str], *, leave_out: Collectio
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name one that exists")
     left_out = {each.resolve() for each in leave_out}
+    # A link to a folder that it lies in would lead in a circle.
+    above_of = {folder: {folder.resolve()}}
     found = []
-    for above, folders, files in os.walk(folder):
-        here = Path(above)
-        folders[:] = [name for name in folders if not name.startswith(".") and (here / name).resolve() not in left_out]
+    for walked, folders, files in os.walk(folder, followlinks=True):
+        here = Path(walked)
+        above = above_of.pop(here)
+        real = {name: (here / name).resolve() for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, path in real.items() if path not in left_out | above]
+        above_of |= {here / name: above | {real[name]} for name in folders}
         below = PurePosixPath(here.relative_to(folder).as_posix())
         found += [
             below / name

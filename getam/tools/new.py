@@ -18,6 +18,7 @@ from pydantic import Field
 
 from getam.datasets.annotations.finding import FOLDERS, FORMS, NoLabelsError, find_labels
 from getam.datasets.annotations.matching import (
+    GivenClasses,
     ImageNameError,
     Labelled,
     MissingImageError,
@@ -217,17 +218,15 @@ def _what_to_write(folder: Path, ids: Sequence[str], unused: Sequence[Path]) -> 
     )
 
 
-def _classes(arguments: Arguments) -> tuple[str, ...] | None:
+def _classes(arguments: Arguments) -> GivenClasses | None:
     """The classes that a file names, if there is one.
 
     Raises:
         InputError: a file that is named is missing, or holds no names of classes; masks have no names.
     """
-    if arguments.classes is not None:
-        return read_classes(arguments.classes)
-    path = arguments.folder / CLASSES
-    if path.is_file():
-        return read_classes(path)
+    path = arguments.folder / CLASSES if arguments.classes is None else arguments.classes
+    if arguments.classes is not None or path.is_file():
+        return GivenClasses(read_classes(path), path)
     if arguments.masks is not None:
         raise InputError(
             f"--masks: the values of masks need names: write {path}, a class a line in the order of the values, or "
@@ -371,7 +370,8 @@ def _report(
     source = f"{annotations.files[0]}" if files == 1 else f"{files} files in {os.path.commonpath(annotations.files)}"
     if annotations.form == FOLDERS:
         source = "the names of its folders"
-    yield f"{len(photographs.paths)} photographs in {arguments.folder}, labels from {source} ({annotations.form})"
+    found = f"{len(photographs.paths)} photographs in {arguments.folder}"
+    yield f"{found}, labels from {shown_name(source)} ({annotations.form})"
     if unlabelled := len(photographs.paths) - len(rows):
         yield f"{unlabelled} photographs that nobody has labelled are left out."
     if empty := sum(not row.labels for row in rows):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from getam.datasets.photographs import find_photographs
+from getam.datasets.photographs import SUFFIXES, files_below, find_photographs, ids_of
 from getam.errors import InputError
 from getam.system.image_files import read_image
 
@@ -80,3 +80,45 @@ def test_nothing_found_and_equal_names_are_refused(folder: Path) -> None:
     write(folder / "f.png")
     with pytest.raises(InputError, match=r"f\.bmp and .*f\.png would have the same name; rename one"):
         find_photographs([str(folder)], leave_out=out)
+
+
+def below(folder: Path, *leave_out: Path) -> list[str]:
+    return [str(path) for path in files_below(folder, SUFFIXES, leave_out=leave_out)]
+
+
+def test_files_below_a_folder_are_sorted_and_links_are_followed(folder: Path, tmp_path: Path) -> None:
+    assert below(folder) == ["a.JPG", "d.e.tif", "deep/c.webp", "deep/er/b.png", "f.bmp", "out/a.png"]
+    assert below(folder, folder / "out", folder / "deep" / "er") == ["a.JPG", "d.e.tif", "deep/c.webp", "f.bmp"]
+    write(tmp_path / "elsewhere" / "g.png")
+    (folder / "one").symlink_to(tmp_path / "elsewhere")
+    (folder / "two").symlink_to(tmp_path / "elsewhere")
+    (folder / "h.jpg").symlink_to(folder / "a.JPG")
+    (folder / "nothing.jpg").symlink_to(folder / "nowhere.jpg")
+    # Links that lead in a circle, directly and by another folder.
+    (folder / "deep" / "again").symlink_to(folder)
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "deep")
+    found = below(folder)
+    assert {"h.jpg", "one/g.png", "two/g.png", "one/back/c.webp"} <= {*found}
+    assert "nothing.jpg" not in found
+    assert not any("again" in path for path in found)
+    assert below(folder, tmp_path / "elsewhere") == sorted(
+        ["a.JPG", "d.e.tif", "deep/c.webp", "deep/er/b.png", "f.bmp", "h.jpg", "out/a.png"]
+    )
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        below(folder / "nowhere")
+
+
+def test_ids_are_names_and_have_folders_where_names_repeat() -> None:
+    paths = [PurePosixPath(path) for path in ("cat/1.jpg", "2.b.jpg", "dog/deep/3.png")]
+    assert list(ids_of(paths).values()) == ["1", "2.b", "3"]
+    repeated = [*paths, PurePosixPath("dog/1.tif")]
+    assert list(ids_of(repeated).values()) == ["cat_1", "2.b", "dog_deep_3", "dog_1"]
+    for bad, problem in {
+        "-x.jpg": "has a leading dot or dash",
+        "a\u202eb.jpg": "a control character",
+        "+1.jpg": "begins like a formula",
+        "cat_1.jpg": "would have the same id, 'cat_1'",
+        f"{'a' * 250}.jpg": "is too long",
+    }.items():
+        with pytest.raises(InputError, match=problem):
+            ids_of([*repeated, PurePosixPath(bad)])

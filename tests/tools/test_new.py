@@ -414,7 +414,7 @@ OBJECT = "<annotation><object><name>{}</name></object></annotation>"
 REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "an unknown class": (
         both(text(CAT_AND_DOG), text("cat\n", "classes.txt")),
-        ("labels.csv, line 3: label 'dog' is not in classes.txt; add it there or correct it",),
+        ("labels.csv, line 3: label 'dog' is not in ", "classes.txt; add it there or correct it"),
     ),
     "two rows that disagree": (
         text("id,labels\n1,cat\n2,dog\n1.jpg,dog\n"),

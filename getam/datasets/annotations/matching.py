@@ -159,11 +159,19 @@ class Labelled:
     warnings: tuple[str, ...]
 
 
-def match_labels(photographs: NamedImages, annotations: Annotations, *, classes: Sequence[str] | None) -> Labelled:
+@dataclass(frozen=True)
+class GivenClasses:
+    """The classes that a file names, in its order."""
+
+    names: tuple[str, ...]
+    file: Path
+
+
+def match_labels(photographs: NamedImages, annotations: Annotations, *, classes: GivenClasses | None) -> Labelled:
     """Matches image labels with photographs.
 
     Args:
-        classes: the classes of a classes.txt, in its order; None: those that occur, sorted.
+        classes: the classes that there are, in the order of their label values; None: those that occur, sorted.
 
     Raises:
         InputError: a label is no class or no name of one; a photograph's name is ambiguous or leads out of the folder;
@@ -196,7 +204,7 @@ def match_labels(photographs: NamedImages, annotations: Annotations, *, classes:
     shown = frozenset().union(*found.values())
     if not shown:
         raise InputError(f"{annotations.files[0]}: no photograph has a label; label some")
-    order = tuple(sorted(shown)) if classes is None else tuple(classes)
+    order = tuple(sorted(shown)) if classes is None else classes.names
     warnings = [
         *([f"{listed(missing)}; their labels are not used: correct the names, or add the files"] if missing else []),
         *([f"{listed(twice)}; it counts once"] if twice else []),
@@ -229,7 +237,7 @@ def _said(names: frozenset[str]) -> str:
     return enumerated([repr(name) for name in sorted(names)], "and") if names else "none of the classes"
 
 
-def _name_problems(records: Iterable[Record], classes: Sequence[str] | None) -> Iterator[str]:
+def _name_problems(records: Iterable[Record], classes: GivenClasses | None) -> Iterator[str]:
     """Yields a message for each text that is no class, at its first place."""
     seen: set[str] = set()
     for record in records:
@@ -237,13 +245,13 @@ def _name_problems(records: Iterable[Record], classes: Sequence[str] | None) -> 
             seen.add(name)
             if problem := class_name_problem(name):
                 yield f"{record.where}: {problem}"
-            elif classes is not None and name not in classes:
-                yield f"{record.where}: label {name!r} is not in classes.txt; add it there or correct it"
+            elif classes is not None and name not in classes.names:
+                yield f"{record.where}: label {name!r} is not in {classes.file}; add it there or correct it"
 
 
-def _class_warnings(annotations: Annotations, shown: frozenset[str], classes: Sequence[str] | None) -> Iterator[str]:
+def _class_warnings(annotations: Annotations, shown: frozenset[str], classes: GivenClasses | None) -> Iterator[str]:
     if classes is not None:
-        for name in classes:
+        for name in classes.names:
             if name not in shown:
                 yield f"class {name!r}: no photograph shows it, so that it can't be learned; label some, or take it off"
     else:
