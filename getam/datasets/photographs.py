@@ -57,6 +57,11 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
     photographs, problems = [], []
     for name, (path,) in sorted(by_name.items()):
         try:
+            name.encode()
+        except UnicodeEncodeError:
+            problems.append(f"{str(path)!a}: its name is not UTF-8; rename it")
+            continue
+        try:
             photographs.append(Photograph(path, name, *image_size(path)))
         except InputError as error:
             problems.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_a_damaged_photograph_is_said_and_the_others_are_found(folder: Path) -> 
     assert [photograph.name for photograph in photographs] == ["d.e", "deep/c", "deep/er/b", "f"]
     assert len(problems) == 1
     assert "a.JPG: cannot be decoded" in problems[0]
+
+
+def test_a_name_that_is_not_utf8_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    write(tmp_path / "b.png")
+    photographs, problems = find_photographs([str(tmp_path)], leave_out=tmp_path / "out")
+    assert [photograph.name for photograph in photographs] == ["b"]
+    assert len(problems) == 1
+    assert problems[0].endswith("\\udcff.png': its name is not UTF-8; rename it")
 
 
 def test_nothing_found_and_equal_names_are_refused(folder: Path) -> None:
