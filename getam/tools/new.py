@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -422,7 +423,6 @@ def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[
     )
     rehearsals = ["configs/rehearsal.yaml", *(["configs/rehearsal_gpu.yaml"] if gpus else [])]
     run = f"{RESULTS}/{Path(rehearsals[-1]).stem}"
-    configs = "[" + ", ".join(f'"{name}"' for name in overlays) + "]"
     yield ""
     yield f"  {shlex.join(['snakemake', *words, *rehearsals])}"
-    yield f"  {shlex.join(['getam', 'estimate', '--run', run, '--configs', configs])}"
+    yield f"  {shlex.join(['getam', 'estimate', '--run', run, '--configs', json.dumps(overlays)])}"
