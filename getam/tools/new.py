@@ -150,7 +150,7 @@ def _check_paths(arguments: Arguments, out: Path) -> None:
         problems.append(f"--out {out}: write a name of letters, digits, _ and - that ends in .yaml, and is not demo's")
     for path in (out, out.with_suffix(".csv"), classes_file(out)):
         if path.exists() or path.is_symlink():
-            problems.append(f"{path}: is there already; remove it, or choose another --out")
+            problems.append(f"{path}: is there already; choose another --out, or move it away")
     folders = {"--masks": arguments.masks, "--saliency": arguments.saliency}
     for flag, folder in folders.items():
         if folder is not None and not folder.is_dir():

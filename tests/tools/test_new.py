@@ -655,7 +655,7 @@ PATHS: dict[str, tuple[list[object], str]] = {
     "the demo's name": (["photos", "--out", "demo.yaml"], "--out demo.yaml: write a name"),
     "an overlay that is there": (
         ["photos", "--out", "there.yaml"],
-        "there.yaml: is there already; remove it",
+        "there.yaml: is there already; choose another --out, or move",
     ),
     "braces": (["photos", "--out", "{a}/mine.yaml"], "mine.yaml: braces are wildcards to Snakemake"),
     "no part": (["photos", "--val", "1"], "--val: Input should be less than 1"),
