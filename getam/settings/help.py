@@ -30,6 +30,7 @@ SAMPLES = {
     "file": "model.pth",
     "import-saliency file": "final.pth",
     "folder": "saliency",
+    "new folder": "photographs",
     "images": "16",
     "index": "results/demo/index.csv",
     "maps": "results/demo/refined/000",

@@ -25,6 +25,7 @@ FILES_OF = {
     "getam.pages.audit.page": "templates",
     "getam.pages.contact_sheet": "templates",
     "getam.pages.overview": "templates",
+    "getam.pages.predicted": "templates",
     "getam.pages.text.comparison_page": "templates",
     # Tables and figures of a run use only this template; the other files of the folder belong to the audit page.
     "getam.pages.text.documents": "templates/document.html",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -149,7 +150,7 @@ def _check_paths(arguments: Arguments, out: Path) -> None:
         problems.append(f"--out {out}: write a name of letters, digits, _ and - that ends in .yaml, and is not demo's")
     for path in (out, out.with_suffix(".csv"), classes_file(out)):
         if path.exists() or path.is_symlink():
-            problems.append(f"{path}: is there already; remove it, or choose another --out")
+            problems.append(f"{path}: is there already; choose another --out, or move it away")
     folders = {"--masks": arguments.masks, "--saliency": arguments.saliency}
     for flag, folder in folders.items():
         if folder is not None and not folder.is_dir():
@@ -418,7 +419,6 @@ def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[
     )
     rehearsals = ["configs/rehearsal.yaml", *(["configs/rehearsal_gpu.yaml"] if gpus else [])]
     run = f"{RESULTS}/{Path(rehearsals[-1]).stem}"
-    configs = "[" + ", ".join(f'"{name}"' for name in overlays) + "]"
     yield ""
     yield f"  {shlex.join(['getam', 'run', *words, *rehearsals])}"
-    yield f"  {shlex.join(['getam', 'estimate', '--run', run, '--configs', configs])}"
+    yield f"  {shlex.join(['getam', 'estimate', '--run', run, '--configs', json.dumps(overlays)])}"

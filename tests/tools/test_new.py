@@ -194,6 +194,14 @@ def test_paths_are_relative_where_the_photographs_lie_below_the_list(folder: Pat
         assert next(csv.DictReader(file))["image"] == "my photos/1.jpg"
 
 
+def test_a_path_that_begins_like_a_formula_is_escaped(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "=1+1", ["a/1.jpg", "b/2.jpg"])
+    assert new(tmp_path / "=1+1", "--out", tmp_path / "mine.yaml") == 0
+    assert "\n1,train,./=1+1/a/1.jpg,,a\n" in (tmp_path / "mine.csv").read_text()
+    (Path.cwd() / "mine.yaml").symlink_to(tmp_path / "mine.yaml")
+    assert indexed("mine")[0].count(b".jpg") == 2
+
+
 def test_the_photographs_own_folder_may_be_the_place_and_is_not_read_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -643,7 +651,7 @@ PATHS: dict[str, tuple[list[object], str]] = {
     "the demo's name": (["photos", "--out", "demo.yaml"], "--out demo.yaml: write a name"),
     "an overlay that is there": (
         ["photos", "--out", "there.yaml"],
-        "there.yaml: is there already; remove it",
+        "there.yaml: is there already; choose another --out, or move",
     ),
     "braces": (["photos", "--out", "{a}/mine.yaml"], "mine.yaml: braces are wildcards to Snakemake"),
     "no part": (["photos", "--val", "1"], "--val: Input should be less than 1"),
