@@ -218,6 +218,7 @@ def test_nothing_that_python_imports_is_left_out_and_little_else_is_in() -> None
 SYNTHETIC = {
     "getam/__init__.py": "def __getattr__(name):\n    from getam.lazy import Lazy\n    return Lazy\n",
     "getam/lazy.py": "class Lazy: ...\n",
+    "getam/errors.py": (ROOT / "getam" / "errors.py").read_text(),
     "getam/system/__init__.py": "",
     "getam/system/version.py": (ROOT / "getam" / "system" / "version.py").read_text(),
     "getam/pages/__init__.py": "",
