@@ -19,7 +19,7 @@ from pathlib import Path
 from getam.datasets.class_names import check_class_names, class_name_problem, read_classes
 from getam.datasets.documents import read_table
 from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
-from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, checked_mask
+from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, check_masks_show_classes, checked_mask
 from getam.errors import InputError, listed
 from getam.system.image_files import read_image, read_labels
 
@@ -117,7 +117,10 @@ def index_folder(
     if problems:
         raise InputError(listed(problems))
     jobs = [each for entries in lists.values() for each in evenly_spaced(entries, images)]
-    return Index(check_in_threads(lambda entry: _check(entry, classes), jobs, threads), classes)
+    seen: set[int] = set()
+    rows = check_in_threads(lambda entry: _check(entry, classes, seen), jobs, threads)
+    check_masks_show_classes(rows, seen, classes, source=path)
+    return Index(rows, classes)
 
 
 def _classes(path: Path, entries: list[Entry]) -> tuple[str, ...]:
@@ -147,12 +150,12 @@ def _label_problems(entries: list[Entry], known: tuple[str, ...] | None, file: P
                 yield f"{entry.where}: label {name!r} stands there twice; leave one"
 
 
-def _check(entry: Entry, classes: tuple[str, ...]) -> IndexRow:
+def _check(entry: Entry, classes: tuple[str, ...], seen: set[int]) -> IndexRow:
     height, width = read_image(entry.image).shape[:2]
     if entry.mask is not None:
         if not entry.mask.is_file():
             raise InputError(f"{entry.where}: {entry.mask}: no such mask; add it, or leave the cell empty")
-        checked_mask(entry.mask, read_labels, entry.image, (height, width), classes)
+        checked_mask(entry.mask, read_labels, entry.image, (height, width), classes, seen=seen)
     return IndexRow(
         id=entry.id,
         split=entry.split,

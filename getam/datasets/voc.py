@@ -129,18 +129,51 @@ def index_voc(
         raise InputError(listed(problems))
     table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
     jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
+    seen: set[int] = set()
 
     def check(job: tuple[str, str], written: Path | None) -> IndexRow:
         id, split = job
         return _check_row(
-            root, id, split, classes, labels=labels, table=table, augmented=extra, written=written, masks=masks
+            root,
+            id,
+            split,
+            classes,
+            labels=labels,
+            table=table,
+            augmented=extra,
+            written=written,
+            masks=masks,
+            seen=seen,
         )
 
     if extra is not None and extra.converted and "train" in lists:
         assert masks is not None
         with atomic_folder(masks) as written:
-            return Index(rows=check_in_threads(lambda job: check(job, written), jobs, threads), classes=classes)
-    return Index(rows=check_in_threads(lambda job: check(job, None), jobs, threads), classes=classes)
+            rows = check_in_threads(lambda job: check(job, written), jobs, threads)
+    else:
+        rows = check_in_threads(lambda job: check(job, None), jobs, threads)
+    check_masks_show_classes(rows, seen, classes, source=root / "SegmentationClass")
+    return Index(rows=rows, classes=classes)
+
+
+def check_masks_show_classes(rows: Sequence[IndexRow], seen: set[int], classes: Sequence[str], *, source: Path) -> None:
+    """Refuses masks without any class value, such as those in which 255 is the object, as many tools export them.
+
+    A network that predicts background alone would score an mIoU of 1 on them, since 255 is not scored.
+
+    Args:
+        seen: the values of all masks.
+        source: where the masks come from, for the message.
+
+    Raises:
+        InputError: the masks have pixels of 255 and none of a class, although images with masks have labels.
+    """
+    if UNKNOWN in seen <= {0, UNKNOWN} and any(row.mask is not None and row.labels for row in rows):
+        first = f"{classes[0]} is 1" + (f", {classes[1]} is 2" if len(classes) > 1 else "")
+        raise InputError(
+            f"{source}: no mask shows a class, only {' and '.join(map(str, sorted(seen)))}; write the value of its "
+            f"class into an object's pixels ({first} and so on; 255 is void, which isn't scored), or remove the masks"
+        )
 
 
 def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], threads: int) -> tuple[IndexRow, ...]:
@@ -186,6 +219,7 @@ def _check_row(
     augmented: ExtraMasks | None,
     written: Path | None,
     masks: Path | None,
+    seen: set[int],
 ) -> IndexRow:
     """Checks one image with its mask and labels, and returns its row.
 
@@ -195,16 +229,17 @@ def _check_row(
         augmented: the extra masks of train, if any.
         written: temporary folder to which converted masks are written; None if none are converted.
         masks: final path of that folder.
+        seen: gets the values of its mask.
     """
     path = _find_image(root / "JPEGImages", id)
     height, width = read_image(path).shape[:2]
     source = mask = _find_mask(root / "SegmentationClass", id)
     values = None
     if mask is not None:
-        values = checked_mask(mask, read_labels, path, (height, width), classes)
+        values = checked_mask(mask, read_labels, path, (height, width), classes, seen=seen)
     elif split == "train" and augmented is not None and id in augmented.files:
         source = mask = augmented.files[id]
-        values = checked_mask(mask, augmented.read, path, (height, width), classes)
+        values = checked_mask(mask, augmented.read, path, (height, width), classes, seen=seen)
         if written is not None:
             assert masks is not None
             write_labels(written / f"{id}.png", values)
@@ -247,13 +282,20 @@ def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
 
 
 def checked_mask(
-    path: Path, read: Callable[[Path], np.ndarray], image: Path, size: tuple[int, int], classes: Sequence[str]
+    path: Path,
+    read: Callable[[Path], np.ndarray],
+    image: Path,
+    size: tuple[int, int],
+    classes: Sequence[str],
+    *,
+    seen: set[int],
 ) -> np.ndarray:
     """Reads the mask of an image and checks it: label values (H, W), uint8.
 
     Args:
         read: reads the file to label values.
         size: (H, W) of the image.
+        seen: gets the mask's values.
 
     Raises:
         InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
@@ -265,10 +307,11 @@ def checked_mask(
             f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
         )
-    known = np.isin(values, [*range(len(classes) + 1), UNKNOWN])
-    if not known.all():
+    found = np.unique(values).tolist()
+    seen.update(found)
+    if beyond := [value for value in found if len(classes) < value != UNKNOWN]:
         raise InputError(
-            f"{path}: mask value {values[~known][0]} is beyond the {len(classes)} classes of classes.txt; "
+            f"{path}: mask value {beyond[0]} is beyond the {len(classes)} classes of classes.txt; "
             f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
     if classes == VOC_CLASSES and read is read_labels:
@@ -303,11 +346,13 @@ def _find_mask(folder: Path, id: str) -> Path | None:
 
 
 def _find_image(folder: Path, id: str) -> Path:
-    for suffix in IMAGE_SUFFIXES:
-        path = folder / f"{id}{suffix}"
-        if path.is_file():
-            return path
-    raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
+    files = [path for suffix in IMAGE_SUFFIXES if (path := folder / f"{id}{suffix}").is_file()]
+    if not files:
+        raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
+    # A file system that does not tell capitals apart finds one file under several names.
+    if others := [path for path in files[1:] if not path.samefile(files[0])]:
+        raise InputError(f"{files[0]} and {others[0].name} have one id; rename or remove one of them")
+    return files[0]
 
 
 def read_ids(path: Path) -> list[str]:

@@ -85,15 +85,17 @@ class ConfusionMatrix:
     def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
         """Gives {"miou", "iou": {name: ...}, "precision": {...}, "recall": {...}}, fractions in [0, 1] or None.
 
-        mIoU is the mean over the classes that occur, in truth or prediction. Under `excluded` a class whose pixels are
-        all predicted 255 occurs in neither and is left out.
+        mIoU is the mean over the classes that occur, in truth or prediction; it is None where the background alone
+        does, whose IoU is no score of a segmentation. Under `excluded` a class whose pixels are all predicted 255
+        occurs in neither and is left out.
         """
         measures = {"iou": self.iou(protocol), "precision": self.precision(protocol), "recall": self.recall(protocol)}
         per_class = {
             measure: {name: _or_none(value) for name, value in zip(names, values, strict=True)}
             for measure, values in measures.items()
         }
-        return {"miou": mean_of_known(measures["iou"]), **per_class}
+        background_alone = bool(np.isnan(measures["iou"][1:]).all())
+        return {"miou": None if background_alone else mean_of_known(measures["iou"]), **per_class}
 
     def pixel_accuracy(self) -> float | None:
         """Fraction of known ground-truth pixels that are right; a predicted 255 is an error."""

@@ -58,6 +58,11 @@ def run(arguments: Arguments) -> None:
             same = labels.shape == predicted.shape
             cure = "name the classes of both by --classes" if same else "predict at the ground truth's size"
             raise InputError(f"{prediction} beside {truth}: {error}; {cure}") from None
+    if not matrix.counts[1:].any():
+        raise InputError(
+            f"{arguments.truth}: no mask shows a class, only 0 and 255 (void), so that there is nothing to score; the "
+            "pixels of an object have the value of its class, 1 to the number of classes"
+        )
     names = ("background", *classes)
     scores = {
         "images": len(pairs),

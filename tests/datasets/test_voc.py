@@ -609,3 +609,25 @@ def test_the_real_photographs_are_indexed(shared: Path) -> None:
     assert len(real.classes) == 14
     assert all(row.labels for row in real.rows)
     assert all(row.mask is not None for row in real.split("val"))
+
+
+# Masks without a class, and two photographs of one id
+
+
+@pytest.mark.parametrize("values", [[0, 255], [255]])
+def test_masks_without_any_class_are_refused(root: Path, values: list[int]) -> None:
+    for id in WITH_MASK:
+        write_mask(root, id, np.array(values, np.uint8))
+    only = " and ".join(map(str, values))
+    cure = rf"no mask shows a class, only {only}; write the value of its class .* \(cat is 1, dog is 2 and so on; 255"
+    with pytest.raises(InputError, match=cure):
+        index(root)
+    # One mask with a class is enough.
+    write_mask(root, "v2", np.array([*values, 2], np.uint8))
+    assert len(index(root).rows) == 5
+
+
+def test_two_photographs_of_one_id_are_refused(root: Path) -> None:
+    write_photograph(root, "t2", suffix=".png")
+    with pytest.raises(InputError, match=r"JPEGImages/t2\.jpg and t2\.png have one id; rename or remove one of them"):
+        index(root)

@@ -300,3 +300,12 @@ def test_missing_predictions_are_named(tmp_path: Path) -> None:
     (tmp_path / "predictions" / "v2.png").unlink()
     with pytest.raises(InputError, match=r"v2\.png: no such image"):
         evaluate_predictions(index, tmp_path / "predictions", split="val")
+
+
+def test_background_alone_is_no_miou() -> None:
+    matrix = ConfusionMatrix(3)
+    matrix.add(np.array([[0, 0, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
+    scores = matrix.scores(("background", "a", "b"))
+    assert (scores["miou"], scores["iou"]["background"]) == (None, 1.0)
+    matrix.add(np.array([[0]], np.uint8), np.array([[2]], np.uint8))
+    assert matrix.scores(("background", "a", "b"))["miou"] == pytest.approx((2 / 3 + 0) / 2)

@@ -136,3 +136,15 @@ def test_a_name_of_the_data_moves_no_cursor(folders: Path, capsys: pytest.Captur
     (folders / "classes.txt").write_text("ca\u202et\ndog\n")
     assert evaluate(folders) == 1
     assert "\\u202e" in capsys.readouterr().err
+
+
+def test_ground_truth_without_a_class_is_no_score(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for id in TRUTH:
+        size = np.shape(TRUTH[id])
+        write_labels(folders / "truth" / f"{id}.png", np.resize(np.array([0, 255], np.uint8), size))
+        write_labels(folders / "predictions" / f"{id}.png", np.zeros(size, np.uint8))
+    assert evaluate(folders, "--out", folders / "scores.json") == 1
+    assert "truth: no mask shows a class, only 0 and 255 (void), so that there is nothing to score" in (
+        capsys.readouterr().err
+    )
+    assert not (folders / "scores.json").exists()
