@@ -18,6 +18,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
 
+LONGEST_NAME = 200
+"""Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
+
+
 @dataclass(frozen=True)
 class Photograph:
     """A photograph, and how its results are called: the path below the folder that it was found in, without suffix."""
@@ -60,6 +64,9 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
             name.encode()
         except UnicodeEncodeError:
             problems.append(f"{str(path)!a}: its name is not UTF-8; rename it")
+            continue
+        if len(path.stem.encode()) > LONGEST_NAME:
+            problems.append(f"{path}: its name leaves no room for the names of its results; shorten it")
             continue
         try:
             photographs.append(Photograph(path, name, *image_size(path)))
@@ -141,15 +148,18 @@ def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:
         if fixed is None:
             raise InputError(f"{word}: no such file or folder; name photographs that exist")
         root, among = Path(*parts[:fixed]), map(Path, glob.iglob(word, recursive=True))
-    empty = True
+    empty, left_out = True, False
     for file in among:
         below = file.relative_to(root)
         hidden = any(part.startswith(".") for part in below.parts)
         if hidden or file.suffix.lower() not in SUFFIXES or not file.is_file():
             continue
         if file.resolve().is_relative_to(leave_out):
+            left_out = True
             continue
         empty = False
         yield file, str(below.with_suffix(""))
+    if empty and left_out:
+        raise InputError(f"{word}: its photographs lie in the folder of the results; choose another --out")
     if empty:
         raise InputError(f"{word}: no photograph ({', '.join(SUFFIXES)}) there; name photographs, or their folder")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor
 
 from getam.datasets.images import fit_long_side, normalized_input
@@ -18,6 +19,7 @@ from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
 from getam.scores.prediction import averaged_probabilities
 from getam.settings.prediction import ViewSettings
+from getam.settings.reading import describe
 from getam.system.files import atomic_file, read_json
 from getam.system.image_files import read_image, upright_rgb, voc_palette
 
@@ -129,8 +131,12 @@ def load_segmenter(
         window_overlap: part of a window that the next one covers too, at least.
 
     Raises:
-        InputError: the folder holds no such network, or is damaged.
+        InputError: the folder holds no such network, or is damaged; a view is not possible.
     """
+    try:
+        views = ViewSettings(scales=tuple(scales), squares=(), flip=flip, window=window, window_overlap=window_overlap)
+    except ValidationError as error:
+        raise InputError(describe(error, ViewSettings)) from None
     folder, kind = find_model(Path(path))
     if kind not in SEGMENTERS:
         raise InputError(f"{folder / DESCRIPTION}: describes a {kind}, which segments nothing; name a segmenter")
@@ -140,7 +146,7 @@ def load_segmenter(
         network.to(where).segment,
         multiple=network.multiple,
         classes=classes,
-        views=ViewSettings(scales=tuple(scales), squares=(), flip=flip, window=window, window_overlap=window_overlap),
+        views=views,
         long_side=largest_side(folder) if long_side is None else long_side,
         device=where,
     )
@@ -162,7 +168,7 @@ def find_model(path: Path) -> tuple[Path, str]:
         raise InputError(f"{folder}: no {DESCRIPTION} in it; {held}")
     description: Any = read_json(folder / DESCRIPTION)
     kind = description.get("kind") if isinstance(description, dict) else None
-    if kind != CLASSIFIER and kind not in SEGMENTERS:
+    if not isinstance(kind, str) or kind not in (CLASSIFIER, *SEGMENTERS):
         known = ", ".join([*SEGMENTERS, CLASSIFIER])
         raise InputError(f"{folder / DESCRIPTION}: describes none of {known}; name the folder of one")
     return folder, kind

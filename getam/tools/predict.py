@@ -222,13 +222,13 @@ class _Results:
         # The name may have dots, which with_suffix would cut at.
         return self.arguments.out / f"{photograph.name}.png"
 
-    def others(self, photograph: Photograph) -> dict[str, Path]:
-        """The wanted files besides the labels, by the name of their option."""
+    def others(self, photograph: Photograph, *, wanted: bool = True) -> dict[str, Path]:
+        """The files besides the labels that are wanted, or those that are not, by the name of their option."""
         suffixes = {"overlays": ".jpg", "probabilities": ".npy", "regions": ".json"}
         return {
             option: self.arguments.out / option / f"{photograph.name}{suffix}"
             for option, suffix in suffixes.items()
-            if getattr(self.arguments, option)
+            if getattr(self.arguments, option) is wanted
         }
 
     def key(self, photograph: Photograph) -> str:
@@ -265,6 +265,10 @@ class _Results:
         """Writes the files of a photograph from its probabilities (1 + C, h, w)."""
         size = (photograph.height, photograph.width)
         labels, confidence = labels_of(probabilities, size)
+        if self.labels(photograph).is_file() and read_note(self.labels(photograph)) != self.key(photograph):
+            # Files of an earlier call, which would lie beside labels that they do not belong to.
+            for path in self.others(photograph, wanted=False).values():
+                path.unlink(missing_ok=True)
         write_labels(self.labels(photograph), labels, note=self.key(photograph))
         for option, path in self.others(photograph).items():
             if option == "overlays":

@@ -79,13 +79,24 @@ def test_a_name_that_is_not_utf8_is_said(tmp_path: Path) -> None:
     assert problems[0].endswith("\\udcff.png': its name is not UTF-8; rename it")
 
 
+def test_a_name_without_room_for_the_names_of_results_is_said(tmp_path: Path) -> None:
+    write(tmp_path / f"{'x' * 250}.png")
+    write(tmp_path / f"{'y' * 200}.png")
+    photographs, problems = find_photographs([str(tmp_path)], leave_out=tmp_path / "out")
+    assert [len(photograph.name) for photograph in photographs] == [200]
+    assert len(problems) == 1
+    assert "its name leaves no room for the names of its results; shorten it" in problems[0]
+
+
 def test_nothing_found_and_equal_names_are_refused(folder: Path) -> None:
     out = folder / "out"
     for word in ("nowhere", folder / "missing.jpg"):
         with pytest.raises(InputError, match="no such file or folder; name photographs that exist"):
             find_photographs([str(word)], leave_out=out)
     (folder / "empty").mkdir()
-    for word in (folder / "empty", folder / "*.gif", folder / "[", out):
+    with pytest.raises(InputError, match="its photographs lie in the folder of the results; choose another --out"):
+        find_photographs([str(out)], leave_out=out)
+    for word in (folder / "empty", folder / "*.gif", folder / "["):
         with pytest.raises(InputError, match=r"no photograph .*there"):
             find_photographs([str(word)], leave_out=out)
     write(folder / "f.png")

@@ -137,6 +137,7 @@ def test_only_segmenters_are_loaded(models: Path, tmp_path: Path) -> None:
     for content, message in (
         ("[]", "describes none of deeplab, end_to_end, classifier; name the folder of one"),
         ('{"kind": "saliency"}', "describes none of"),
+        ('{"kind": ["deeplab"]}', "describes none of"),
     ):
         (tmp_path / "odd" / "model.json").write_text(content)
         with pytest.raises(InputError, match=message):

@@ -106,7 +106,8 @@ def test_what_is_done_is_not_done_again(
     Image.fromarray(np.zeros((31, 37, 3), np.uint8)).save(shoot / "f.png")
     assert again() == [2]
     assert again("--flip", "false") == [1, 2, 2]
-    # The regions are those of the labels before, though their labels were made again.
+    # The regions belonged to the labels before, and went with them.
+    assert not (out / "regions" / "a.json").exists()
     assert again() == [1, 2, 2]
     assert again("--regions") == [1, 2, 2]
     Image.fromarray(np.zeros((90, 60, 3), np.uint8)).save(shoot / "e.png")
@@ -184,7 +185,7 @@ def test_bad_input_is_one_message(
         ((models / "classifier", shoot, *out, "--sheet", "--regions"), "leave out --regions, --sheet"),
         ((models / "deeplab", shoot), "--out"),
         ((models / "deeplab", *out), "PHOTOGRAPHS"),
-        ((models / "deeplab", shoot, *out, "--window", "3"), "window: 3 pixels are too few"),
+        ((models / "deeplab", shoot, *out, "--window", "3"), "getam predict: window: 3 pixels are too few"),
         ((models / "deeplab", shoot, *out, "--scales", "[]"), "--scales"),
         ((models / "deeplab", shoot, *out, "--overlays", "perhaps"), "perhaps"),
     ):
