@@ -139,10 +139,9 @@ def size_of(archive: Archive, data: Path) -> int | None:
     """
     try:
         with _open(archive.address, method="HEAD") as answer:
-            length = answer.headers.get("Content-Length")
+            return _length(answer)
     except (OSError, http.client.HTTPException) as error:
         raise _unreachable(archive, data, error) from None
-    return int(length) if length is not None and length.isdigit() else None
 
 
 def download(archive: Archive, data: Path) -> None:
@@ -155,7 +154,7 @@ def download(archive: Archive, data: Path) -> None:
     partial = file.with_name(f"{file.name}.partial")
     failed = 0
     while True:
-        before = partial.stat().st_size if partial.is_file() else 0
+        before = _bytes_of(partial)
         try:
             if _receive(archive, partial):
                 break
@@ -164,7 +163,7 @@ def download(archive: Archive, data: Path) -> None:
             if isinstance(caught, urllib.error.HTTPError) and caught.code in (400, 401, 403, 404, 410):
                 raise _unreachable(archive, data, caught) from None
             error = caught
-        after = partial.stat().st_size if partial.is_file() else 0
+        after = _bytes_of(partial)
         failed = 0 if after > before else failed + 1
         if failed == TRIES:
             raise _unreachable(archive, data, error) from None
@@ -194,6 +193,7 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
     cure = "remove it, and it is downloaded again"
     try:
         with atomic_folder(target) as folder:
+            empty = True
             for name, size, content in _members(file):
                 parts = PurePosixPath(name).parts
                 if parts[:1] != (archive.holds,):
@@ -207,7 +207,8 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as written:
                     shutil.copyfileobj(content, written, PIECE)
-            if not any(path.is_file() and path.name not in (".getam", ".lock") for path in folder.rglob("*")):
+                empty = False
+            if empty:
                 raise InputError(f"{bad}: it has no folder {archive.holds!r}; {cure}")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(f"{bad} ({error}); {cure}") from None
@@ -230,7 +231,7 @@ def _members(file: Path) -> Iterator[tuple[str, int, Any]]:
 
 def _receive(archive: Archive, partial: Path) -> bool:
     """Appends what is missing to an unfinished download by one connection; returns whether it is whole."""
-    done = partial.stat().st_size if partial.is_file() else 0
+    done = _bytes_of(partial)
     headers = {"Range": f"bytes={done}-"} if done else {}
     try:
         answer = _open(archive.address, headers=headers)
@@ -257,8 +258,19 @@ def _total(answer: Any, first: int) -> int | None:
     span = answer.headers.get("Content-Range", "")
     if span.rpartition("/")[2].isdigit():
         return int(span.rpartition("/")[2])
-    length = answer.headers.get("Content-Length")
-    return first + int(length) if length is not None and length.isdigit() else None
+    length = _length(answer)
+    return None if length is None else first + length
+
+
+def _length(answer: Any) -> int | None:
+    """The number of bytes that an answer says it has."""
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def _bytes_of(partial: Path) -> int:
+    """The size of an unfinished download; 0 if none has begun."""
+    return partial.stat().st_size if partial.is_file() else 0
 
 
 def _open(address: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> Any:

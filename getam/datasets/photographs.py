@@ -17,7 +17,6 @@ from getam.system.image_files import image_size
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
-
 LONGEST_NAME = 200
 """Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
 

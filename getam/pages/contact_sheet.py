@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from getam.datasets.index import IndexRow, evenly_spaced
 from getam.datasets.shards import files_in_folders, shard_folders
 from getam.pages.pictures import label_picture
 from getam.pages.rendering import render
+from getam.pages.thumbnails import css_color, data_url, fitted
 from getam.runs.artifacts import IN_SHARDS, PREDICTIONS
 from getam.runs.folder import Run
 from getam.runs.image_results import layer_titles
@@ -79,7 +78,7 @@ def write_contact_sheet(run: Run, out: Path, *, rows: Sequence[IndexRow], classe
         looked_at=len(candidates),
         total=len(rows),
         colors=[
-            (name, "#" + palette[value].tobytes().hex())
+            (name, css_color(palette[value]))
             for value, name in enumerate(("background", *classes))
             if name in present or not value
         ],
@@ -140,8 +139,7 @@ def _pictures(
     row: IndexRow, files: Mapping[str, Mapping[str, Path]], titles: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Yields the title of each layer that the image has, and its picture as a data URL."""
-    scale = min(1.0, SIDE / max(row.height, row.width))
-    size = max(1, round(row.width * scale)), max(1, round(row.height * scale))
+    size = fitted((row.width, row.height), SIDE)
     for layer in PICTURES:
         if layer == "photograph":
             picture = Image.fromarray(read_image(row.image)).resize(size, reducing_gap=2.0)
@@ -151,13 +149,4 @@ def _pictures(
             picture = Image.fromarray(read_gray(files[layer][row.id])).resize(size, Image.Resampling.BILINEAR)
         else:
             picture = label_picture(read_labels(files[layer][row.id]), size)
-        yield titles[layer], _data_url(picture, "JPEG" if layer == "photograph" else "PNG")
-
-
-def _data_url(picture: Image.Image, kind: str) -> str:
-    file = io.BytesIO()
-    if kind == "PNG":
-        # Label pictures have few colors: with a palette they take a third of the bytes.
-        picture = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE) if picture.mode == "RGB" else picture
-    picture.save(file, format=kind, quality=80)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+        yield titles[layer], data_url(picture, "JPEG" if layer == "photograph" else "PNG")

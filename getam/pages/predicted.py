@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from getam.pages.pictures import heat_picture
 from getam.pages.rendering import render
+from getam.pages.thumbnails import data_url, fitted
 from getam.system.files import write_text
 from getam.system.image_files import voc_palette
 
@@ -24,12 +23,6 @@ LARGEST = 1600
 
 THUMBNAIL = 260
 """Longest side of a picture on the sheet, pixels."""
-
-
-def fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(width, height), scaled down so that the longer side is `longest` at most."""
-    factor = min(1.0, longest / max(size))
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def overlay(photograph: np.ndarray, labels: np.ndarray, *, longest: int = LARGEST) -> Image.Image:
@@ -53,7 +46,7 @@ def heat_overlay(photograph: np.ndarray, values: np.ndarray, *, longest: int = L
     return Image.blend(gray, heat_picture(values, size).convert("RGB"), OPACITY)
 
 
-def with_names(picture: Image.Image, names: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+def with_names(picture: Image.Image, names: Sequence[tuple[str, tuple[int, ...]]]) -> Image.Image:
     """Writes names, each beside a square of its color, into the lower left corner of a picture."""
     if not names:
         return picture
@@ -97,13 +90,11 @@ def write_sheet(
         colors: names and CSS colors of the classes that occur.
     """
     shown = [
-        (image.name, image.facts, [(title, _address(picture)) for title, picture in image.pictures.items()])
+        (
+            image.name,
+            image.facts,
+            [(title, data_url(picture.convert("RGB"), "JPEG")) for title, picture in image.pictures.items()],
+        )
         for image in images
     ]
     write_text(out, render("predictions.html", model=model, total=total, colors=colors, images=shown))
-
-
-def _address(picture: Image.Image) -> str:
-    file = io.BytesIO()
-    picture.convert("RGB").save(file, format="JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

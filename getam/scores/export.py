@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,11 @@ def export_onnx(network: nn.Module, out: Path, *, size: int, multiple: int, meta
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         _, _, *sides = session.get_inputs()[0].shape
         any_size = any_size and all(isinstance(side, str) for side in sides)
-        sizes = [(size, size)] + ([(size + multiple, 2 * size)] if any_size else [])
-        for height, width in sizes:
-            images = _images(height, width)
-            _compare(module(images), torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0]), out)
+
+        def run(images: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
+
+        _compare(module, run, _sizes(size, multiple, any_size=any_size), out)
     return any_size
 
 
@@ -108,9 +109,7 @@ def export_torch(network: nn.Module, out: Path, *, size: int, multiple: int, met
         except Exception:
             any_size = False
             program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
-    for height, width in [(size, size)] + ([(size + multiple, 2 * size)] if any_size else []):
-        images = _images(height, width)
-        _compare(module(images), program.module()(images), out)
+    _compare(module, program.module(), _sizes(size, multiple, any_size=any_size), out)
     with atomic_file(out) as temporary:
         torch.export.save(program, temporary, extra_files={"metadata.json": json.dumps(metadata)})
     return any_size
@@ -134,14 +133,27 @@ def _images(height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def _compare(expected: Tensor, found: Tensor, out: Path) -> None:
-    difference = float((expected - found).abs().max() / max(1.0, float(expected.abs().max())))
-    if not difference <= TOLERANCE:
-        raise InputError(
-            f"{out}: its logits differ from torch's by {difference:.1e} of the largest, so it is not written; export "
-            "with the versions of envs/constraints.txt"
-        )
-    logger.info("%s: differs from torch by %.1e of the largest logit", out, difference)
+def _sizes(size: int, multiple: int, *, any_size: bool) -> list[tuple[int, int]]:
+    """(H, W) of the images on which a file is compared with the network."""
+    return [(size, size), (size + multiple, 2 * size)] if any_size else [(size, size)]
+
+
+def _compare(module: nn.Module, run: Callable[[Tensor], Tensor], sizes: Sequence[tuple[int, int]], out: Path) -> None:
+    """Compares the logits of a network and of its file.
+
+    Raises:
+        InputError: they differ by more than TOLERANCE.
+    """
+    for height, width in sizes:
+        images = _images(height, width)
+        expected, found = module(images), run(images)
+        difference = float((expected - found).abs().max() / max(1.0, float(expected.abs().max())))
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"{out}: its logits differ from torch's by {difference:.1e} of the largest, so it is not written; "
+                "export with the versions of envs/constraints.txt"
+            )
+        logger.info("%s: differs from torch by %.1e of the largest logit", out, difference)
 
 
 @contextmanager

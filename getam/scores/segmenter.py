@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,37 @@ They are imported by name when a model asks for them, since deeplab builds on ge
 
 STRIP = 2**25
 """Most values of probabilities that are upsampled at a time: a large photograph is labelled in strips of rows."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model on disk.
+
+    Attributes:
+        folder: holds its model.safetensors and model.json.
+        kind: `classifier` or a key of SEGMENTERS.
+        description: content of its model.json, whose settings are validated when the network is loaded.
+    """
+
+    folder: Path
+    kind: str
+    description: Mapping[str, Any]
+
+    @property
+    def largest_side(self) -> int:
+        """The largest longer side, in pixels, that its training scaled photographs to."""
+        return int(self.description["settings"]["crop"]["long_side"][1])
+
+    @property
+    def crop_size(self) -> int:
+        """The side of its training crops, pixels."""
+        return int(self.description["settings"]["crop"]["size"])
+
+    def network(self) -> tuple[Any, tuple[str, ...]]:
+        """The network of a segmenter, in evaluation mode, with `segment` and `multiple`; its class names."""
+        module, name = SEGMENTERS[self.kind]
+        network, classes = getattr(importlib.import_module(module), name)(self.folder)
+        return network, classes
 
 
 class Segmenter:
@@ -137,26 +169,27 @@ def load_segmenter(
         views = ViewSettings(scales=tuple(scales), squares=(), flip=flip, window=window, window_overlap=window_overlap)
     except ValidationError as error:
         raise InputError(describe(error, ViewSettings)) from None
-    folder, kind = find_model(Path(path))
-    if kind not in SEGMENTERS:
-        raise InputError(f"{folder / DESCRIPTION}: describes a {kind}, which segments nothing; name a segmenter")
-    network, classes = load_network(folder, kind)
+    model = find_model(Path(path))
+    if model.kind not in SEGMENTERS:
+        described = f"{model.folder / DESCRIPTION}: describes a {model.kind}"
+        raise InputError(f"{described}, which segments nothing; name a segmenter")
+    network, classes = model.network()
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Segmenter(
         network.to(where).segment,
         multiple=network.multiple,
         classes=classes,
         views=views,
-        long_side=largest_side(folder) if long_side is None else long_side,
+        long_side=model.largest_side if long_side is None else long_side,
         device=where,
     )
 
 
-def find_model(path: Path) -> tuple[Path, str]:
-    """The folder of a model and its kind: `classifier` or a key of SEGMENTERS.
+def find_model(path: Path) -> Model:
+    """Finds a model.
 
     Args:
-        path: the folder, or one of the model's two files.
+        path: its folder, or one of the model's two files.
 
     Raises:
         InputError: there is no model, several (a run's folder), or one of another kind.
@@ -171,34 +204,7 @@ def find_model(path: Path) -> tuple[Path, str]:
     if not isinstance(kind, str) or kind not in (CLASSIFIER, *SEGMENTERS):
         known = ", ".join([*SEGMENTERS, CLASSIFIER])
         raise InputError(f"{folder / DESCRIPTION}: describes none of {known}; name the folder of one")
-    return folder, kind
-
-
-def load_network(folder: Path, kind: str) -> tuple[Any, tuple[str, ...]]:
-    """The network of a model's folder, in evaluation mode, with `segment` and `multiple`; its class names.
-
-    Args:
-        kind: a key of SEGMENTERS.
-    """
-    module, name = SEGMENTERS[kind]
-    network, classes = getattr(importlib.import_module(module), name)(folder)
-    return network, classes
-
-
-def largest_side(folder: Path) -> int:
-    """The largest longer side, in pixels, that a model's training scaled its photographs to."""
-    return int(_crop(folder)["long_side"][1])
-
-
-def crop_size(folder: Path) -> int:
-    """The side of a model's training crops, pixels."""
-    return int(_crop(folder)["size"])
-
-
-def _crop(folder: Path) -> dict[str, Any]:
-    # The settings were validated when the model was loaded.
-    crop: dict[str, Any] = read_json(folder / DESCRIPTION)["settings"]["crop"]
-    return crop
+    return Model(folder, kind, description)
 
 
 def rgb_of(photograph: Photograph) -> np.ndarray:

@@ -9,11 +9,10 @@ from pydantic import Field
 
 import getam.system.version
 from getam.errors import InputError
-from getam.networks.checkpoints import DESCRIPTION
 from getam.pages.text.documents import as_markdown
 from getam.pages.text.model_card import model_card
 from getam.scores.export import export_onnx, export_torch
-from getam.scores.segmenter import SEGMENTERS, crop_size, find_model, load_network
+from getam.scores.segmenter import SEGMENTERS, find_model
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import read_json, write_text
@@ -35,20 +34,20 @@ class Arguments(MachineArguments):
 
 def run(arguments: Arguments) -> None:
     arguments.set_threads()
-    folder, kind = find_model(arguments.model)
-    if kind not in SEGMENTERS:
-        raise InputError(f"{folder}: is a {kind}; a segmenter is exported, such as results/<run>/deeplab")
+    model = find_model(arguments.model)
+    folder = model.folder
+    if model.kind not in SEGMENTERS:
+        raise InputError(f"{folder}: is a {model.kind}; a segmenter is exported, such as results/<run>/deeplab")
     out = arguments.out or folder / f"model{SUFFIXES[arguments.format]}"
     if out.suffix != SUFFIXES[arguments.format]:
         raise InputError(f"--out {out}: {arguments.format} files end in {SUFFIXES[arguments.format]}")
-    network, classes = load_network(folder, kind)
-    multiple, size = network.multiple, crop_size(folder)
-    size = max(multiple, size // multiple * multiple)
-    description = read_json(folder / DESCRIPTION)
+    network, classes = model.network()
+    multiple = network.multiple
+    size = max(multiple, model.crop_size // multiple * multiple)
     metadata = {
         "classes": ["background", *classes],
         "multiple": multiple,
-        "supervision": str(description.get("supervision", "")),
+        "supervision": str(model.description.get("supervision", "")),
         "input": "images (B, 3, H, W), uint8 RGB of 0 to 255",
         "output": "logits (B, 1 + C, H, W), float32; channel 0 is the background",
         "program": f"getam {getam.system.version.VERSION}",
@@ -79,7 +78,7 @@ def run(arguments: Arguments) -> None:
     )
     scores, data = folder / "metrics.json", folder.parent / "index.json"
     card = model_card(
-        description,
+        model.description,
         name=f"{folder.resolve().parent.name}/{folder.resolve().name}",
         scores=read_json(scores) if scores.is_file() else None,
         data=read_json(data) if data.is_file() else None,

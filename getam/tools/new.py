@@ -103,7 +103,7 @@ class Row(NamedTuple):
 def run(arguments: Arguments) -> None:
     out = arguments.out if arguments.out is not None else Path(f"{_name_of(arguments.folder)}.yaml")
     _check_paths(arguments, out)
-    left_out = [each for each in (arguments.masks, arguments.saliency, Path(RESULTS)) if each is not None]
+    left_out = [each for each in (arguments.masks, arguments.saliency, RESULTS) if each is not None]
     paths = files_below(arguments.folder, SUFFIXES, leave_out=left_out)
     if not paths:
         raise InputError(f"{arguments.folder}: no photograph ({', '.join(SUFFIXES)}) there; name the folder of yours")

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -29,23 +30,23 @@ from getam.maps.baselines import create_maps
 from getam.networks.checkpoints import model_files
 from getam.networks.classifier import CNNClassifier, ViTClassifier, load_classifier
 from getam.pages.predicted import THUMBNAIL, Predicted, heat_overlay, overlay, with_names, write_sheet
+from getam.pages.thumbnails import css_color
 from getam.scores.prediction import BATCH_SIZE
 from getam.scores.regions import regions
 from getam.scores.segmenter import (
     CLASSIFIER,
+    Model,
     Segmenter,
-    crop_size,
     find_model,
     labels_of,
-    largest_side,
     load_segmenter,
     write_probabilities,
 )
-from getam.settings.maps import MapSettings
+from getam.settings.maps import ActivationSettings
 from getam.settings.section import POSITIONAL, PositiveFloat
 from getam.system.arguments.network import NetworkArguments
 from getam.system.files import atomic_file, fingerprint, write_array, write_json, write_text
-from getam.system.image_files import read_image, read_labels, read_note, voc_palette, write_labels
+from getam.system.image_files import read_image, read_labels, read_note, write_labels
 from getam.system.progress import image_progress, progress
 from getam.system.workers import ThreadPool
 
@@ -117,11 +118,11 @@ class Arguments(NetworkArguments):
 
 
 def run(arguments: Arguments) -> None:
-    folder, kind = find_model(arguments.model)
-    _check_options(arguments, kind)
+    model = find_model(arguments.model)
+    _check_options(arguments, model.kind)
     photographs, problems = find_photographs(arguments.photographs, leave_out=arguments.out)
     device = arguments.prepare()
-    damaged = (_classify if kind == CLASSIFIER else _segment)(arguments, folder, photographs, device)
+    damaged = (_classify if model.kind == CLASSIFIER else _segment)(arguments, model, photographs, device)
     problems += damaged
     if problems:
         rest = len(photographs) - len(damaged)
@@ -158,10 +159,10 @@ class _Inputs:
             return np.zeros((photograph.height, photograph.width, 3), np.uint8)
 
 
-def _segment(arguments: Arguments, folder: Path, photographs: Sequence[Photograph], device: torch.device) -> list[str]:
+def _segment(arguments: Arguments, model: Model, photographs: Sequence[Photograph], device: torch.device) -> list[str]:
     """Writes what a segmenter says about photographs; returns a message for each that cannot be decoded."""
     segmenter = load_segmenter(
-        folder,
+        model.folder,
         device=device,
         long_side=arguments.long_side,
         scales=arguments.scales,
@@ -169,7 +170,7 @@ def _segment(arguments: Arguments, folder: Path, photographs: Sequence[Photograp
         window=arguments.window,
         window_overlap=arguments.window_overlap,
     )
-    results = _Results(arguments, folder, segmenter)
+    results = _Results(arguments, model.folder, segmenter)
     results.check(photographs)
 
     def size(photograph: Photograph) -> tuple[int, int]:
@@ -231,12 +232,15 @@ class _Results:
             if getattr(self.arguments, option) is wanted
         }
 
+    @cached_property
+    def made_by(self) -> str:
+        """All that the results of every photograph depend on."""
+        views, files = self.segmenter.views.model_dump_json(), fingerprint(model_files(self.model.resolve()))
+        return f"{getam.system.version.VERSION} {views} {self.segmenter.long_side} {files}"
+
     def key(self, photograph: Photograph) -> str:
-        """Hash of all that the results depend on."""
-        views = self.segmenter.views.model_dump_json()
-        made_from = fingerprint([*model_files(self.model.resolve()), photograph.path])
-        text = f"{getam.system.version.VERSION} {views} {self.segmenter.long_side} {made_from}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Hash of all that the results of a photograph depend on."""
+        return hashlib.sha256(f"{self.made_by} {fingerprint([photograph.path])}".encode()).hexdigest()
 
     def check(self, photographs: Sequence[Photograph]) -> None:
         """Refuses to write over files that this command has not written."""
@@ -265,11 +269,12 @@ class _Results:
         """Writes the files of a photograph from its probabilities (1 + C, h, w)."""
         size = (photograph.height, photograph.width)
         labels, confidence = labels_of(probabilities, size)
-        if self.labels(photograph).is_file() and read_note(self.labels(photograph)) != self.key(photograph):
+        file, key = self.labels(photograph), self.key(photograph)
+        if file.is_file() and read_note(file) != key:
             # Files of an earlier call, which would lie beside labels that they do not belong to.
             for path in self.others(photograph, wanted=False).values():
                 path.unlink(missing_ok=True)
-        write_labels(self.labels(photograph), labels, note=self.key(photograph))
+        write_labels(file, labels, note=key)
         for option, path in self.others(photograph).items():
             if option == "overlays":
                 _write_jpeg(path, with_names(overlay(read_image(photograph.path), labels), self._legend(labels)))
@@ -279,14 +284,9 @@ class _Results:
                 described = {"photograph": str(photograph.path), "height": size[0], "width": size[1]}
                 write_json(path, described | {"classes": regions(labels, confidence, self.segmenter.classes)})
 
-    def _legend(self, labels: np.ndarray) -> list[tuple[str, tuple[int, int, int]]]:
-        return [(self.segmenter.classes[value - 1], color_of(value)) for value in np.unique(labels).tolist() if value]
-
-
-def color_of(value: int) -> tuple[int, int, int]:
-    """The color of a label value, RGB."""
-    red, green, blue = voc_palette()[value].tolist()
-    return red, green, blue
+    def _legend(self, labels: np.ndarray) -> list[tuple[str, tuple[int, ...]]]:
+        values = [value for value in np.unique(labels).tolist() if value]
+        return [(self.segmenter.classes[value - 1], tuple(self.segmenter.palette[value].tolist())) for value in values]
 
 
 def _write_jpeg(path: Path, picture: Image.Image) -> None:
@@ -308,31 +308,31 @@ def _write_sheet(arguments: Arguments, results: _Results, photographs: Sequence[
             "prediction": overlay(image, labels, longest=THUMBNAIL),
         }
         shown.append(Predicted(photograph.name, pictures, facts or "background alone"))
-    colors = [(classes[value - 1], "#" + voc_palette()[value].tobytes().hex()) for value in sorted(present)]
+    colors = [(classes[value - 1], css_color(results.segmenter.palette[value])) for value in sorted(present)]
     out = arguments.out / "contact_sheet.html"
     write_sheet(out, shown, total=len(photographs), model=str(arguments.model), colors=colors)
 
 
-def _classify(arguments: Arguments, folder: Path, photographs: Sequence[Photograph], device: torch.device) -> list[str]:
+def _classify(arguments: Arguments, model: Model, photographs: Sequence[Photograph], device: torch.device) -> list[str]:
     """Writes a classifier's scores and maps; returns a message for each photograph that cannot be decoded."""
-    model, classes = load_classifier(folder)
-    model.to(device)
+    network, classes = load_classifier(model.folder)
+    network.to(device)
     inputs = _Inputs(arguments.threads)
 
     def batches_of(longest: int) -> tuple[list[list[Photograph]], Size]:
         def size(photograph: Photograph) -> tuple[int, int]:
             own = (photograph.height, photograph.width)
-            return fit_long_side(own, longest or max(own), multiple=model.stride)
+            return fit_long_side(own, longest or max(own), multiple=network.stride)
 
         pixels = BATCH_PIXELS[device.type]
         return planned_batches(photographs, size=size, batch_size=BATCH_SIZE, pixels=pixels), size
 
     # Without --long-side the photographs go in as those of val do when the classifier is scored.
-    batches, size = batches_of(crop_size(folder) if arguments.long_side is None else arguments.long_side)
+    batches, size = batches_of(model.crop_size if arguments.long_side is None else arguments.long_side)
     scores: dict[Photograph, list[float]] = {}
     for batch, images in image_progress(inputs.batches(batches, size), batches, what="classify"):
         with torch.no_grad():
-            scores |= dict(zip(batch, model(images.to(device)).sigmoid().cpu().tolist(), strict=True))
+            scores |= dict(zip(batch, network(images.to(device)).sigmoid().cpu().tolist(), strict=True))
     intact = [photograph for photograph in photographs if photograph not in inputs.damaged]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -341,9 +341,8 @@ def _classify(arguments: Arguments, folder: Path, photographs: Sequence[Photogra
     write_text(arguments.out / "scores.csv", table.getvalue())
     if not arguments.maps:
         return list(inputs.damaged.values())
-    largest = largest_side(folder)
-    batches, size = batches_of(largest if arguments.long_side is None else arguments.long_side)
-    with create_maps(model, _map_settings(model, largest)) as maps_of:
+    batches, size = batches_of(model.largest_side if arguments.long_side is None else arguments.long_side)
+    with create_maps(network, _map_settings(network)) as maps_of:
         for batch, images in image_progress(inputs.batches(batches, size), batches, what="maps"):
             present = [_present(scores[photograph]) for photograph in batch]
             for photograph, indices, values in zip(batch, present, maps_of(images.to(device), present)[1], strict=True):
@@ -358,22 +357,18 @@ def _present(scores: Sequence[float]) -> list[int]:
     return [index for index, score in enumerate(scores) if score >= PRESENT] or [int(np.argmax(scores))]
 
 
-def _map_settings(model: ViTClassifier | CNNClassifier, image_size: int) -> MapSettings:
+def _map_settings(network: ViTClassifier | CNNClassifier) -> ActivationSettings:
     """GETAM from the middle block on, as the released recipe has it, or a CNN's CAM."""
-    return MapSettings(
-        method="cam" if isinstance(model, CNNClassifier) else "getam",
+    return ActivationSettings(
+        method="cam" if isinstance(network, CNNClassifier) else "getam",
         coupling="released",
-        start_block=0 if isinstance(model, CNNClassifier) else len(model.backbone.blocks) // 2,
+        start_block=0 if isinstance(network, CNNClassifier) else len(network.backbone.blocks) // 2,
         fusion="sum",
         propagation="none",
         propagation_blocks=1,
         propagation_threshold=0,
         propagation_power=1,
         propagation_steps=1,
-        image_size=image_size,
-        scales=(1.0,),
-        flip=False,
-        precision="float32",
     )
 
 

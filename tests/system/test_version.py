@@ -98,7 +98,7 @@ STAGES_OF: dict[str, set[str]] = {
         "audit",
         "plot_scores",
     },
-    "getam.pages.contact_sheet getam.scores.images getam.pages.overview": {"audit"},
+    "getam.pages.contact_sheet getam.pages.thumbnails getam.scores.images getam.pages.overview": {"audit"},
     "getam.runs.recorded": {"audit", "plot_scores"},
     "getam.runs.comparison getam.pages.text.comparison_page getam.pages.text.comparison_text": set(),
     "getam.runs.folder": TITLES,

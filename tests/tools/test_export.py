@@ -19,7 +19,7 @@ from getam.cli import STAGES, TOOLS, command
 from getam.networks.checkpoints import save_model
 from getam.scores import export as module
 from getam.scores.export import WithNormalization
-from getam.scores.segmenter import load_network, load_segmenter
+from getam.scores.segmenter import find_model, load_segmenter
 from getam.settings.config import Config
 from getam.system.files import write_json
 
@@ -51,20 +51,19 @@ def images(height: int, width: int, count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
-def torch_logits(folder: Path, kind: str, pixels: Tensor) -> np.ndarray:
-    return WithNormalization(load_network(folder, kind)[0])(pixels).numpy()
+def torch_logits(folder: Path, pixels: Tensor) -> np.ndarray:
+    return WithNormalization(find_model(folder).network()[0])(pixels).numpy()
 
 
 @pytest.mark.parametrize("name", ["deeplab", "dpt", "end_to_end"])
 def test_onnx_is_torch_at_every_size(name: str, models: Path, tmp_path: Path) -> None:
-    kind = "end_to_end" if name == "end_to_end" else "deeplab"
     out = tmp_path / "network.onnx"
     assert run(models / name, "--out", out) == 0
     onnx.checker.check_model(out)
     session = onnxruntime.InferenceSession(out)
     for size in ((32, 32), (48, 24), (80, 112)):
         pixels = images(*size)
-        expected = torch_logits(models / name, kind, pixels)
+        expected = torch_logits(models / name, pixels)
         (found,) = session.run(None, {"images": pixels.numpy()})
         assert found.shape == expected.shape == (3, 4, *size)
         assert np.abs(found - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
@@ -80,13 +79,13 @@ def test_onnx_is_torch_at_every_size(name: str, models: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["deeplab", "dpt", "end_to_end"])
 def test_a_program_of_torch_export_is_torch(name: str, models: Path, tmp_path: Path) -> None:
-    kind, out = "end_to_end" if name == "end_to_end" else "deeplab", tmp_path / "network.pt2"
+    out = tmp_path / "network.pt2"
     assert run(models / name, "--format", "torch", "--out", out) == 0
     found: dict[str, str] = {"metadata.json": ""}
     program = torch.export.load(out, extra_files=found).module()
     for size in ((32, 32), (80, 112)):
         pixels = images(*size)
-        expected = torch_logits(models / name, kind, pixels)
+        expected = torch_logits(models / name, pixels)
         assert np.abs(program(pixels).numpy() - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
     assert json.loads(found["metadata.json"])["classes"] == ["background", *CLASSES]
 

@@ -16,6 +16,7 @@ import numpy as np
 from getam.labels.decisions import Decision
 from getam.pages.pictures import heat_colors
 from getam.pages.rendering import render
+from getam.pages.thumbnails import css_color
 from getam.runs.folder import Run
 from getam.runs.summary import HEADINGS, notes_in, score_rows, summarize
 from getam.system.image_files import voc_palette
@@ -95,13 +96,9 @@ def write_page(run: Run, out: Path, *, classes: Sequence[str], audit: Mapping[st
             **audit,
             "run": run.name,
             "classes": ("background", *classes),
-            "palette": [_hex(color) for color in voc_palette()],
-            "heat": [_hex(color) for color in heat_colors()[np.linspace(0, 255, 101).round().astype(int)]],
+            "palette": [css_color(color) for color in voc_palette()],
+            "heat": [css_color(color) for color in heat_colors()[np.linspace(0, 255, 101).round().astype(int)]],
             "rules": [asdict(RULES[rule]) for rule in Decision],
         },
     )
     (out / "index.html").write_text(page, encoding="utf-8")
-
-
-def _hex(color: np.ndarray) -> str:
-    return "#" + color.tobytes().hex()
