@@ -28,6 +28,7 @@ from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, leaves
 from getam.settings.help import metavar_of
 from getam.settings.reading import read_yaml
+from getam.settings.maps import MapSettings
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
@@ -87,6 +88,7 @@ def test_a_stage_takes_its_whole_section(package: str, stage: str) -> None:
     # A section that concerns the workflow or two stages gives each its part.
     parts = {
         "index-dataset": IndexSettings,
+        "dump-maps": MapSettings,
         "train-saliency": SaliencySettings,
         "predict-saliency": SaliencyMapSettings,
         "time-labels": LabelSettings,
@@ -250,7 +252,7 @@ def test_an_unknown_stage_ends_with_the_list_of_stages(capsys: pytest.CaptureFix
     assert command("getam", STAGES["getam"], ["dump-map"]) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("getam dump-map: no such stage; stages: audit, collect-saliency, ")
+    assert output.err.startswith("getam dump-map: no such stage; stages: audit, collect-maps, ")
     assert command("deeplab", STAGES["deeplab"], ["schema"]) == 1
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from deeplab.model import load_deeplab
 from getam.datasets.index import read_index
-from getam.datasets.shards import check_classes, rows_of
+from getam.datasets.shards import CORRECTED, check_classes, read_manifest, rows_of
 from getam.networks.supervision import SUPERVISION, of_model
 from getam.scores.prediction import predict
 from getam.settings.relabel import RelabelSettings
@@ -21,7 +21,8 @@ SECTION = "relabel"
 class Arguments(RelabelSettings, NetworkArguments):
     """Write rounds/<n>/pseudo_labels/<shard>/<id>.png: palette PNG (H, W), 0..C, 255 unknown.
 
-    The classes that an image's labels do not name cannot win, since its image labels are known.
+    The classes that an image's labels do not name cannot win, since its image labels are known. Labels that a person
+    corrected stay as they are.
     """
 
     index: Path = Field(description="index.csv")
@@ -37,6 +38,7 @@ def run(arguments: Arguments) -> None:
     model, classes = load_deeplab(arguments.model)
     check_classes(classes, index, source=arguments.model / "model.json")
     settings = section_of(RelabelSettings, arguments)
+    corrected = [str(id) for id in read_manifest(arguments.pseudo_labels).get(CORRECTED, ())]
     predict(
         model.to(device),
         rows,
@@ -48,7 +50,9 @@ def run(arguments: Arguments) -> None:
         device=device,
         threads=arguments.threads,
         what="relabel",
-        manifest_entries={SUPERVISION: of_model(arguments.model), "architecture": model.architecture},
+        manifest_entries={SUPERVISION: of_model(arguments.model), "architecture": model.architecture}
+        | ({CORRECTED: corrected} if corrected else {}),
+        kept={id: arguments.pseudo_labels / f"{id}.png" for id in corrected},
         possible=index.class_indices,
         confidence=settings.confidence,
     )

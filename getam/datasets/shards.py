@@ -30,6 +30,9 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected"
 """Manifest key: ids of the images whose pseudo labels a person rejected, which are left out of `ids` or all 255."""
 
+CORRECTED = "corrected"
+"""Manifest key: ids of the images whose pseudo labels a person corrected."""
+
 QUEUED = 4
 """Number of files that may wait for a worker; a stage that is faster than its workers blocks at this number."""
 

@@ -76,6 +76,11 @@ def _rows(variants: Variants, table: str) -> list[tuple[Row, str]]:
         raise InputError(
             f"{table}: its runs differ in the training end to end, in whose place checkpoint.file is; write file: ''"
         )
+    of_maps = {"classifier", "maps"}
+    if settings.maps.source == "folder" and any(of_maps & row.overlay.keys() for row in definition.rows):
+        raise InputError(
+            f"{table}: its runs differ in the classifier's maps, but maps.source is folder; write classifier there"
+        )
     found: dict[tuple[str, str], Row] = {}
     for row in definition.rows:
         name = variants.add(row.overlay, source=f"{table}, {row.label}")

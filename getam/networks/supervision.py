@@ -1,7 +1,8 @@
 """The supervision of networks and labels, which scores state: the kinds of annotation that they were learned from.
 
-I: image labels; S: masks of salient objects; V: a person's verdicts on pseudo labels; F: masks of classes, which
-weights pretrained on pixel labels were trained on. The supervision is recorded in model.json and in manifests. A result
+I: image labels; S: masks of salient objects; M: class maps that were brought along, whose own supervision is not known
+here; V: a person's verdicts on pseudo labels, or corrections of them; F: masks of classes, which weights pretrained on
+pixel labels were trained on. The supervision is recorded in model.json and in manifests. A result
 made from several files has the letters of all of them, as in I+S.
 """
 
@@ -14,7 +15,7 @@ from getam.datasets.shards import read_manifest
 from getam.settings.networks import PretrainedSettings
 from getam.system.files import read_json
 
-IMAGE_LABELS, SALIENCY, VERDICTS, PIXEL_LABELS = "I", "S", "V", "F"
+IMAGE_LABELS, SALIENCY, BROUGHT_MAPS, VERDICTS, PIXEL_LABELS = "I", "S", "M", "V", "F"
 SUPERVISION = "supervision"
 """Key of the supervision in a model's description and in a manifest."""
 
@@ -25,7 +26,7 @@ UNKNOWN_SOURCE = "I+S"
 def joined(*parts: str) -> str:
     """Combines supervisions: ("I+S", "I+F") -> "I+S+F"."""
     used = {letter for part in parts for letter in part.split("+")}
-    order = (IMAGE_LABELS, SALIENCY, VERDICTS, PIXEL_LABELS)
+    order = (IMAGE_LABELS, SALIENCY, BROUGHT_MAPS, VERDICTS, PIXEL_LABELS)
     return "+".join(letter for letter in order if letter in used)
 
 

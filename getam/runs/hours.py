@@ -56,6 +56,7 @@ def estimated_hours(logs: Path, config: Config, *, train: int, val: int, pairs: 
     """
     counts = {"train": train, "val": val, "both": train + val, "pairs": pairs}
     left_out = set() if config.saliency.source == "train" else {"train_saliency", "predict_saliency"}
+    left_out |= set() if config.maps.source == "classifier" else {"train_classifier", "dump_maps"}
     left_out |= {"train_end_to_end"} if config.checkpoint.file else set()
     for artifact in ARTIFACTS:
         stage = artifact.stage

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -59,6 +61,7 @@ def predict(
     manifest_entries: dict[str, Any] | None = None,
     possible: Callable[[IndexRow], Sequence[int] | None] = lambda row: None,
     confidence: float = 0.0,
+    kept: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Predicts each row and writes <id>.png, at original resolution, and a manifest with the settings into `out`.
 
@@ -71,6 +74,7 @@ def predict(
         manifest_entries: further entries of the manifest.
         possible: an image's class indices, counted from 0, which compete with the background; None: all.
         confidence: a pixel is unknown where the probability of its label, among those that compete, is below this.
+        kept: label PNGs of ids that are not predicted but copied.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -78,11 +82,14 @@ def predict(
         return full if settings.squares else fit_long_side(full, max(full), multiple=multiple)
 
     budget = BATCH_PIXELS[device.type]
+    predicted = [row for row in rows if row.id not in kept]
     if settings.squares:
         batch_size = max(1, min(BATCH_SIZE, budget // max(settings.squares) ** 2))
-        batches = planned_batches(rows, size=size, batch_size=batch_size, pixels=budget)
+        batches = planned_batches(predicted, size=size, batch_size=batch_size, pixels=budget)
     else:
-        batches = planned_batches(rows, size=size, batch_size=BATCH_SIZE, pixels=budget / max(settings.scales) ** 2)
+        batches = planned_batches(
+            predicted, size=size, batch_size=BATCH_SIZE, pixels=budget / max(settings.scales) ** 2
+        )
     with (
         new_shard(
             out,
@@ -92,10 +99,12 @@ def predict(
             settings=settings,
             threads=threads,
             in_processes=settings.crf.iterations > 0,
-            inputs=[*model_files(model), *(row.image for row in rows)],
+            inputs=[*model_files(model), *kept.values(), *(row.image for row in predicted)],
             manifest_entries=manifest_entries,
         ) as shard,
     ):
+        for id, path in kept.items():
+            shutil.copyfile(path, shard.path(id))
         todo = shard.unfinished(batches)
 
         def written() -> Iterator[int]:

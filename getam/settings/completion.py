@@ -147,7 +147,7 @@ class LabelSettings(CompletionSettings):
 
 
 class PseudoLabelSettings(LabelSettings):
-    """The stage complete_labels: label settings, and the images that a person rejected after looking at them."""
+    """The stage complete_labels: label settings, and what a person rejected or corrected after looking at it."""
 
     verdicts: str = Field(
         description="file of verdicts that the audit page exports, .json or .csv, of which `bad` rejects an image; "
@@ -156,6 +156,10 @@ class PseudoLabelSettings(LabelSettings):
     rejected: Literal["leave_out", "unknown"] = Field(
         description="a rejected image: leave_out (it has no label, and what follows doesn't know it) or unknown (all "
         "of its pixels are 255)"
+    )
+
+    corrected: str = Field(
+        description="folder of labels <id>.png that a person has corrected, which are taken as they are; empty: none"
     )
 
     @model_validator(mode="after")

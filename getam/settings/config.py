@@ -19,7 +19,7 @@ from getam.settings.data import DataSettings
 from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.demo import DemoSettings
 from getam.settings.end_to_end import CheckpointSettings, EndToEndSettings
-from getam.settings.maps import MAP_METHODS, MapSettings, RefineSettings
+from getam.settings.maps import MAP_METHODS, MapSourceSettings, RefineSettings
 from getam.settings.networks import NetworkWeights
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
@@ -43,7 +43,7 @@ class Config(Section):
     demo: DemoSettings
     data: DataSettings
     classifier: ClassifierSettings
-    maps: MapSettings
+    maps: MapSourceSettings
     refine: RefineSettings
     saliency: SaliencySourceSettings
     completion: PseudoLabelSettings
@@ -61,6 +61,12 @@ class Config(Section):
     audit: AuditSettings
     tables: TablesSettings
     sweep: SweepSettings
+
+    @model_validator(mode="after")
+    def _maps_are_there(self) -> Config:
+        if self.maps.source == "folder" and not self.maps.folder:
+            raise ValueError("maps.folder: name the folder of your class maps, or set maps.source to classifier")
+        return self
 
     @model_validator(mode="after")
     def _saliency_is_there(self) -> Config:
@@ -84,7 +90,10 @@ class Config(Section):
 
     def trainings(self) -> dict[str, Training]:
         """The sections of the networks that this run trains, by their names."""
-        trained: dict[str, Training] = {"classifier": self.classifier, "deeplab": self.deeplab}
+        trained: dict[str, Training] = {}
+        if self.maps.source == "classifier":
+            trained["classifier"] = self.classifier
+        trained["deeplab"] = self.deeplab
         if self.saliency.source == "train":
             trained["saliency"] = self.saliency
         if not self.checkpoint.file:
@@ -108,7 +117,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _method_suits_backbone(self) -> Config:
-        if self.classifier.readout == "pool" and MAP_METHODS[self.maps.method].needs_vit:
+        brought = self.maps.source == "folder"
+        if not brought and self.classifier.readout == "pool" and MAP_METHODS[self.maps.method].needs_vit:
             others = enumerated([key for key, method in MAP_METHODS.items() if not method.needs_vit], "or")
             raise ValueError(
                 f"maps.method: {self.maps.method} needs a ViT, but classifier.readout is pool, a CNN's; write {others}"

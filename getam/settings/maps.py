@@ -82,6 +82,15 @@ class MapSettings(ActivationSettings):
     )
 
 
+class MapSourceSettings(MapSettings):
+    """The section maps; only the workflow reads `source` and `folder`, not dump_maps."""
+
+    source: Literal["classifier", "folder"] = Field(
+        description="classifier (a classifier is trained and its maps are dumped) or folder (class maps brought along)"
+    )
+    folder: str = Field(description="of the source folder: class maps, .npy or .npz, named by the images' ids")
+
+
 class RefineSettings(Section):
     """refine_maps: PAMR (Araslanov & Roth 2020)."""
 

@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import Field
 
 from getam.datasets.index import IndexRow, read_index, read_photograph
-from getam.datasets.shards import MANIFEST, REJECTED, new_shard, rows_of
+from getam.datasets.shards import CORRECTED, MANIFEST, REJECTED, new_shard, rows_of
 from getam.errors import InputError, enumerated
+from getam.labels.corrections import corrected_files, read_correction
 from getam.labels.methods import make_labels
 from getam.networks.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
 from getam.runs.verdicts import rejected_ids
@@ -55,9 +56,15 @@ def run(arguments: Arguments) -> None:
     rows = rows_of(arguments.maps, index)
     verdicts = [Path(settings.verdicts)] if settings.verdicts else []
     bad = frozenset[str]().union(*(rejected_ids(path, index.by_id.keys()) for path in verdicts))
+    corrected = corrected_files(Path(settings.corrected), index) if settings.corrected else {}
+    # Who has corrected an image's labels wants them used.
+    bad -= corrected.keys()
     rejected = [row.id for row in rows if row.id in bad]
     if rejected:
         logger.info("%d of %d images are rejected by %s", len(rejected), len(rows), settings.verdicts)
+    if settings.corrected:
+        corrected = {row.id: corrected[row.id] for row in rows if row.id in corrected}
+        logger.info("%d of %d images are corrected in %s", len(corrected), len(rows), settings.corrected)
     if settings.rejected == "leave_out":
         rows = [row for row in rows if row.id not in bad]
     with (
@@ -72,12 +79,18 @@ def run(arguments: Arguments) -> None:
             inputs=[
                 arguments.index,
                 *verdicts,
+                *corrected.values(),
                 *(path for row in rows for path in _inputs(row, arguments.maps, arguments.saliency, settings)),
             ],
-            manifest_entries={SUPERVISION: _supervision(arguments)} | ({REJECTED: rejected} if verdicts else {}),
+            manifest_entries={SUPERVISION: _supervision(arguments)}
+            | ({REJECTED: rejected} if verdicts else {})
+            | ({CORRECTED: list(corrected)} if settings.corrected else {}),
         ) as shard,
     ):
         todo = shard.unfinished_rows(rows)
+        for row in (row for row in todo if row.id in corrected):
+            write_labels(shard.path(row.id), read_correction(corrected[row.id], row, len(index.classes)))
+        todo = [row for row in todo if row.id not in corrected]
         written = shard.write_all(
             todo,
             _write,
@@ -89,7 +102,7 @@ def run(arguments: Arguments) -> None:
 
 def _supervision(arguments: Arguments) -> str:
     maps = of_shards([arguments.maps], unknown=IMAGE_LABELS)
-    if arguments.verdicts:
+    if arguments.verdicts or arguments.corrected:
         maps = joined(maps, VERDICTS)
     if not arguments.needs_saliency:
         return maps

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,10 @@ KEY = ".key"
 
 LOCK = ".lock"
 """Lock file in an unfinished folder, held by the process that writes the folder."""
+
+
+MAX_ARRAYS = 2**31
+"""Most bytes that the arrays of a .npz file have when unpacked; a bigger one is refused as a decompression bomb."""
 
 
 class UnwritableError(MachineError):
@@ -247,3 +252,22 @@ def read_array(path: Path) -> np.ndarray:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{path}: not a plain .npy array ({error}); delete it and run its stage again") from None
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads a .npz file: {name: array}.
+
+    Raises:
+        InputError: the file is missing or damaged, holds a pickle, or its arrays are larger than MAX_ARRAYS.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > MAX_ARRAYS:
+            raise InputError(f"{path}: arrays of {size / 2**30:.1f} GiB; those of one image have less: save it anew")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(f"{path}: not a plain .npz file ({error}); save it by np.savez, without objects") from None

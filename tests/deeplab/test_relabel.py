@@ -103,6 +103,16 @@ def test_the_dense_crf_sees_the_same_classes(place: Path, config: Config) -> Non
     assert labelled(place, config, confidence=0.6, crf=crf)["one"] == [1, UNKNOWN, UNKNOWN, UNKNOWN]
 
 
+def test_corrected_labels_stay(place: Path, config: Config) -> None:
+    manifest = read_json(place / "first" / "manifest.json")
+    write_json(place / "first" / "manifest.json", manifest | {"corrected": ["one"]})
+    write_labels(place / "first" / "one.png", np.full((16, 64), 3, np.uint8))
+    before = labelled(place, config)
+    assert before["one"] == [3, 3, 3, 3]
+    assert before["two"] != [3, 3, 3, 3]
+    assert read_json(place / "second" / "manifest.json")["corrected"] == ["one"]
+
+
 def test_a_model_of_other_classes_is_refused(place: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relabel, "load_deeplab", lambda folder: (SimpleNamespace(), ("a", "z", "c")))
     with pytest.raises(InputError, match="was made for other classes"):

@@ -473,6 +473,19 @@ def test_the_recipe_of_hard_photographs_differs_where_it_says_so() -> None:
     assert path.read_text().count(" # photos20") == len(tuned) + 1
 
 
+def test_the_best_recipe_is_that_of_dinov2_and_what_gains_beyond_the_paper() -> None:
+    path = PROJECT / "configs" / "beyond.yaml"
+    dinov2, beyond = read_yaml(PROJECT / "configs" / "dinov2.yaml"), read_yaml(path)
+    assert differing(dinov2, beyond) == {"rounds"}
+    # The lines for photographs without saliency are an overlay that is valid.
+    lines = path.read_text().split("has these lines:\n#\n", 1)[1].split("\n\n", 1)[0].splitlines()
+    without = yaml.safe_load("\n".join(line.removeprefix("#   ") for line in lines))
+    settings = config(merge(beyond, without))
+    assert settings.saliency.source == "none"
+    assert settings.completion.method == settings.end_to_end.completion.method == "bands"
+    assert settings.maps.propagation == settings.end_to_end.maps.propagation == "attention"
+
+
 NOT_OF_A_VIT = {"atrous_rates", "bottleneck_stride", "encoder_stages"}
 """DeepLabv2's settings, which a ViT's segmenter does not read."""
 

@@ -32,7 +32,7 @@ from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.stages import score_labels
 from getam.system.files import read_array, read_json, write_array, write_json
-from getam.system.image_files import read_gray, read_labels, write_gray
+from getam.system.image_files import read_gray, read_labels, write_gray, write_labels
 
 CLASSES = ("a", "b", "c")
 LABELS = [("a", "c"), ("b",), (), ("a", "b", "c"), ("c",)]
@@ -449,6 +449,38 @@ def test_bad_verdicts_are_one_message_and_leave_nothing(data: Path) -> None:
     assert sorted(path.name for path in data.iterdir()) == before
     with pytest.raises(InputError, match=r"verdicts\.csv, line 3: id 'i9' is not in index\.csv"):
         complete(data, verdicts=reject(data, "i9"))
+
+
+def correct(data: Path, **labels: np.ndarray) -> str:
+    """A folder of corrected labels."""
+    for id, values in labels.items():
+        write_labels(data / "corrected" / f"{id}.png", values)
+    return str(data / "corrected")
+
+
+@pytest.mark.parametrize("method", ["activation", "crf"])
+def test_corrected_labels_are_taken_as_they_are(data: Path, method: str) -> None:
+    whole = complete(data, "whole", method=method)
+    values = np.full_like(read_labels(whole / "i2.png"), 255)
+    values[0, :3] = 0, 1, 2
+    # Who corrects an image's labels wants them, whatever was said of it before.
+    out = complete(data, method=method, verdicts=reject(data, "i0", "i2"), corrected=correct(data, i2=values))
+    manifest = read_json(out / "manifest.json")
+    assert (manifest["ids"], manifest["rejected"]) == (["i1", "i2", "i3", "i4"], ["i0"])
+    assert (read_labels(out / "i2.png") == values).all()
+    assert (out / "i1.png").read_bytes() == (whole / "i1.png").read_bytes()
+    assert manifest["corrected"] == ["i2"]
+    assert manifest["supervision"] == {"activation": "I+S+V", "crf": "I+V"}[method]
+
+
+def test_bad_corrections_are_one_message_and_leave_nothing(data: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder; name that of your corrected labels"):
+        complete(data, corrected=str(data / "nowhere"))
+    with pytest.raises(InputError, match=r"i1\.png: size \(2, 2\) is not the image's"):
+        complete(data, corrected=correct(data, i1=np.zeros((2, 2), np.uint8)))
+    assert not (data / "out").exists()
+    with pytest.raises(InputError, match=r"i9\.png: is of no image of the index"):
+        complete(data, corrected=correct(data, i9=np.zeros((2, 2), np.uint8)))
 
 
 def test_a_stopped_stage_starts_anew_when_the_verdicts_have_changed(

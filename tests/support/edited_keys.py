@@ -58,10 +58,13 @@ ELSEWHERE = {
     "data.root": "another data set: test_the_demo_is_made_only_where_it_is_used",
     "data.format": "another data set: test_masks_are_an_output_where_they_are_converted",
     "data.augmented": "another data set: tests/workflow/test_scale.py",
+    "maps.source": "test_class_maps_may_be_brought_along",
+    "maps.folder": "test_class_maps_may_be_brought_along",
     "saliency.source": "test_saliency_maps_may_be_brought_along, test_a_run_without_saliency_has_none",
     "saliency.folder": "test_saliency_maps_may_be_brought_along",
     "rounds": "tests/workflow/test_rounds.py",
     "completion.verdicts": "test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change",
+    "completion.corrected": "test_corrected_labels_rerun_what_learns_from_them",
     "checkpoint.file": "test_a_checkpoint_takes_the_place_of_the_training",
 }
 """Keys that change the set of rules or cannot be changed -> the test that covers the key, or why none does."""

@@ -46,7 +46,7 @@ SCORED = {
     "train_end_to_end",
 } | PREDICTIONS
 WITHOUT_IMAGES = TABLES | {
-    "audit", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
+    "audit", "collect_maps", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
     "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
 WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
@@ -105,7 +105,10 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
     "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
-    "getam.runs.verdicts": {"complete_labels"},
+    "getam.runs.verdicts getam.labels.corrections": {"complete_labels"},
+    # Read by hand-run commands alone.
+    "getam.labels.outlines": set(),
+    "getam.datasets.naming": {"collect_maps", "collect_saliency"},
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
     "getam.training.optimization getam.training.stop_signals getam.training.batches": TRAININGS,
@@ -122,7 +125,7 @@ STAGES_OF: dict[str, set[str]] = {
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
     "getam.settings.section": ALL,
     "getam.settings.choices": ALL
-    - {"collect_saliency", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo"}
+    - {"collect_maps", "collect_saliency", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo"}
     - {"predict_saliency", "score_labels", "train_classifier", "train_saliency", "voc_submission"},
     "getam.settings.demo": {"make_demo"},
     "getam.settings.data": {"index_dataset"},
@@ -141,7 +144,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.settings.patches": NETWORKS,
     "getam.settings.networks": ALL - {"index_dataset", "make_demo", "time_labels", "voc_submission"},
     "getam.settings.training": ALL
-    - {"collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end"}
+    - {"collect_maps", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end"}
     - {"index_dataset", "make_demo", "score_labels", "time_labels"},
     "getam.settings.reading": {"import_checkpoint"},
     "deeplab": DEEPLAB,

@@ -359,6 +359,18 @@ def test_saliency_maps_may_be_brought_along(finished: Workplace) -> None:
     assert planned == (AFTER_SALIENCY - {"predict_saliency"}) | {"collect_saliency"}
 
 
+def test_class_maps_may_be_brought_along(finished: Workplace) -> None:
+    (finished.folder / "cams").mkdir(exist_ok=True)
+    overlay = finished.overlay({"maps": {"source": "folder", "folder": "cams"}})
+    planned = finished.plan("--configfile", str(overlay))
+    assert planned == (AFTER_MAPS - {"dump_maps"}) | {"collect_maps"}
+    # No classifier is trained where nothing needs one.
+    alone = Workplace(finished.folder / "alone", stand_ins=True)
+    (alone.folder / "cams").mkdir()
+    planned = alone.plan("--configfile", str(alone.overlay({"maps": {"source": "folder", "folder": "cams"}})))
+    assert planned == (ALL - {"train_classifier", "dump_maps"}) | {"collect_maps"}
+
+
 def test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change(copy: Workplace) -> None:
     verdicts = copy.folder / "verdicts.csv"
     verdicts.write_text("id,verdict,note\n")
@@ -368,6 +380,18 @@ def test_verdicts_rerun_the_labels_when_they_are_named_and_when_they_change(copy
     assert result.returncode == 0, result.stdout + result.stderr
     assert copy.plan(*named) == set()
     verdicts.write_text("id,verdict,note\ntrain_00000,bad,\n")
+    assert copy.plan(*named) == AFTER_COMPLETION
+
+
+def test_corrected_labels_rerun_what_learns_from_them(copy: Workplace) -> None:
+    (copy.folder / "corrected").mkdir()
+    named = ("--configfile", str(copy.overlay({"completion": {"corrected": "corrected"}})))
+    (copy.folder / "corrected" / "train_00000.png").touch()
+    assert copy.plan(*named) == AFTER_COMPLETION
+    result = copy.snakemake(*named, cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert copy.plan(*named) == set()
+    (copy.folder / "corrected" / "train_00000.png").write_text("drawn again")
     assert copy.plan(*named) == AFTER_COMPLETION
 
 

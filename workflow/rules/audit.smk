@@ -40,7 +40,7 @@ rule summary:
 rule plot_scores:
     input:
         scores=score_files_of_run,
-        classifier=run_file("classifier/model.json"),
+        classifier=classifier_model,
         deeplab=run_file("deeplab/model.json"),
         end_to_end=end_to_end_model("model.json"),
     output:

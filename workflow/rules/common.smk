@@ -36,6 +36,7 @@ from getam.settings.data import DATA_FORMATS, DEMO_FORMAT, DataSettings, IndexSe
 from getam.settings.flags import flags
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import merge, read_yaml
+from getam.settings.maps import MapSettings
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import section_of
 from getam.system.version import source_hash
@@ -184,6 +185,12 @@ def verdicts_file(wildcards: object) -> list[str]:
     return [verdicts] if verdicts else []
 
 
+def corrected_labels(wildcards: object) -> list[str]:
+    """The labels that a person has corrected; empty if no folder of them is named."""
+    folder = settings_of(wildcards).completion.corrected
+    return sorted(map(str, Path(folder).glob("*.png"))) if folder else []
+
+
 def saliency_shards(wildcards: object) -> list[str]:
     """The saliency maps of all shards; empty in a run without saliency."""
     return shards_of("saliency")(wildcards) if SETTINGS.saliency.source != "none" else []
@@ -221,10 +228,16 @@ def files_of_run(wildcards: object) -> str:
 
 
 def score_files_of_run(wildcards: object) -> list[str]:
-    """The files with the scores of a run, including the saliency network's if the run trains one."""
+    """The files with the scores of a run; those of the classifier and the saliency network where it trains them."""
     without = set() if SETTINGS.saliency.source == "train" else {"saliency"}
+    without |= set() if SETTINGS.maps.source == "classifier" else {"classifier"}
     files = [artifact.path for section, artifact in SCORE_FILES.items() if section not in without]
     return [run_file(file)(wildcards) for file in files]
+
+
+def classifier_model(wildcards: object) -> list[str]:
+    """The description of the classifier; empty in a run that trains none."""
+    return [run_file("classifier/model.json")(wildcards)] if SETTINGS.maps.source == "classifier" else []
 
 
 def end_to_end_model(file: str) -> Callable[[object], str]:
@@ -279,8 +292,10 @@ def missing_data(settings: Config) -> Iterator[str]:
     """Yields a message, with key and cure, for each of the user's files or folders that is missing or unusable."""
     data, saliency = settings.data, settings.saliency
     brought = {f"data.{key}": getattr(data, key) for key in ("root", "augmented", "saliency_train", "saliency_val")}
-    brought |= {"saliency.folder": saliency.folder, "checkpoint.file": settings.checkpoint.file}
-    brought |= {"completion.verdicts": settings.completion.verdicts}
+    brought |= {"saliency.folder": saliency.folder, "maps.folder": settings.maps.folder}
+    brought |= {"checkpoint.file": settings.checkpoint.file}
+    completion = settings.completion
+    brought |= {"completion.verdicts": completion.verdicts, "completion.corrected": completion.corrected}
     brought |= {f"{name}.pretrained": weights.pretrained for name, weights in settings.pretrained_networks().items()}
     for key, path in brought.items():
         if {"{", "}"} & {*str(path)}:
@@ -292,7 +307,11 @@ def missing_data(settings: Config) -> Iterator[str]:
             yield f"data.{key}: {folder}: no such folder; name an existing one, or one in {DEMO_DATA} for the demo's"
     if saliency.source == "folder" and not Path(saliency.folder).is_dir():
         yield f"saliency.folder: {saliency.folder}: no such folder; name that of your saliency maps"
-    verdicts = settings.completion.verdicts
+    if settings.maps.source == "folder" and not Path(settings.maps.folder).is_dir():
+        yield f"maps.folder: {settings.maps.folder}: no such folder; name that of your class maps"
+    if completion.corrected and not Path(completion.corrected).is_dir():
+        yield f"completion.corrected: {completion.corrected}: no such folder; name that of your corrected labels, or ''"
+    verdicts = completion.verdicts
     if verdicts and Path(os.path.relpath(verdicts)).is_relative_to(f"results/{settings.run}/audit"):
         yield f"completion.verdicts: {verdicts}: lies in the folder that audit makes anew; move it"
     elif verdicts and not Path(verdicts).is_file():

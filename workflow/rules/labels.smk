@@ -8,6 +8,7 @@ rule complete_labels:
         maps=run_file("refined/{shard}"),
         saliency=saliency_of_labels,
         verdicts=verdicts_file,
+        corrected=corrected_labels,
     output:
         directory("results/{run}/pseudo_labels/{shard}"),
     log:

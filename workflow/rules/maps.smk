@@ -1,4 +1,5 @@
-# Class activation maps, raw (dump_maps) and at the images' resolution (refine_maps).
+# Class activation maps, raw (dump_maps, or collect_maps from the user's own folder) and at the images' resolution
+# (refine_maps).
 
 
 rule dump_maps:
@@ -22,7 +23,7 @@ rule dump_maps:
         runtime=scaled(240),
     params:
         code=code_of("getam.stages.dump_maps"),
-        flags=section("maps"),
+        flags=section("maps", MapSettings),
         classifier=subpath(input.weights, parent=True),
         shard=shard_number,
         shards=number_of_shards,
@@ -34,6 +35,45 @@ rule dump_maps:
         "getam dump-maps --index {input.index:q} --classifier {params.classifier:q} --split {params.split:q}"
         " --shard {params.shard} --shards {params.shards} --out {output:q} {params.flags:q}"
         " --gpus {resources.gpu} --threads {threads} --log {log:q}"
+
+
+rule collect_maps:
+    input:
+        index=run_file("index.csv"),
+        classes=run_file("classes.txt"),
+        # As in collect_saliency.
+        folder=lambda wildcards: ancient(SETTINGS.maps.folder or "maps.folder"),
+    output:
+        directory("results/{run}/maps/{shard}"),
+    log:
+        "results/{run}/logs/collect_maps/{shard}.log",
+    benchmark:
+        "results/{run}/benchmarks/collect_maps/{shard}.tsv"
+    conda:
+        CONDA_ENV
+    threads: IMAGE_THREADS
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
+    params:
+        code=code_of("getam.stages.collect_maps"),
+        shard=shard_number,
+        shards=number_of_shards,
+        split=split_of,
+    message:
+        "collect_maps: {wildcards.run}, {input.folder}, shard {wildcards.shard}"
+    shell:
+        "getam collect-maps --index {input.index:q} --folder {input.folder:q} --split {params.split:q}"
+        " --shard {params.shard} --shards {params.shards} --out {output:q} --threads {threads} --log {log:q}"
+
+
+if SETTINGS.maps.source == "folder":
+
+    ruleorder: collect_maps > dump_maps
+
+else:
+
+    ruleorder: dump_maps > collect_maps
 
 
 rule refine_maps:

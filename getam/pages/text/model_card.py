@@ -10,7 +10,8 @@ from getam.pages.text.documents import Code, Document, Grid, Heading, Items
 SUPERVISION = {
     "I": "image labels",
     "S": "masks of salient objects, of other photographs",
-    "V": "a person's verdicts on pseudo labels",
+    "M": "class maps that were brought along, whose own supervision is not recorded",
+    "V": "a person's verdicts on pseudo labels, or corrections of them",
     "F": "masks of classes",
 }
 

@@ -1,0 +1,165 @@
+"""Reads labels that a person has corrected in an annotation program, as label PNGs for completion.corrected."""
+
+from __future__ import annotations
+
+import logging
+import reprlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from getam.datasets.class_names import read_lines
+from getam.datasets.documents import read_json_document
+from getam.datasets.index import Index, IndexRow, read_index
+from getam.errors import InputError
+from getam.labels.corrections import files_of_index, read_correction
+from getam.labels.outlines import BACKGROUND_NAME, LABEL_MAP, UNKNOWN_NAME, Outline, painted, value_of_name
+from getam.settings.section import POSITIONAL
+from getam.system.arguments.machine import MachineArguments
+from getam.system.files import atomic_folder
+from getam.system.image_files import read_image, write_labels
+
+MOST_POINTS = 100_000
+"""Most corners of an outline."""
+
+FURTHEST = 1_000_000
+"""Largest coordinate of a corner, in pixels; the painting's integers hold it."""
+
+logger = logging.getLogger(__name__)
+
+Labels = Iterator[tuple[IndexRow, np.ndarray]]
+
+
+class Arguments(MachineArguments):
+    """Write <id>.png, label values 0..C and 255, from labelme's files, or from VOC's masks as CVAT exports them.
+
+    The other way round is export-labels.
+    """
+
+    labels: Path = Field(
+        description=f"folder of labelme's <id>.json, of label PNGs <id>.png, or with SegmentationClass and {LABEL_MAP}",
+        json_schema_extra=POSITIONAL,
+    )
+    index: Path = Field(description="index.csv")
+    out: Path = Field(description="folder to write, for completion.corrected")
+
+
+def run(arguments: Arguments) -> None:
+    arguments.set_threads()
+    index = read_index(arguments.index)
+    source = arguments.labels
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder; name what the annotation program has written")
+    read: Callable[[Path, Index], Labels]
+    if (source / "SegmentationClass").is_dir():
+        read = _read_voc
+    elif any(source.glob("*.json")):
+        read = _read_labelme
+    else:
+        read = _read_masks
+    written = 0
+    with atomic_folder(arguments.out) as folder:
+        for row, labels in read(source, index):
+            write_labels(folder / f"{row.id}.png", labels)
+            written += 1
+        if not written:
+            raise InputError(f"{source}: holds no labels of an image of {arguments.index}; name another folder")
+    logger.info("%s: labels of %d images; name the folder in completion.corrected", arguments.out, written)
+
+
+def _read_masks(folder: Path, index: Index) -> Labels:
+    for id, path in files_of_index(folder, ".png", index).items():
+        row = index.by_id[id]
+        yield row, read_correction(path, row, len(index.classes))
+
+
+def _value(name: Any, index: Index, where: str) -> int:
+    value = value_of_name(name, index.classes) if isinstance(name, str) else None
+    if value is None:
+        raise InputError(
+            f"{where}: label {reprlib.repr(name)} is none of the classes {', '.join(index.classes)}, nor "
+            f"{BACKGROUND_NAME} or {UNKNOWN_NAME}; correct it"
+        )
+    return value
+
+
+def _read_labelme(folder: Path, index: Index) -> Labels:
+    for id, path in files_of_index(folder, ".json", index).items():
+        row = index.by_id[id]
+        content = read_json_document(path)
+        shapes = content.get("shapes") if isinstance(content, dict) else None
+        if not isinstance(shapes, list):
+            raise InputError(f"{path}: is no file of labelme's, which has shapes; remove it")
+        drawn = [_outline(shape, index, f"{path}, shape {number}") for number, shape in enumerate(shapes, start=1)]
+        yield row, painted(drawn, (row.height, row.width))
+
+
+def _outline(shape: Any, index: Index, where: str) -> Outline:
+    if not isinstance(shape, dict):
+        raise InputError(f"{where}: is no shape; save the file in labelme again")
+    value = _value(shape.get("label"), index, where)
+    points, kind = shape.get("points"), shape.get("shape_type", "polygon")
+    if not _are_points(points):
+        raise InputError(f"{where}: its points are no list of up to {MOST_POINTS} pairs of numbers; draw it again")
+    corners = np.array(points, np.float64).reshape(-1, 2)
+    if kind == "rectangle" and len(corners) == 2:
+        (left, top), (right, bottom) = corners
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    elif kind != "polygon":
+        raise InputError(f"{where}: is a {reprlib.repr(kind)}; regions are drawn as polygons or rectangles")
+    return Outline(value, corners)
+
+
+def _are_points(points: Any) -> bool:
+    return (
+        isinstance(points, list)
+        and 0 < len(points) <= MOST_POINTS
+        and all(
+            isinstance(point, list)
+            and len(point) == 2
+            and all(
+                isinstance(number, int | float) and not isinstance(number, bool) and -FURTHEST <= number <= FURTHEST
+                for number in point
+            )
+            for point in points
+        )
+    )
+
+
+def _read_voc(folder: Path, index: Index) -> Labels:
+    values = _colors(folder / LABEL_MAP, index)
+    for id, path in files_of_index(folder / "SegmentationClass", ".png", index).items():
+        row = index.by_id[id]
+        pixels = read_image(path)
+        if pixels.shape[:2] != (row.height, row.width):
+            raise InputError(
+                f"{path}: size {pixels.shape[:2]} is not the image's {(row.height, row.width)} (H, W); export it again"
+            )
+        colors, positions = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+        unknown = [color for color in map(tuple, colors.tolist()) if color not in values]
+        if unknown:
+            raise InputError(f"{path}: holds the color {unknown[0]}, which is not in {LABEL_MAP}; export both again")
+        table = np.array([values[color] for color in map(tuple, colors.tolist())], np.uint8)
+        yield row, table[positions].reshape(pixels.shape[:2])
+
+
+def _colors(path: Path, index: Index) -> dict[tuple[int, ...], int]:
+    """The label value of each color that a labelmap.txt lists."""
+    values: dict[tuple[int, ...], int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        where = f"{path}, line {number}"
+        # A class's name may hold colons.
+        parts = line.rsplit(":", 3)
+        try:
+            name, color = parts[0], tuple(int(level) for level in parts[1].split(","))
+        except (IndexError, ValueError):
+            raise InputError(f"{where}: is not name:red,green,blue:parts:actions; export it again") from None
+        if len(color) != 3 or color in values:
+            raise InputError(f"{where}: the color {color} is no triple, or stands there twice; export it again")
+        values[color] = 0 if name == "background" else _value(name, index, where)
+    return values

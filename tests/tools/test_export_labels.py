@@ -1,0 +1,194 @@
+"""`getam export-labels` and `getam import-labels`: labels go out to annotation programs and come back as they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from getam.cli import STAGES, TOOLS, command
+from getam.datasets.index import Index, IndexRow, write_index
+from getam.labels.outlines import outlines, painted
+from getam.system.files import write_json
+from getam.system.image_files import read_labels, write_labels
+
+SIZE = (12, 17)
+CLASSES = ("cat", "dog")
+
+
+def labels_of(seed: int) -> np.ndarray:
+    """Noise of all label values: regions within regions, and across corners."""
+    return np.random.default_rng(seed).choice(np.array([0, 1, 2, 255], np.uint8), SIZE)
+
+
+IMAGES = {f"photo {number}": labels_of(number) for number in range(3)}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """index.csv of three images, and their labels in two shards."""
+    rows = tuple(IndexRow(id, "train", tmp_path / "photographs" / f"{id}.jpg", None, *SIZE, ("cat",)) for id in IMAGES)
+    write_index(tmp_path / "index.csv", Index(rows=rows, classes=CLASSES))
+    for number, ids in enumerate((["photo 0", "photo 2"], ["photo 1"])):
+        shard = tmp_path / "pseudo_labels" / f"{number:03d}"
+        for id in ids:
+            write_labels(shard / f"{id}.png", IMAGES[id])
+        write_json(shard / "manifest.json", {"ids": ids, "classes": list(CLASSES)})
+    return tmp_path
+
+
+def getam(*words: object) -> int:
+    return command("getam", STAGES | TOOLS, [str(word) for word in words])
+
+
+def exported(run: Path, form: str, *words: object) -> int:
+    where = ["--index", run / "index.csv", "--out", run / "out", "--threads", 1]
+    return getam("export-labels", run / "pseudo_labels", "--format", form, *where, *words)
+
+
+def imported(run: Path) -> int:
+    return getam("import-labels", run / "out", "--index", run / "index.csv", "--out", run / "back", "--threads", 1)
+
+
+@settings(deadline=None)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 1, 2, 255])))
+def test_outlines_give_the_image_again(labels: np.ndarray) -> None:
+    assert (painted(outlines(labels, tolerance=0), labels.shape) == labels).all()
+
+
+@pytest.mark.parametrize(("form", "words"), [("labelme", ("--tolerance", 0)), ("voc", ())])
+def test_labels_come_back_as_they_were(run: Path, form: str, words: tuple[object, ...]) -> None:
+    assert exported(run, form, *words) == 0
+    assert imported(run) == 0
+    for id, labels in IMAGES.items():
+        assert (read_labels(run / "back" / f"{id}.png") == labels).all()
+
+
+def test_a_tolerance_takes_corners_away(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for shard in (run / "pseudo_labels").iterdir():
+        for path in shard.glob("*.png"):
+            disk = np.hypot(*np.mgrid[-30:30, -30:30]) < 25
+            write_labels(path, disk.astype(np.uint8))
+    rows = tuple(IndexRow(id, "train", run / f"{id}.jpg", None, 60, 60, ("cat",)) for id in IMAGES)
+    write_index(run / "index.csv", Index(rows=rows, classes=CLASSES))
+    corners = {}
+    for tolerance in (0, 1):
+        assert exported(run, "labelme", "--tolerance", tolerance) == 0
+        [shape] = json.loads((run / "out" / "photo 0.json").read_text())["shapes"]
+        corners[tolerance] = len(shape["points"])
+    assert corners[1] < corners[0] / 2
+    kept = float(capsys.readouterr().err.rpartition("outlines keep ")[2].split(" %")[0])
+    assert 95 < kept < 100
+
+
+def test_labelme_finds_the_photographs(run: Path) -> None:
+    assert exported(run, "labelme") == 0
+    content = json.loads((run / "out" / "photo 1.json").read_text())
+    assert (run / "out" / content["imagePath"]).resolve() == (run / "photographs" / "photo 1.jpg").resolve()
+    assert {shape["label"] for shape in content["shapes"]} == {"_background_", "cat", "dog", "__ignore__"}
+
+
+def test_coco_has_each_region_by_its_runs(run: Path) -> None:
+    assert exported(run, "coco") == 0
+    content = json.loads((run / "out" / "instances.json").read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    assert names == {1: "cat", 2: "dog", 3: "__ignore__"}
+    values = {1: 1, 2: 2, 3: 255}
+    found = {each["id"]: np.zeros(SIZE, np.uint8) for each in content["images"]}
+    for each in content["annotations"]:
+        region = coco_mask.decode(each["segmentation"]).astype(bool)
+        assert region.sum() == each["area"]
+        found[each["image_id"]][region] = values[each["category_id"]]
+    for each in content["images"]:
+        assert (found[each["id"]] == IMAGES[Path(each["file_name"]).stem]).all()
+
+
+def test_cvat_reads_colors_and_names(run: Path) -> None:
+    assert exported(run, "voc") == 0
+    assert (run / "out" / "labelmap.txt").read_text().splitlines() == [
+        "# label:color_rgb:parts:actions",
+        "background:0,0,0::",
+        "cat:128,0,0::",
+        "dog:0,128,0::",
+        "__ignore__:224,224,192::",
+    ]
+    assert (run / "out" / "ImageSets" / "Segmentation" / "default.txt").read_text() == "photo 0\nphoto 1\nphoto 2\n"
+    # CVAT writes colors without a palette.
+    for path in (run / "out" / "SegmentationClass").iterdir():
+        Image.open(path).convert("RGB").save(path)
+    assert imported(run) == 0
+    assert (read_labels(run / "back" / "photo 2.png") == IMAGES["photo 2"]).all()
+
+
+def test_verdicts_choose_what_is_written(run: Path) -> None:
+    (run / "verdicts.csv").write_text("id,verdict,note\nphoto 0,good,\nphoto 1,bad,\nphoto 2,unsure,\n")
+    assert exported(run, "labelme", "--verdicts", run / "verdicts.csv") == 0
+    assert sorted(path.stem for path in (run / "out").glob("*.json")) == ["photo 1", "photo 2"]
+
+
+def shapes(*drawn: object) -> Callable[[Path], object]:
+    return lambda out: (out / "photo 0.json").write_text(json.dumps({"shapes": list(drawn)}))
+
+
+def cat(**changed: Any) -> dict[str, Any]:
+    return {"label": "cat", "points": [[0, 0], [4, 4]], "shape_type": "rectangle"} | changed
+
+
+def test_a_rectangle_is_a_region(run: Path) -> None:
+    (run / "out").mkdir()
+    shapes(cat())(run / "out")
+    assert imported(run) == 0
+    assert read_labels(run / "back" / "photo 0.png").sum() == 25
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a stranger": (lambda out: (out / "other.json").write_text("{}"), "other.json: is of no image of the index"),
+    "no shapes": (lambda out: (out / "photo 0.json").write_text("{}"), "photo 0.json: is no file of labelme's"),
+    "no json": (lambda out: (out / "photo 0.json").write_text("{"), "photo 0.json"),
+    "a class": (shapes(cat(label="cta")), "photo 0.json, shape 1: label 'cta' is none of the classes cat, dog"),
+    "a kind": (shapes(cat(shape_type="circle")), "shape 1: is a 'circle'; regions are drawn as polygons"),
+    "points": (shapes(cat(points=[[0, 0], [1]])), "shape 1: its points are no list"),
+    "far points": (shapes(cat(points=[[0, 0], [1e12, 1]])), "shape 1: its points are no list"),
+    "no shape": (shapes(3), "shape 1: is no shape"),
+    "nothing": (lambda out: None, "out: holds no labels of an image"),
+    "another size": (lambda out: write_labels(out / "photo 0.png", labels_of(0).T), "size (17, 12) is not the image's"),
+    "a value": (
+        lambda out: write_labels(out / "photo 0.png", np.full(SIZE, 7, np.uint8)),
+        "photo 0.png: label value 7; values are 0 to 2",
+    ),
+    "a color": (
+        lambda out: (
+            write_labels(out / "SegmentationClass" / "photo 0.png", labels_of(0)),
+            (out / "labelmap.txt").write_text("background:0,0,0::\ncat:128,0,0::\n"),
+        ),
+        "holds the color (0, 128, 0), which is not in labelmap.txt",
+    ),
+    "a label map": (
+        lambda out: (
+            write_labels(out / "SegmentationClass" / "photo 0.png", labels_of(0)),
+            (out / "labelmap.txt").write_text("background:0,0::\n"),
+        ),
+        "labelmap.txt, line 1: the color (0, 0) is no triple",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_labels_end_with_one_message(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, message = BAD[name]
+    (run / "out").mkdir()
+    spoil(run / "out")
+    assert imported(run) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (run / "back").exists()
