@@ -27,8 +27,8 @@ from getam.settings.config import Config, editor_schema
 from getam.settings.data import IndexSettings
 from getam.settings.flags import flag_name, leaves
 from getam.settings.help import metavar_of
-from getam.settings.reading import read_yaml
 from getam.settings.maps import MapSettings
+from getam.settings.reading import read_yaml
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments

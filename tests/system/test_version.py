@@ -46,8 +46,8 @@ SCORED = {
     "train_end_to_end",
 } | PREDICTIONS
 WITHOUT_IMAGES = TABLES | {
-    "audit", "collect_maps", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end", "index_dataset",
-    "make_demo", "plot_scores", "score_labels", "summary",
+    "audit", "collect_maps", "collect_saliency", "complete_labels", "evaluate_deeplab", "evaluate_end_to_end",
+    "index_dataset", "make_demo", "plot_scores", "score_labels", "summary",
 }  # fmt: skip
 WITHOUT_SHARDS = {"fetch_weights", "index_dataset", "make_demo", "make_table", "plot_scores", "summary"}
 
