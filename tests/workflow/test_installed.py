@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.workplace import PROJECT, TINY
 
 from getam.system.files import read_json
@@ -55,6 +58,44 @@ def test_the_workflow_and_the_network_in_use(installed: Path, tmp_path: Path) ->
     run(installed, tmp_path, "predict", results / "deeplab", photographs, "--out", "predicted", "--sheet")
     assert len(list((tmp_path / "predicted").glob("*.png"))) == len(list(photographs.iterdir()))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".snakemake", "data", "predicted", "results"]
+
+
+def folder_of_photographs(demo: Path, folder: Path) -> None:
+    """The demo's images and their labels as a person has them: one folder, with a table."""
+    shutil.copytree(demo / "JPEGImages", folder)
+    lines = ["file,labels\n"]
+    for photograph in sorted(folder.iterdir()):
+        annotation = (demo / "Annotations" / f"{photograph.stem}.xml").read_text()
+        lines.append(f"{photograph.name},{';'.join(sorted(set(re.findall('<name>(.+?)</name>', annotation))))}\n")
+    (folder / "labels.csv").write_text("".join(lines))
+
+
+def commands_of_section(page: str, title: str) -> list[list[str]]:
+    """The words of each `getam` command in a section of a page of the manual."""
+    section = (PROJECT / "docs" / page).read_text().split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"^```bash\n(.*?)^```", section, re.M | re.S)
+    return [shlex.split(line)[1:] for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_way_from_a_folder_to_a_network_that_the_manual_shows(installed: Path, tmp_path: Path) -> None:
+    tiny = yaml.safe_load(TINY.read_text())
+    demo = tmp_path / "data" / "demo"
+    run(installed, tmp_path, "make-demo", "--out", "data/demo", "--config", TINY)
+    folder_of_photographs(demo, tmp_path / "birds")
+    # Networks from scratch in the place of a recipe with weights.
+    overlay = tmp_path / "tiny.yaml"
+    overlay.write_text(yaml.safe_dump({key: tiny[key] for key in ("classifier", "refine", "deeplab", "end_to_end")}))
+    for words in commands_of_section("own_data.md", "From a folder to a network"):
+        if "configs/rehearsal.yaml" in words or words[0] == "estimate":
+            continue
+        replaced = [str(overlay) if word == "configs/dinov2.yaml" else word for word in words]
+        run(installed, tmp_path, *replaced, *(("--weights", "false") if words[0] == "new" else ()))
+    photographs = {path.stem for path in (tmp_path / "birds").glob("*.jpg")}
+    assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == photographs
+    assert (tmp_path / "predicted" / "contact_sheet.html").is_file()
+    assert (tmp_path / "birds.onnx").is_file()
+    assert (tmp_path / "results" / "birds" / "audit" / "index.html").is_file()
 
 
 def test_recipes_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:
