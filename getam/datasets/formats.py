@@ -53,6 +53,7 @@ def _index_voc(settings: IndexSettings, splits: Collection[str], masks: Path, th
         images=settings.images,
         counts=settings.counts.model_dump(),
         splits=splits,
+        negatives=settings.negatives == "background",
     )
 
 
@@ -86,7 +87,14 @@ def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, t
     if "train" not in splits:
         raise InputError("--splits: COCO is read without a test split; write train and val")
     counts = settings.counts.model_dump()
-    return coco.index_coco(settings.root, masks=masks, images=settings.images, threads=threads, counts=counts)
+    return coco.index_coco(
+        settings.root,
+        masks=masks,
+        images=settings.images,
+        threads=threads,
+        counts=counts,
+        negatives=settings.negatives == "background",
+    )
 
 
 def _coco_files(settings: IndexSettings) -> list[Path]:
