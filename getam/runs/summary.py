@@ -162,7 +162,7 @@ def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": {
             **{key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
             **{key: protocol.get(key) for key in ("architecture", "image_labels")},
-            **{key: protocol[key] for key in ("window", "window_overlap") if key in protocol},
+            **{key: protocol[key] for key in ("window", "window_overlap", "long_side") if key in protocol},
         },
     }
 
@@ -380,12 +380,13 @@ def describe_fixed_threshold(fixed: Mapping[str, Any]) -> str:
 def describe_inference(protocol: Mapping[str, Any]) -> str:
     """How a network's predictions were made, according to the protocol of its scores: "scale 1, flip, no CRF".
 
-    The protocol has a `window` only where predictions were made in windows.
+    The protocol has a `window` only where predictions were made in windows, a `long_side` where images were larger.
     """
     key = "squares" if protocol["squares"] else "scales"
     sizes = protocol[key]
     parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
     parts += [f"windows of {protocol['window']}"] if protocol.get("window") else []
+    parts += [f"scaled down to {protocol['long_side']}"] if protocol.get("long_side") else []
     parts += ["flip"] if protocol["flip"] else []
     parts += ["CRF" if protocol["crf"] else "no CRF"]
     return ", ".join(parts)

@@ -15,6 +15,7 @@ from torch import Tensor
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.datasets.index import Index, IndexRow, read_photograph
 from getam.datasets.shards import new_shard
+from getam.datasets.working_size import most_probable, say_scaled_down, working_size
 from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
 from getam.scores.evaluation import ConfusionMatrix, mean_of_known
@@ -74,9 +75,10 @@ def predict(
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
-        full = (row.height, row.width)
-        return full if settings.squares else fit_long_side(full, max(full), multiple=multiple)
+        working = working_size(row, settings.long_side)
+        return working if settings.squares else fit_long_side(working, max(working), multiple=multiple)
 
+    say_scaled_down(rows, settings.long_side, what=what)
     budget = BATCH_PIXELS[device.type]
     if settings.squares:
         batch_size = max(1, min(BATCH_SIZE, budget // max(settings.squares) ** 2))
@@ -102,13 +104,13 @@ def predict(
             for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
                 averaged = averaged_probabilities(network, images.to(device), settings, multiple)
                 for row, values in zip(batch, averaged, strict=True):
-                    full = (row.height, row.width)
-                    resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                    working = working_size(row, settings.long_side)
+                    resized = F.interpolate(values[None], size=working, mode="bilinear", align_corners=False)[0]
                     indices = possible(row)
                     if indices is not None:
                         resized = resized[[0, *(index + 1 for index in indices)]]
                         resized = resized / resized.sum(0, keepdim=True)
-                    labels = LabelsOf(indices, confidence)
+                    labels = LabelsOf(indices, confidence, (row.height, row.width))
                     if settings.crf.iterations:
                         probabilities = resized.cpu().numpy()
                         yield shard.submit(row.id, write_crf_labels, row.image, probabilities, settings.crf, labels)
@@ -227,5 +229,8 @@ def window_starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def _write(path: Path, probabilities: Tensor, labels: LabelsOf) -> None:
-    confident, winner = probabilities.max(0)
-    write_labels(path, labels(winner.to(torch.uint8).cpu().numpy(), confident.cpu().numpy()))
+    if labels.size in (None, probabilities.shape[1:]):
+        confident, winner = probabilities.max(0)
+        write_labels(path, labels(winner.to(torch.uint8).cpu().numpy(), confident.cpu().numpy()))
+    else:
+        write_labels(path, labels(*most_probable(probabilities.cpu().numpy(), labels.size)))

@@ -203,12 +203,12 @@ def test_terminal_table_is_aligned(run: Path) -> None:
 def test_windows_are_told_where_predictions_were_made_in_them(run: Path) -> None:
     assert "window" not in summarize(run)["deeplab"]["protocol"]
     scores = segmentation(0.6, crf=True)
-    scores["protocol"] |= {"window": 480, "window_overlap": 0.25, "architecture": "linear"}
+    scores["protocol"] |= {"window": 480, "window_overlap": 0.25, "architecture": "linear", "long_side": 1024}
     write_json(run / "deeplab" / "metrics.json", scores)
     summary = summarize(run)
     assert summary["deeplab"]["protocol"]["window_overlap"] == 0.25
     text = summary_markdown(summary, "demo")
-    assert "scales 0.5 1, windows of 480, flip, CRF" in text
+    assert "scales 0.5 1, windows of 480, scaled down to 1024, flip, CRF" in text
     assert "Linear head (val)" in text
 
 

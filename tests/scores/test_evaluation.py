@@ -34,6 +34,7 @@ PREDICTION = PredictionSettings(
     squares=(),
     window=0,
     window_overlap=0.5,
+    long_side=0,
     flip=True,
     crf=CrfSettings(
         iterations=2, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
@@ -268,6 +269,21 @@ def test_the_protocol_says_windows_where_there_are_some(tmp_path: Path) -> None:
     protocol = evaluate_predictions(index, tmp_path / "predictions", split="val")["protocol"]
     assert (protocol["window"], protocol["window_overlap"]) == (480, 0.25)
     assert describe_inference(protocol) == "scales 1 0.5, windows of 480, flip, CRF"
+
+
+def test_the_protocol_says_where_images_were_scaled_down(tmp_path: Path) -> None:
+    index = scored_index(tmp_path)
+    for long_side, said in ((4, False), (3, True)):
+        settings = PREDICTION.model_copy(update={"long_side": long_side})
+        write_predictions(tmp_path / f"{long_side}", ["v1", "v2", "v3"], settings=settings)
+        protocol = evaluate_predictions(index, tmp_path / f"{long_side}", split="val")["protocol"]
+        assert protocol.get("long_side") == (long_side if said else None)
+        assert describe_inference(protocol) == f"scales 1 0.5,{' scaled down to 3,' if said else ''} flip, CRF"
+    # Earlier versions knew no such setting.
+    manifest = read_json(tmp_path / "4" / "manifest.json")
+    del manifest["settings"]["long_side"]
+    write_json(tmp_path / "4" / "manifest.json", manifest)
+    assert "long_side" not in evaluate_predictions(index, tmp_path / "4", split="val")["protocol"]
 
 
 @pytest.mark.parametrize("ids", [["t1"], ["v1", "v2"], ["v1", "v2", "v3", "t1"]])

@@ -80,6 +80,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.duts": {"train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
+    "getam.datasets.working_size": LABELS | SCORED | {"refine_maps"},
     "getam.scores.probe": {"train_classifier"},
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": SEGMENTERS | {"train_end_to_end", "train_saliency"},
