@@ -18,7 +18,7 @@ from getam.datasets.shards import new_shard
 from getam.datasets.working_size import most_probable, say_scaled_down, working_size
 from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
-from getam.scores.evaluation import ConfusionMatrix, mean_of_known
+from getam.scores.evaluation import ConfusionMatrix, mean_iou
 from getam.settings.prediction import PredictionSettings, ViewSettings
 from getam.system.image_files import read_labels, write_labels
 from getam.system.progress import image_progress, progress
@@ -141,7 +141,7 @@ def validation_miou(
         num_classes: C, without background.
 
     Returns:
-        None where no row has a mask.
+        None where no row has a mask, or background alone is there.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -158,7 +158,8 @@ def validation_miou(
             resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
             assert row.mask is not None
             matrix.add(read_labels(row.mask), resized.argmax(0).byte().cpu().numpy())
-    return mean_of_known(matrix.iou())
+    score: float | None = mean_iou(matrix.iou())["miou"]
+    return score
 
 
 def averaged_probabilities(

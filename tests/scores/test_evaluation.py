@@ -147,7 +147,8 @@ def test_nothing_to_score_is_none_throughout() -> None:
     matrix = matrix_of([[255, 255]], [[0, 1]], num_classes=2)
     unknown = {"background": None, "a": None}
     assert matrix.scores(("background", "a")) == {
-        "miou": None, "iou": unknown, "precision": unknown, "recall": unknown
+        "miou": None, "miou_classes": 0, "miou_reason": "no pixel has a ground truth",
+        "iou": unknown, "precision": unknown, "recall": unknown,
     }  # fmt: skip
     assert matrix.pixel_accuracy() is None
     assert matrix.unknown_share() is None
@@ -235,6 +236,7 @@ def test_evaluate_predictions(tmp_path: Path) -> None:
         "split": "val",
         "images": 2,
         "miou": 0.5,
+        "miou_classes": 2,
         "iou": {"background": 0.5, "dog": 0.5},
         "precision": {"background": 0.5, "dog": 1.0},
         "recall": {"background": 1.0, "dog": 0.5},
@@ -322,6 +324,12 @@ def test_background_alone_is_no_miou() -> None:
     matrix = ConfusionMatrix(3)
     matrix.add(np.array([[0, 0, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
     scores = matrix.scores(("background", "a", "b"))
-    assert (scores["miou"], scores["iou"]["background"]) == (None, 1.0)
+    assert (scores["miou"], scores["miou_classes"], scores["iou"]["background"]) == (None, 1, 1.0)
+    assert scores["miou_reason"] == "ground truth and prediction show background alone"
     matrix.add(np.array([[0]], np.uint8), np.array([[2]], np.uint8))
-    assert matrix.scores(("background", "a", "b"))["miou"] == pytest.approx((2 / 3 + 0) / 2)
+    scores = matrix.scores(("background", "a", "b"))
+    assert (scores["miou"], scores["miou_classes"]) == (pytest.approx((2 / 3 + 0) / 2), 2)
+    assert "miou_reason" not in scores
+    curve = ThresholdCurve(3, [0.0, 0.5])
+    curve.add(np.array([[0, 0]], np.uint8), np.array([[1, 1]], np.uint8), np.array([[0.2, 0.1]], np.float32))
+    assert [(each["miou"], each["miou_classes"]) for each in curve.points()] == [(0.0, 2), (None, 1)]
