@@ -36,11 +36,12 @@ def user_files(kind: str, wildcards: object) -> FilesState:
     # A job on a cluster reads these rules again, but Snakemake records what the process has that was started first.
     # The files of the demo are made by a rule.
     settings = settings_of(wildcards)
-    data, folder = settings.data, settings.saliency.folder
+    data, saliency = settings.data, settings.saliency
     if not is_main_process(workflow):
         return NO_FILES
     if kind == "saliency maps":
-        return NO_FILES if in_demo(folder) else state_of_folders(Path(folder))
+        brought = saliency.source == "folder" and not in_demo(saliency.folder)
+        return state_of_folders(Path(saliency.folder)) if brought else NO_FILES
     if kind == "pairs of saliency":
         folders = {each for each in (data.saliency_train, data.saliency_val) if not in_demo(each)}
         return state_of_folders(*sorted(folders)) if folders else NO_FILES
