@@ -42,6 +42,24 @@ def given_config(workflow: Workflow) -> Mapping[str, Any]:
     return workflow.config_settings.overwrite_config
 
 
+def is_main_process(workflow: Workflow) -> bool:
+    """Whether this is the Snakemake that was started, rather than one that it has started for a job, as on a cluster.
+
+    Read in 9.27.1: Workflow.is_main_process; PersistenceBase.finished, by which it alone records what a job was run by.
+    """
+    return workflow.is_main_process
+
+
+def reruns_by_params(workflow: Workflow) -> bool:
+    """Whether a changed param reruns a job; not so under --rerun-triggers mtime.
+
+    Read in 9.27.1: Workflow.rerun_triggers, settings.types.RerunTrigger.
+    """
+    from snakemake.settings.types import RerunTrigger
+
+    return RerunTrigger.PARAMS in workflow.rerun_triggers
+
+
 def config_files(workflow: Workflow) -> Sequence[Path]:
     """The files of --configfile and of the Snakefile's own `configfile:`.
 

@@ -3,10 +3,11 @@
 <root>/annotations/instances_{train,val}2014.json   images, categories and outlined instances
 <root>/{train,val}2014/<file name>                  photographs; the id of an image is its file name's stem
 
-Images without an annotation are left out, as in all published scores; 82,081 of 82,783 train images and 40,137 of
-40,504 val images remain. An image's labels are the categories of all its annotations. Its mask is painted with the
-crowd regions first, then with the instances by descending area, so that a small object in front of a large one stays
-visible; for equal areas, the larger annotation id is painted last. Uncovered pixels are background: COCO has no void.
+Images without an annotation are left out, as in all published scores, unless they are asked for; 82,081 of 82,783 train
+images and 40,137 of 40,504 val images remain. An image's labels are the categories of all its annotations. Its mask is
+painted with the crowd regions first, then with the instances by descending area, so that a small object in front of a
+large one stays visible; for equal areas, the larger annotation id is painted last. Uncovered pixels are background:
+COCO has no void.
 """
 
 from __future__ import annotations
@@ -62,7 +63,13 @@ class Photograph:
 
 
 def index_coco(
-    root: Path, *, masks: Path, threads: int, images: int = 0, counts: Mapping[str, int] | None = None
+    root: Path,
+    *,
+    masks: Path,
+    threads: int,
+    images: int = 0,
+    counts: Mapping[str, int] | None = None,
+    negatives: bool = False,
 ) -> Index:
     """Checks COCO 2014, writes its semantic masks and returns its index.
 
@@ -71,6 +78,7 @@ def index_coco(
         threads: images decoded at the same time.
         images: most images of a split, evenly spaced over the sorted ids; 0: all.
         counts: expected number of annotated images by split, before `images` selects some of them; 0: any.
+        negatives: whether images without an annotation are taken in, as showing none of the classes.
 
     Raises:
         InputError: one message with the first problems and their number; no mask is left behind.
@@ -86,8 +94,8 @@ def index_coco(
         if categories is not None and found != categories:
             raise InputError(f"{source}: other categories than in the file of {SPLITS[0]}; take both of one release")
         categories = found
-        lists[split] = sorted((p for p in photographs if p.annotations), key=lambda p: p.id)
-        if not lists[split]:
+        lists[split] = sorted((p for p in photographs if p.annotations or negatives), key=lambda p: p.id)
+        if not any(p.annotations for p in lists[split]):
             problems.append(f"{source}: no image has an annotation; unpack annotations_trainval2014.zip again")
     assert categories is not None
     first, second = ({p.id for p in lists[split]} for split in SPLITS)

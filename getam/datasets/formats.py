@@ -13,6 +13,7 @@ from getam.datasets import coco, folder, voc
 from getam.datasets.class_names import read_classes
 from getam.datasets.index import Index
 from getam.datasets.sbd import is_sbd, sbd_masks
+from getam.datasets.sources import Sources, coco_sources, folder_sources, voc_sources
 from getam.errors import InputError
 from getam.settings.data import IndexSettings
 
@@ -29,12 +30,15 @@ class DatasetFormat:
             converted masks, if any, as <id>.png into the folder `masks`. Raises InputError.
         input_files: settings -> the files with lists of images and labels, all of which must exist; an edit of one
             reruns index_dataset.
+        sources: (settings, splits) -> all files that the index of these splits is made from, and the masks that it
+            names; a change of one reruns what depends on it. No file is opened but lists.
         findings: settings -> which parts of the data set were found, for `getam doctor`.
         converts_masks: settings -> whether `index` writes converted masks.
     """
 
     index: Callable[[IndexSettings, Collection[str], Path, int], Index]
     input_files: Callable[[IndexSettings], list[Path]]
+    sources: Callable[[IndexSettings, Collection[str]], Sources]
     findings: Callable[[IndexSettings], Iterator[Finding]]
     converts_masks: Callable[[IndexSettings], bool] = lambda settings: False
 
@@ -49,6 +53,7 @@ def _index_voc(settings: IndexSettings, splits: Collection[str], masks: Path, th
         images=settings.images,
         counts=settings.counts.model_dump(),
         splits=splits,
+        negatives=settings.negatives == "background",
     )
 
 
@@ -82,7 +87,14 @@ def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, t
     if "train" not in splits:
         raise InputError("--splits: COCO is read without a test split; write train and val")
     counts = settings.counts.model_dump()
-    return coco.index_coco(settings.root, masks=masks, images=settings.images, threads=threads, counts=counts)
+    return coco.index_coco(
+        settings.root,
+        masks=masks,
+        images=settings.images,
+        threads=threads,
+        counts=counts,
+        negatives=settings.negatives == "background",
+    )
 
 
 def _coco_files(settings: IndexSettings) -> list[Path]:
@@ -115,18 +127,21 @@ FORMATS = {
     "voc": DatasetFormat(
         index=_index_voc,
         input_files=_voc_files,
+        sources=voc_sources,
         findings=_voc_findings,
         converts_masks=lambda settings: bool(settings.augmented) and is_sbd(Path(settings.augmented)),
     ),
     "coco": DatasetFormat(
         index=_index_coco,
         input_files=_coco_files,
+        sources=coco_sources,
         findings=_coco_findings,
         converts_masks=lambda settings: True,
     ),
     "folder": DatasetFormat(
         index=_index_folder,
         input_files=_folder_files,
+        sources=folder_sources,
         findings=_folder_findings,
     ),
 }

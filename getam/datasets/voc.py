@@ -92,12 +92,14 @@ def index_voc(
     images: int = 0,
     counts: Mapping[str, int] | None = None,
     splits: Collection[str] = SPLITS,
+    negatives: bool = False,
 ) -> Index:
     """Checks a data set in VOC layout and returns its index.
 
     Every image and mask is decoded, so that a damaged file cannot stop a training hours later. Masks are needed only
-    for scores and may be missing. Each train image must have a label; with `annotations`, each train and val image
-    must have its XML file. The test split is included if its list exists, and needs neither masks nor labels.
+    for scores and may be missing. Each train image must have a label, unless `negatives`; with `annotations`, each
+    train and val image must have its XML file. The test split is included if its list exists, and needs neither masks
+    nor labels.
 
     Args:
         labels: source of image labels: `annotations`, `file`, or `masks` (the classes that occur in an image's mask).
@@ -108,6 +110,7 @@ def index_voc(
         images: most images of a split, evenly spaced over its list; 0: all.
         counts: expected number of images by split, before `images` selects some of them; 0: any.
         splits: the splits to index; the lists of all splits are checked for common ids.
+        negatives: whether a train image may show none of the classes. With `file` its line then has its id alone.
 
     Raises:
         InputError: one message with the first problems and their number.
@@ -144,6 +147,7 @@ def index_voc(
             written=written,
             masks=masks,
             seen=seen,
+            negatives=negatives,
         )
 
     if extra is not None and extra.converted and "train" in lists:
@@ -220,6 +224,7 @@ def _check_row(
     written: Path | None,
     masks: Path | None,
     seen: set[int],
+    negatives: bool,
 ) -> IndexRow:
     """Checks one image with its mask and labels, and returns its row.
 
@@ -230,6 +235,7 @@ def _check_row(
         written: temporary folder to which converted masks are written; None if none are converted.
         masks: final path of that folder.
         seen: gets the values of its mask.
+        negatives: whether it may show none of the classes.
     """
     path = _find_image(root / "JPEGImages", id)
     height, width = read_image(path).shape[:2]
@@ -266,13 +272,18 @@ def _check_row(
     if unknown:
         raise InputError(f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it")
     present = tuple(name for name in classes if name in set(names))
-    if not present and split == "train":
+    labelled = table is None or id in table
+    if not present and split == "train" and not (negatives and labelled):
         where = {
             "annotations": root / "Annotations" / f"{id}.xml",
             "file": root / "image_labels.txt",
             "masks": source,
         }[labels]
-        raise InputError(f"{id}: no image label in {where}; label the image or take its id off train.txt")
+        how = "write a line with its id alone" if negatives else "set data.negatives to background"
+        raise InputError(
+            f"{id}: no image label in {where}; label the image or take its id off train.txt; if it shows none of the "
+            f"classes, {how}"
+        )
     return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present)
 
 

@@ -148,6 +148,8 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
         architecture = measured.get("architecture")
         parts = [] if architecture in (None, THE_PAPERS) else [segmenter_title(architecture)]
         parts.append(f"{content['images']} images of {content.get('split', VAL)}")
+        if score.path[-1] == "miou" and (count := _beside(content, score.path).get("miou_classes")) is not None:
+            parts.append(f"{count} classes")
         parts += [describe_inference(measured)] if "scales" in measured else []
         parts += ["threshold chosen on them"] if threshold == "best_threshold" else []
         if threshold == "fixed_threshold" and content[threshold]:
@@ -157,6 +159,13 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{score.file}: says not how it was measured ({error}); {AGAIN}") from None
     return ", ".join(parts)
+
+
+def _beside(content: Any, path: Sequence[str]) -> Mapping[str, Any]:
+    """The mapping that contains a score; empty where there is no score."""
+    for key in path[:-1]:
+        content = content[key]
+    return content or {}
 
 
 THE_PAPERS = "deeplabv2"

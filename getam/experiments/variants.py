@@ -45,7 +45,7 @@ class Part(NamedTuple):
 PARTS = {
     part.name: part
     for part in (
-        Part("index", ("data.labels", "data.images", "data.counts")),
+        Part("index", ("data.labels", "data.negatives", "data.images", "data.counts")),
         Part("classifier", ("classifier",), ("index",)),
         Part("maps", ("maps", "data.shards"), ("classifier",)),
         Part("refined", ("refine",), ("maps",)),

@@ -13,6 +13,7 @@ import numpy as np
 import pydensecrf.densecrf as dcrf
 from pydensecrf.utils import unary_from_softmax
 
+from getam.datasets.working_size import most_probable, shrunk
 from getam.labels.class_maps import divide_by_maximum, label_values, probabilities
 from getam.settings.crf import CrfSettings
 from getam.system.image_files import UNKNOWN, read_image, write_labels
@@ -84,10 +85,12 @@ class LabelsOf:
     Attributes:
         classes: class indices counted from 0, in the order of the probabilities after the background; None: all.
         confidence: a pixel is unknown where its probability is below this.
+        size: (H, W) of the labels, where the probabilities are smaller; None: theirs.
     """
 
     classes: Sequence[int] | None = None
     confidence: float = 0.0
+    size: tuple[int, int] | None = None
 
     def __call__(self, winner: np.ndarray, probability: np.ndarray) -> np.ndarray:
         """Labels (H, W), uint8, of the number of the most probable class (H, W), uint8, and its probability (H, W)."""
@@ -99,6 +102,10 @@ class LabelsOf:
 def write_crf_labels(
     path: Path, image: Path, probabilities: np.ndarray, settings: CrfSettings, labels: LabelsOf
 ) -> None:
-    """Refines probabilities (K, H, W) by the dense CRF on an image, and writes their labels as a PNG (H, W)."""
-    refined = dense_crf(read_image(image), probabilities, settings)
-    write_labels(path, labels(refined.argmax(0).astype(np.uint8), refined.max(0)))
+    """Refines probabilities (K, h, w) by the dense CRF on an image, and writes their labels as a PNG (H, W).
+
+    The CRF works at the size of the probabilities, the image's or a smaller one.
+    """
+    photograph = shrunk(read_image(image), probabilities.shape[1:])
+    refined = dense_crf(photograph, probabilities, settings)
+    write_labels(path, labels(*most_probable(refined, labels.size or refined.shape[1:])))

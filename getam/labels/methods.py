@@ -36,7 +36,8 @@ def make_labels(
         saliency: the saliency map (H, W), uint8 in 0..255, for a method that `needs_saliency`; a tensor if `maps` is.
 
     Returns:
-        (H, W), uint8: 0 background, label values, 255 unknown; a tensor if `maps` is.
+        (H, W), uint8: 0 background, label values, 255 unknown; a tensor if `maps` is. All of an image without a
+        class is background.
 
     Raises:
         InputError: there is no such method, an array that it reads is missing, or the arrays do not fit; see
@@ -48,6 +49,10 @@ def make_labels(
     for name, (needed, array) in inputs.items():
         if needed and array is None:
             raise InputError(f"completion.method: {settings.method} reads the {name}, which was not given")
+    if not classes:
+        # The image label says that there is background alone, whatever is salient.
+        blank = maps.sum(0)
+        return blank.astype(np.uint8) if isinstance(blank, np.ndarray) else blank.byte()
     labels: Array = make(maps, classes, image, saliency, settings)
     return labels
 

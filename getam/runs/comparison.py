@@ -40,11 +40,13 @@ class ScoreChange(Change):
             is None.
         missing: the run that lacks the score, "A" or "B"; empty if both have it.
         classes: scores of the classes, of which the score is the mean, the largest change first.
+        counts: how many classes the means of A and B are of, as texts.
     """
 
     differing: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     missing: str = ""
     classes: tuple[Change, ...] = ()
+    counts: tuple[str, str] = (ABSENT, ABSENT)
 
     @property
     def change(self) -> float | None:
@@ -158,8 +160,9 @@ def _compare_scores(
         if one.row.supervision != ABSENT:
             # Scores of the saliency network (without supervision) are measured on images outside of the index.
             differing |= other_data.get(one.row.split, {})
+        counts = (one.row.classes, other.row.classes)
         classes = () if differing else _compare_classes(one.classes, other.classes)
-        changes.append(ScoreChange(name, one.number, other.number, differing, classes=classes))
+        changes.append(ScoreChange(name, one.number, other.number, differing, classes=classes, counts=counts))
     return changes
 
 

@@ -177,7 +177,8 @@ def _rules(
     settings = files.completion
     if settings is None or labels is None or saliency is None:
         return None
-    inside = salient(saliency, settings.saliency_threshold)
+    # An image without a class is background, whatever is salient.
+    inside = salient(saliency, settings.saliency_threshold) & bool(files.values)
     if settings.conflict == "unknown" and not settings.opening:
         return rules_of(labels, inside)
     if refined is None:

@@ -32,6 +32,8 @@ class ScoreRow:
 
     score: str
     value: str
+    classes: str
+    """The number of classes of which the score is the mean."""
     split: str
     images: str = ABSENT
     unknown: str = ABSENT
@@ -39,7 +41,7 @@ class ScoreRow:
     supervision: str = ABSENT
 
 
-HEADINGS = ("Score", "Value", "Split", "Images", "Predicted 255", "Inference", "Supervision")
+HEADINGS = ("Score", "Value", "Classes", "Split", "Images", "Predicted 255", "Inference", "Supervision")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Measured:
     def protocol(self) -> dict[str, str]:
         """What two scores must have in common to be comparable: heading of the table -> text."""
         shared = (self.row.split, self.row.images, self.row.unknown, self.inference, self.row.supervision)
-        return dict(zip(HEADINGS[2:], shared, strict=True))
+        return dict(zip(HEADINGS[3:], shared, strict=True))
 
 
 def summarize(run: Run, *, rounds: Sequence[Mapping[str, Path]] = ()) -> dict[str, Any]:
@@ -140,6 +142,7 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "maps_supervision": metrics.get("maps_supervision", "I"),
         "image_labels": metrics.get("image_labels"),
         f"{split}_miou": {protocol: protocols[protocol]["miou"] for protocol in PROTOCOL_TITLES},
+        "miou_classes": {protocol: known_of(protocols[protocol]["iou"]) for protocol in PROTOCOL_TITLES},
         f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOL_TITLES},
         # Earlier versions counted the images with a mask alone.
         "labelled": metrics.get("labelled", metrics["images"]),
@@ -157,12 +160,13 @@ def _segmentation(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "split": split,
         "images": metrics["images"],
         f"{split}_miou": metrics["miou"],
+        "miou_classes": known_of(metrics["iou"]),
         f"{split}_iou": metrics["iou"],
         f"{split}_pixel_accuracy": metrics["pixel_accuracy"],
         "protocol": {
             **{key: protocol[key] for key in ("scales", "squares", "flip", "crf", "supervision")},
             **{key: protocol.get(key) for key in ("architecture", "image_labels")},
-            **{key: protocol[key] for key in ("window", "window_overlap") if key in protocol},
+            **{key: protocol[key] for key in ("window", "window_overlap", "long_side") if key in protocol},
         },
     }
 
@@ -254,6 +258,7 @@ def _measured(
     scores: Mapping[str, Any],
     *,
     classes: Mapping[str, float | None] | None = None,
+    count: int | None = None,
     unknown: str = ABSENT,
     inference: str = ABSENT,
     compared: str | None = None,
@@ -263,11 +268,16 @@ def _measured(
 
     Args:
         scores: section of the summary, which names the split and the number of images.
+        classes: scores of the classes, of which the score is the mean.
+        count: number of classes, where the scores of each are not known.
         compared: inference settings that two comparable scores share; None: all of `inference`.
     """
+    if classes:
+        count = known_of(classes)
     row = ScoreRow(
         f"{source} {measure}",
         three_decimals(number),
+        whole(count),
         scores["split"],
         str(scores["images"]),
         unknown=unknown,
@@ -275,6 +285,11 @@ def _measured(
         supervision=supervision,
     )
     return Measured(row, number, section, source, measure, classes or {}, inference if compared is None else compared)
+
+
+def known_of(classes: Mapping[str, float | None]) -> int:
+    """The number of classes that have a score."""
+    return sum(value is not None for value in classes.values())
 
 
 def source_title(summary: Mapping[str, Any], section: str) -> str:
@@ -306,6 +321,10 @@ def _unscored(summary: Mapping[str, Any]) -> Iterator[str]:
     for title, scores in [*results, *((title, scores) for _, title, scores in segmenter_scores(summary))]:
         if not scores["images"]:
             yield f"{title} (no image of {scores['split']} has a mask)"
+            continue
+        score = scores[f"{scores['split']}_miou"]
+        if (score["background"] if isinstance(score, Mapping) else score) is None:
+            yield f"{title} (ground truth and prediction show background alone, whose IoU is no score)"
 
 
 def segmenter_scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -335,6 +354,8 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
             "mIoU",
             best["miou"],
             labels,
+            # Earlier versions did not count them.
+            count=best.get("miou_classes"),
             inference=f"threshold {best['threshold']:.2f}, {chosen}",
             compared=f"threshold: {chosen}",
             supervision=describe_supervision(labels["maps_supervision"], labels),
@@ -346,6 +367,7 @@ def _pseudo_label_scores(labels: Mapping[str, Any], source: str) -> Iterator[Mea
             "mIoU, fixed threshold",
             fixed["miou"],
             labels,
+            count=fixed.get("miou_classes"),
             inference=describe_fixed_threshold(fixed),
             supervision=describe_supervision(labels["maps_supervision"], labels),
         )
@@ -380,12 +402,13 @@ def describe_fixed_threshold(fixed: Mapping[str, Any]) -> str:
 def describe_inference(protocol: Mapping[str, Any]) -> str:
     """How a network's predictions were made, according to the protocol of its scores: "scale 1, flip, no CRF".
 
-    The protocol has a `window` only where predictions were made in windows.
+    The protocol has a `window` only where predictions were made in windows, a `long_side` where images were larger.
     """
     key = "squares" if protocol["squares"] else "scales"
     sizes = protocol[key]
     parts = [f"{key[:-1] if len(sizes) == 1 else key} " + " ".join(f"{size:g}" for size in sizes)]
     parts += [f"windows of {protocol['window']}"] if protocol.get("window") else []
+    parts += [f"scaled down to {protocol['long_side']}"] if protocol.get("long_side") else []
     parts += ["flip"] if protocol["flip"] else []
     parts += ["CRF" if protocol["crf"] else "no CRF"]
     return ", ".join(parts)
@@ -394,6 +417,11 @@ def describe_inference(protocol: Mapping[str, Any]) -> str:
 def three_decimals(value: float | None) -> str:
     """A score as text: three decimals, or a dash for None."""
     return ABSENT if value is None else f"{value:.3f}"
+
+
+def whole(value: int | None) -> str:
+    """A number of things as text; a dash for None."""
+    return ABSENT if value is None else str(value)
 
 
 def signed(value: float | None) -> str:

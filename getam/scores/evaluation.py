@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torchmetrics.functional.classification import binary_average_precision
 
-from getam.datasets.index import Index, read_index, read_label_source
+from getam.datasets.index import Index, IndexRow, read_index, read_label_source
 from getam.datasets.shards import MANIFEST, check_classes, read_manifest
+from getam.datasets.working_size import working_size
 from getam.errors import InputError
 from getam.networks.supervision import of_shards
 from getam.settings.prediction import PredictionSettings
@@ -83,19 +84,17 @@ class ConfusionMatrix:
         return np.diag(square), truth, square.sum(0)
 
     def scores(self, names: Sequence[str], protocol: str = "excluded") -> dict[str, Any]:
-        """Gives {"miou", "iou": {name: ...}, "precision": {...}, "recall": {...}}, fractions in [0, 1] or None.
+        """Gives {"miou", "miou_classes", "iou": {name: ...}, "precision": {...}, "recall": {...}}, fractions or None.
 
-        mIoU is the mean over the classes that occur, in truth or prediction; it is None where the background alone
-        does, whose IoU is no score of a segmentation. Under `excluded` a class whose pixels are all predicted 255
-        occurs in neither and is left out.
+        mIoU is the mean over the classes that occur, in truth or prediction; see `mean_iou`. Under `excluded` a class
+        whose pixels are all predicted 255 occurs in neither and is left out.
         """
         measures = {"iou": self.iou(protocol), "precision": self.precision(protocol), "recall": self.recall(protocol)}
         per_class = {
             measure: {name: _or_none(value) for name, value in zip(names, values, strict=True)}
             for measure, values in measures.items()
         }
-        background_alone = bool(np.isnan(measures["iou"][1:]).all())
-        return {"miou": None if background_alone else mean_of_known(measures["iou"]), **per_class}
+        return {**mean_iou(measures["iou"]), **per_class}
 
     def pixel_accuracy(self) -> float | None:
         """Fraction of known ground-truth pixels that are right; a predicted 255 is an error."""
@@ -138,16 +137,35 @@ class ThresholdCurve:
         flat = pairs * self.counts.shape[2] + below
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
-    def points(self) -> list[dict[str, float | None]]:
-        """Gives {"threshold", "miou", "precision", "recall"} at each threshold, means over the classes that occur."""
+    def points(self) -> list[dict[str, Any]]:
+        """Gives {"threshold", "miou", "miou_classes", "precision", "recall"} at each threshold.
+
+        The scores are means over the classes that occur; see `mean_iou`.
+        """
         points = []
         for number, threshold in enumerate(self.thresholds):
             matrix = ConfusionMatrix(self.num_classes)
             matrix.counts[:, :-1] = self.counts[:, :, number + 1 :].sum(2)
             matrix.counts[:, 0] += self.counts[:, :, : number + 1].sum((1, 2))
-            means = {"miou": matrix.iou(), "precision": matrix.precision(), "recall": matrix.recall()}
-            points.append({"threshold": threshold, **{name: mean_of_known(values) for name, values in means.items()}})
+            means = {"precision": matrix.precision(), "recall": matrix.recall()}
+            others = {name: mean_of_known(values) for name, values in means.items()}
+            points.append({"threshold": threshold, **mean_iou(matrix.iou()), **others})
         return points
+
+
+def mean_iou(iou: np.ndarray) -> dict[str, Any]:
+    """The mean over the classes that occur, from the IoU of each (C + 1,), NaN for one that does not.
+
+    Returns:
+        {"miou", "miou_classes"}: the mean, and over how many classes it is one, the background among them. Where the
+        background alone occurs, whose IoU is no score of a segmentation, or nothing does, the mean is None, and
+        "miou_reason" says why.
+    """
+    count = int((~np.isnan(iou)).sum())
+    if np.isnan(iou[1:]).all():
+        reason = "ground truth and prediction show background alone" if count else "no pixel has a ground truth"
+        return {"miou": None, "miou_classes": count, "miou_reason": reason}
+    return {"miou": mean_of_known(iou), "miou_classes": count}
 
 
 def mean_of_known(values: np.ndarray) -> float | None:
@@ -204,7 +222,8 @@ def evaluate_predictions(
     for row in scored:
         assert row.mask is not None
         matrix.add(read_labels(row.mask), read_labels(predictions / f"{row.id}.png"))
-    settings = PredictionSettings.model_validate(manifest["settings"])
+    # Earlier versions scaled nothing down.
+    settings = PredictionSettings.model_validate({"long_side": 0} | manifest["settings"])
     return {
         "split": split,
         "images": len(scored),
@@ -215,6 +234,7 @@ def evaluate_predictions(
             "scales": [] if settings.squares else list(settings.scales),
             "squares": list(settings.squares),
             **({"window": settings.window, "window_overlap": settings.window_overlap} if settings.window else {}),
+            **({"long_side": settings.long_side} if any(_is_scaled_down(row, settings) for row in scored) else {}),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
             **({"architecture": manifest["architecture"]} if "architecture" in manifest else {}),
@@ -222,6 +242,10 @@ def evaluate_predictions(
             "image_labels": image_labels,
         },
     }
+
+
+def _is_scaled_down(row: IndexRow, settings: PredictionSettings) -> bool:
+    return working_size(row, settings.long_side) != (row.height, row.width)
 
 
 class EvaluationArguments(MachineArguments):
@@ -247,6 +271,14 @@ def write_scores(arguments: EvaluationArguments, *, what: str) -> None:
     )
     write_json(arguments.out, scores)
     if scores["images"]:
-        logger.info("%s: mIoU on %s %s (%d images)", what, arguments.split, scores["miou"], scores["images"])
+        shown = scores["miou"] if scores["miou"] is not None else f"not scored: {scores['miou_reason']}"
+        logger.info(
+            "%s: mIoU on %s %s (%d images, %d classes)",
+            what,
+            arguments.split,
+            shown,
+            scores["images"],
+            scores["miou_classes"],
+        )
     else:
         logger.warning("%s: no image of %s has a mask: not scored", what, arguments.split)

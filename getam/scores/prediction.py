@@ -17,9 +17,10 @@ from torch import Tensor
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.datasets.index import Index, IndexRow, read_photograph
 from getam.datasets.shards import new_shard
+from getam.datasets.working_size import most_probable, say_scaled_down, working_size
 from getam.labels.crf import LabelsOf, write_crf_labels
 from getam.networks.checkpoints import model_files
-from getam.scores.evaluation import ConfusionMatrix, mean_of_known
+from getam.scores.evaluation import ConfusionMatrix, mean_iou
 from getam.settings.prediction import PredictionSettings, ViewSettings
 from getam.system.image_files import read_labels, write_labels
 from getam.system.progress import image_progress, progress
@@ -78,9 +79,10 @@ def predict(
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
-        full = (row.height, row.width)
-        return full if settings.squares else fit_long_side(full, max(full), multiple=multiple)
+        working = working_size(row, settings.long_side)
+        return working if settings.squares else fit_long_side(working, max(working), multiple=multiple)
 
+    say_scaled_down(rows, settings.long_side, what=what)
     budget = BATCH_PIXELS[device.type]
     predicted = [row for row in rows if row.id not in kept]
     if settings.squares:
@@ -111,13 +113,13 @@ def predict(
             for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
                 averaged = averaged_probabilities(network, images.to(device), settings, multiple)
                 for row, values in zip(batch, averaged, strict=True):
-                    full = (row.height, row.width)
-                    resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
+                    working = working_size(row, settings.long_side)
+                    resized = F.interpolate(values[None], size=working, mode="bilinear", align_corners=False)[0]
                     indices = possible(row)
                     if indices is not None:
                         resized = resized[[0, *(index + 1 for index in indices)]]
                         resized = resized / resized.sum(0, keepdim=True)
-                    labels = LabelsOf(indices, confidence)
+                    labels = LabelsOf(indices, confidence, (row.height, row.width))
                     if settings.crf.iterations:
                         probabilities = resized.cpu().numpy()
                         yield shard.submit(row.id, write_crf_labels, row.image, probabilities, settings.crf, labels)
@@ -148,7 +150,7 @@ def validation_miou(
         num_classes: C, without background.
 
     Returns:
-        None where no row has a mask.
+        None where no row has a mask, or background alone is there.
     """
 
     def size(row: IndexRow) -> tuple[int, int]:
@@ -165,7 +167,8 @@ def validation_miou(
             resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]
             assert row.mask is not None
             matrix.add(read_labels(row.mask), resized.argmax(0).byte().cpu().numpy())
-    return mean_of_known(matrix.iou())
+    score: float | None = mean_iou(matrix.iou())["miou"]
+    return score
 
 
 def averaged_probabilities(
@@ -236,5 +239,8 @@ def window_starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def _write(path: Path, probabilities: Tensor, labels: LabelsOf) -> None:
-    confident, winner = probabilities.max(0)
-    write_labels(path, labels(winner.to(torch.uint8).cpu().numpy(), confident.cpu().numpy()))
+    if labels.size in (None, probabilities.shape[1:]):
+        confident, winner = probabilities.max(0)
+        write_labels(path, labels(winner.to(torch.uint8).cpu().numpy(), confident.cpu().numpy()))
+    else:
+        write_labels(path, labels(*most_probable(probabilities.cpu().numpy(), labels.size)))

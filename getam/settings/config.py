@@ -19,7 +19,7 @@ from getam.settings.data import DataSettings
 from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.demo import DemoSettings
 from getam.settings.end_to_end import CheckpointSettings, EndToEndSettings
-from getam.settings.maps import MAP_METHODS, MapSourceSettings, RefineSettings
+from getam.settings.maps import MAP_METHODS, MapSourceSettings, RefineMapsSettings
 from getam.settings.networks import NetworkWeights
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
@@ -44,7 +44,7 @@ class Config(Section):
     data: DataSettings
     classifier: ClassifierSettings
     maps: MapSourceSettings
-    refine: RefineSettings
+    refine: RefineMapsSettings
     saliency: SaliencySourceSettings
     completion: PseudoLabelSettings
     score_labels: ScoreLabelsSettings

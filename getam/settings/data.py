@@ -64,6 +64,10 @@ class IndexSettings(Section):
         "SBD's folder `dataset` or a folder such as SegmentationClassAug, whose images join train as far as they are "
         "not in val or test; empty: none"
     )
+    negatives: Literal["refuse", "background"] = Field(
+        description="images of train that show none of the classes: refuse (of COCO: left out, as in published "
+        "scores) or background (learned from as such; of COCO: of val too); a list says so by an empty cell"
+    )
     images: Annotated[int, Field(ge=0)] = Field(description="most images of a split, evenly spaced; 0: all")
     counts: CountSettings
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from getam.settings.choices import Choice, readers, with_baselines
-from getam.settings.section import Block, Fraction, ImageSize, PositiveFloat, PositiveInt, Precision, Section
+from getam.settings.section import Block, Fraction, ImageSize, LongSide, PositiveFloat, PositiveInt, Precision, Section
 
 
 @dataclass(frozen=True)
@@ -98,3 +98,12 @@ class RefineSettings(Section):
         description="iterations of the affinity; 0: bilinear upsampling only"
     )
     dilations: tuple[PositiveInt, ...] = Field(description="dilations of the 3x3 neighborhoods, pixels", min_length=1)
+
+
+class RefineMapsSettings(RefineSettings):
+    """refine_maps: PAMR (Araslanov & Roth 2020) of whole photographs."""
+
+    long_side: LongSide = Field(
+        description="a photograph whose longer side has more pixels is refined scaled down to it, and its maps are "
+        "enlarged again, which bounds memory and time; 0: never"
+    )

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from getam.settings.crf import CrfSettings
-from getam.settings.section import ImageSize, PositiveFloat, Section
+from getam.settings.section import ImageSize, LongSide, PositiveFloat, Section
 
 
 class ViewSettings(Section):
@@ -35,4 +35,8 @@ class ViewSettings(Section):
 class PredictionSettings(ViewSettings):
     """predict_deeplab and predict_end_to_end: averaged probabilities over scales and flip, then CRF."""
 
+    long_side: LongSide = Field(
+        description="a photograph whose longer side has more pixels is segmented scaled down to it, and its labels are "
+        "enlarged again, which bounds memory and time; 0: never"
+    )
     crf: CrfSettings

@@ -17,6 +17,7 @@ Digits = BeforeValidator(lambda value: int(value) if isinstance(value, str) and 
 Precision = Literal["float32", "bfloat16"]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 4096
+LongSide = Annotated[int, Field(ge=0, le=2**15)]
 ImageSize = Annotated[int, Field(ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)]
 
 POSITIONAL: dict[str, JsonValue] = {"positional": True}

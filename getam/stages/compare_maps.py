@@ -15,7 +15,7 @@ from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError
 from getam.pages.map_sheet import SheetRow, draw_sheet
 from getam.pages.text.documents import Document, Grid, write_document
-from getam.runs.summary import describe_supervision, three_decimals
+from getam.runs.summary import describe_supervision, three_decimals, whole
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import atomic_file, read_array, read_json, write_json
 from getam.system.image_files import read_labels
@@ -78,17 +78,18 @@ def run(arguments: Arguments) -> None:
 
 
 def _best(path: Path) -> dict[str, Any]:
-    """Reads a method's best threshold and its mIoU (None without ground truth), images, split and supervision.
+    """Reads a method's best threshold, its mIoU (None without ground truth) over how many classes, images, split and
+    supervision.
 
     Raises:
         InputError: the file lacks one of them.
     """
     scores = read_json(path)
     try:
-        best = scores["best_threshold"] or {"threshold": None, "miou": None}
+        best = {"miou_classes": None} | (scores["best_threshold"] or {"threshold": None, "miou": None})
         supervision = describe_supervision(scores["maps_supervision"], scores)
         shared = {key: scores[key] for key in ("split", "images")}
-        return {key: best[key] for key in ("threshold", "miou")} | shared | {"supervision": supervision}
+        return {key: best[key] for key in ("threshold", "miou", "miou_classes")} | shared | {"supervision": supervision}
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: lacks {error}; delete it and run score-labels again") from None
 
@@ -118,11 +119,12 @@ def _read_map(path: Path, row: IndexRow, number: int) -> np.ndarray:
 
 
 def _document(content: dict[str, Any]) -> Document:
-    headings = ("Method", "mIoU", "Best threshold", "Split", "Images", "Supervision")
+    headings = ("Method", "mIoU", "Classes", "Best threshold", "Split", "Images", "Supervision")
     cells = [
         (
             each["label"],
             three_decimals(each["miou"]),
+            whole(each["miou_classes"]),
             three_decimals(each["threshold"]),
             each["split"],
             str(each["images"]),
@@ -135,7 +137,7 @@ def _document(content: dict[str, Any]) -> Document:
         [
             "mIoU of the refined maps alone: a pixel has the strongest class where its map is above the threshold, "
             "else background. The ground truth of the same images chose the threshold: an upper bound.",
-            Grid(headings, cells, {1, 2, 4}),
+            Grid(headings, cells, {1, 2, 3, 5}),
             "The picture shows the maps of each image's largest class (without ground truth, of its first class), "
             "divided by their maximum: dark is 0, yellow 1.",
         ],

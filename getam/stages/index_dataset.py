@@ -54,6 +54,10 @@ def run(arguments: Arguments) -> None:
     for split, ids in split_ids(index).items():
         masks = sum(row.mask is not None for row in index.split(split))
         logger.info("index_dataset: %s: %d images, %d with a mask", split, len(ids), masks)
+        if split == "train" and (negatives := sum(not row.labels for row in index.split(split))):
+            logger.info(
+                "index_dataset: train: %d images show none of the classes: learned from as background", negatives
+            )
         if split == "val" and masks < len(ids):
             logger.warning(
                 "index_dataset: val: %d of %d images have no mask and are not scored", len(ids) - masks, len(ids)

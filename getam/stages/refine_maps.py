@@ -13,10 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 from getam.datasets.images import planned_batches, read_ahead
 from getam.datasets.index import IndexRow, read_index, read_photograph
 from getam.datasets.shards import new_shard, rows_of
+from getam.datasets.working_size import enlarged, say_scaled_down, shrunk, working_size
 from getam.errors import InputError
 from getam.maps.pamr import normalize, pamr
 from getam.networks.supervision import IMAGE_LABELS, SUPERVISION, of_shards
-from getam.settings.maps import RefineSettings
+from getam.settings.maps import RefineMapsSettings
 from getam.settings.section import section_of
 from getam.system.arguments.network import NetworkArguments
 from getam.system.files import read_array, write_array
@@ -28,7 +29,7 @@ BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512}
 """Number of image pixels at most in a batch: few for a CPU, whose caches hold the affinities; many to fill a GPU."""
 
 
-class Arguments(RefineSettings, NetworkArguments):
+class Arguments(RefineMapsSettings, NetworkArguments):
     """Write refined/<shard>/<id>.npy: float16 (K, H, W), each class in [0, 1]."""
 
     index: Path = Field(description="index.csv")
@@ -37,13 +38,14 @@ class Arguments(RefineSettings, NetworkArguments):
 
 
 def run(arguments: Arguments) -> None:
-    settings = section_of(RefineSettings, arguments)
+    settings = section_of(RefineMapsSettings, arguments)
     device = arguments.prepare()
     index = read_index(arguments.index)
     rows = rows_of(arguments.maps, index)
+    say_scaled_down(rows, settings.long_side, what="refine_maps")
     batches = planned_batches(
         rows,
-        size=lambda row: (row.height, row.width),
+        size=lambda row: working_size(row, settings.long_side),
         batch_size=BATCH_SIZE,
         pixels=BATCH_PIXELS[device.type],
         like=lambda row: len(row.labels),
@@ -64,18 +66,18 @@ def run(arguments: Arguments) -> None:
         ) as shard,
     ):
         todo = shard.unfinished(batches)
-        loaded = read_ahead(todo, lambda row: _read(row, arguments.maps), threads=arguments.threads)
+        loaded = read_ahead(todo, lambda row: _read(row, arguments.maps, settings.long_side), threads=arguments.threads)
         for batch, pairs in image_progress(loaded, todo, what="refine_maps"):
             images = torch.stack([image for image, _ in pairs]).to(device)
             # Images with fewer classes than others in the batch are padded with zero maps, which are not read.
             maps = pad_sequence([values for _, values in pairs], batch_first=True).to(device)
             refined = normalize(pamr(images, maps, iterations=settings.iterations, dilations=settings.dilations))
             for row, values in zip(batch, refined, strict=True):
-                shard.submit(row.id, _write, values[: len(row.labels)])
+                shard.submit(row.id, _write, values[: len(row.labels)], (row.height, row.width))
 
 
-def _read(row: IndexRow, folder: Path) -> tuple[Tensor, Tensor]:
-    """Reads an image (3, H, W) in 0..255 and its maps (K, n_h, n_w), both float32.
+def _read(row: IndexRow, folder: Path, long_side: int) -> tuple[Tensor, Tensor]:
+    """Reads an image (3, h, w) in 0..255, at its working size, and its maps (K, n_h, n_w), both float32.
 
     Raises:
         InputError: the maps have another shape or type, or values that are not finite or negative.
@@ -86,9 +88,17 @@ def _read(row: IndexRow, folder: Path) -> tuple[Tensor, Tensor]:
         raise InputError(f"{path}: {maps.dtype} {maps.shape} is not float32 (K, n_h, n_w), K = {len(row.labels)}")
     if not (np.isfinite(maps) & (maps >= 0)).all():
         raise InputError(f"{path}: holds NaN, infinite or negative values; dump the maps again")
-    image = torch.from_numpy(read_photograph(row).copy()).permute(2, 0, 1).float()
+    photograph = shrunk(read_photograph(row), working_size(row, long_side))
+    image = torch.from_numpy(photograph.copy()).permute(2, 0, 1).float()
     return image, torch.from_numpy(maps)
 
 
-def _write(path: Path, refined: Tensor) -> None:
-    write_array(path, refined.half().cpu().numpy())
+def _write(path: Path, refined: Tensor, size: tuple[int, int]) -> None:
+    """Writes maps (K, h, w) at `size` (H, W)."""
+    if refined.shape[1:] == size:
+        write_array(path, refined.half().cpu().numpy())
+        return
+    values = np.empty((len(refined), *size), np.float16)
+    for number, each in enumerate(refined.cpu().numpy()):
+        values[number] = enlarged(each, size)
+    write_array(path, values)

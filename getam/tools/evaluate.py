@@ -100,7 +100,8 @@ def _table(scores: dict[str, Any], names: tuple[str, ...]) -> str:
         aligned_table(("", *MEASURES), classes, right={1, 2, 3}, least=widths, ruled=False),
         aligned_table((), [(name, _number(value)) for name, value in totals.items()], right={1}, least=widths),
     ]
-    return "\n\n".join(parts) + f"\n{scores['images']} images"
+    counts = dict.fromkeys(str(scores["protocols"][protocol]["miou_classes"]) for protocol in PROTOCOLS)
+    return "\n\n".join(parts) + f"\n{scores['images']} images, mIoU of {' / '.join(counts)} classes"
 
 
 def _number(value: float | None) -> str:

@@ -81,7 +81,8 @@ def losses_of(
     present = classes_of(labels)
     saliency = batch["saliency"]
     outside = saliency == UNKNOWN
-    salient = (saliency > 0) & ~outside
+    # What is salient in an image without a class is background as well.
+    salient = (saliency > 0) & ~outside & (labels > 0).any(1)[:, None, None]
     photographs = denormalize_rgb(images)
     refined = refine_maps(photographs, maps, settings)
     targets, mined = make_targets(photographs, refined, present, salient, settings)

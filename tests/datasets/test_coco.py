@@ -131,6 +131,17 @@ def test_ids_splits_and_labels(root: Path) -> None:
     assert row.image == root / "val2014" / name_of(101, "val")
 
 
+def test_images_without_an_annotation_are_taken_in_where_they_are_wanted(root: Path) -> None:
+    made = index(root, negatives=True)
+    for number, split in ((4, "train"), (102, "val")):
+        assert made.by_id[Path(name_of(number, split)).stem].labels == ()
+        assert not mask(root, number, split).any()
+    assert len(made.rows) == len(TRAIN) + len(VAL)
+    edit(root, lambda v: v["annotations"].clear())
+    with pytest.raises(InputError, match="no image has an annotation"):
+        index(root, negatives=True)
+
+
 def test_masks_pixel_by_pixel(root: Path) -> None:
     index(root)
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)

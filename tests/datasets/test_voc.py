@@ -543,10 +543,30 @@ def test_a_missing_folder_names_its_key(tmp_path: Path) -> None:
 def test_an_image_without_label_in_a_label_file(root: Path) -> None:
     path = root / "image_labels.txt"
     path.write_text(path.read_text().replace("t3 cat", "t3"))
-    message = f"t3: no image label in {path}; label the image or take its id off train.txt"
-    assert refusal(root, labels="file") == message
+    message = (
+        f"t3: no image label in {path}; label the image or take its id off train.txt; if it shows none of the classes"
+    )
+    assert refusal(root, labels="file") == f"{message}, set data.negatives to background"
+    assert index_voc(root, labels="file", threads=1, negatives=True).by_id["t3"].labels == ()
     path.write_text(path.read_text().replace("t3\n", ""))
-    assert refusal(root, labels="file") == message
+    assert refusal(root, labels="file") == f"{message}, set data.negatives to background"
+    # Nobody has said that it shows none.
+    with pytest.raises(InputError) as caught:
+        index_voc(root, labels="file", threads=1, negatives=True)
+    assert str(caught.value) == f"{message}, write a line with its id alone"
+
+
+@pytest.mark.parametrize("labels", ["annotations", "masks"])
+def test_images_without_a_class_are_learned_from_where_they_are_wanted(root: Path, labels: str) -> None:
+    for id in TRAIN:
+        write_mask(root, id, np.array([0, 1], np.uint8))
+    write_mask(root, "t3", np.array([0, 255], np.uint8))
+    write_annotation(root, "t3", ())
+    assert refusal(root, labels=labels).endswith("if it shows none of the classes, set data.negatives to background")
+    assert index_voc(root, labels=labels, threads=1, negatives=True).by_id["t3"].labels == ()
+    words = ["--root", str(root), "--labels", labels, "--negatives", "background", "--out", str(root / "index.csv")]
+    assert command("getam", STAGES, ["index-dataset", *words]) == 0
+    assert read_index(root / "index.csv").by_id["t3"].labels == ()
 
 
 def test_a_label_of_no_class_in_a_label_file(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,16 @@ def test_rules_follow_from_labels_and_saliency(run: Path, rows: list[IndexRow]) 
     rules = pixels(page.image("second")["labels"]["rules"])
     np.testing.assert_array_equal(rules, half_mask(Decision.BACKGROUND, Decision.MINED))
     assert [*RULES] == [*Decision]
+
+
+def test_an_image_without_a_class_is_background_by_the_rules(tmp_path: Path, run: Path, rows: list[IndexRow]) -> None:
+    rows[0] = replace(rows[0], labels=())
+    for folder in ("maps", "refined"):
+        path = run / folder / "000" / 'a&"b.npy'
+        write_array(path, read_array(path)[:0])
+    write_pseudo_labels(run, "000", {'a&"b': np.zeros((HEIGHT, WIDTH), np.uint8)})
+    rules = pixels(audit(run, rows).image('a&"b')["labels"]["rules"])
+    np.testing.assert_array_equal(rules, np.full((HEIGHT, WIDTH), Decision.BACKGROUND))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def overview(run: Path, out: str = "audit") -> str:
 
 def test_scores_times_and_settings_are_on_the_page(run: Path) -> None:
     page = " ".join(overview(run).split())
-    assert '<td>DeepLab mIoU</td> <td class="number">0.700</td> <td>val</td>' in page
+    assert '<td>DeepLab mIoU</td> <td class="number">0.700</td> <td class="number">3</td> <td>val</td>' in page
     assert '<tr><td>dump_maps</td><td class="number">2</td><td class="number">1 min 20 s</td>' in page
     assert '<td class="number">40.0 s</td><td class="number">0.51 GB</td>' in page
     assert "all stages: 1 min 22 s" in page

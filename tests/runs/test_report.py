@@ -71,6 +71,8 @@ def test_summary_has_the_scores_that_other_programs_rely_on(run: Path) -> None:
     assert summary["pseudo_labels"]["train_miou"] == {"excluded": 0.71, "background": 0.65, "wrong": 0.6}
     assert summary["deeplab"]["val_miou"] == 0.6
     assert summary["end_to_end"]["val_miou"] == 0.5
+    assert summary["pseudo_labels"]["miou_classes"] == {"excluded": 2, "background": 2, "wrong": 2}
+    assert [summary[section]["miou_classes"] for section in ("deeplab", "end_to_end")] == [3, 3]
     assert summary["deeplab"]["val_iou"]["cat"] == 0.55
 
 
@@ -107,24 +109,24 @@ def test_a_file_without_a_key_is_named(run: Path) -> None:
 def test_markdown_gives_each_score_with_its_protocol(run: Path) -> None:
     lines = summary_markdown(summarize(run), "demo").splitlines()
     assert lines[0] == "# Scores of the run demo"
-    assert "| Classifier mAP | 0.980 | val | 200 | - | - | I |" in lines
-    assert "| Maps mIoU | 0.400 | train | 1000 | - | threshold 0.20, the best on train | I |" in lines
-    assert "| Pseudo labels mIoU | 0.650 | train | 1000 | as background | - | I+S |" in lines
-    assert "| DeepLab mIoU | 0.600 | val | 200 | - | scales 0.5 1, flip, CRF | I+S |" in lines
-    assert "| End to end mIoU | 0.500 | val | 200 | - | scales 0.5 1, flip, no CRF | I+S |" in lines
+    assert "| Classifier mAP | 0.980 | 2 | val | 200 | - | - | I |" in lines
+    assert "| Maps mIoU | 0.400 | - | train | 1000 | - | threshold 0.20, the best on train | I |" in lines
+    assert "| Pseudo labels mIoU | 0.650 | 2 | train | 1000 | as background | - | I+S |" in lines
+    assert "| DeepLab mIoU | 0.600 | 3 | val | 200 | - | scales 0.5 1, flip, CRF | I+S |" in lines
+    assert "| End to end mIoU | 0.500 | 3 | val | 200 | - | scales 0.5 1, flip, no CRF | I+S |" in lines
 
 
 def test_maps_stand_at_the_best_threshold_and_at_the_fixed_one(run: Path) -> None:
     # The scores of an earlier version have no fixed threshold.
     assert summarize(run)["pseudo_labels"]["fixed_threshold"] is None
     assert "fixed" not in summary_markdown(summarize(run), "demo")
-    fixed = {"threshold": 0.15, "miou": 0.375, "precision": 0.5, "recall": 0.75}
+    fixed = {"threshold": 0.15, "miou": 0.375, "miou_classes": 3, "precision": 0.5, "recall": 0.75}
     write_json(run / "pseudo_labels.json", PSEUDO_LABELS | {"fixed_threshold": fixed})
     summary = summarize(run)
     assert summary["pseudo_labels"]["fixed_threshold"] == fixed
     lines = summary_markdown(summary, "demo").splitlines()
-    row = "| Maps mIoU, fixed threshold | 0.375 | train | 1000 | - | threshold 0.15, fixed | I |"
-    best = "| Maps mIoU | 0.400 | train | 1000 | - | threshold 0.20, the best on train | I |"
+    row = "| Maps mIoU, fixed threshold | 0.375 | 3 | train | 1000 | - | threshold 0.15, fixed | I |"
+    best = "| Maps mIoU | 0.400 | - | train | 1000 | - | threshold 0.20, the best on train | I |"
     assert lines.index(row) == lines.index(best) + 1
     assert "<td>threshold 0.15, fixed</td>" in summary_html(summary, "demo")
 
@@ -140,8 +142,8 @@ def test_the_classifier_stands_beside_the_linear_probe_and_the_warning(run: Path
     assert summary["classifier"]["probe"] == probe
     assert summary["classifier"]["chance"] == 0.2
     lines = summary_markdown(summary, "demo").splitlines()
-    assert lines.index("| Linear probe mAP | 0.990 | val | 150 | - | frozen backbone | I |") == 1 + lines.index(
-        "| Classifier mAP | 0.980 | val | 200 | - | - | I |"
+    assert lines.index("| Linear probe mAP | 0.990 | 1 | val | 150 | - | frozen backbone | I |") == 1 + lines.index(
+        "| Classifier mAP | 0.980 | 2 | val | 200 | - | - | I |"
     )
     assert "Warning. Classifier: mAP &lt;0.5&gt;: lower learning_rate." in summary_html(summary, "demo")
     assert any(line.startswith("Warning. Classifier: mAP ") and "<" not in line for line in lines)
@@ -155,8 +157,14 @@ def test_what_has_no_ground_truth_is_said_and_what_needs_none_is_counted(run: Pa
     write_json(path, read_json(path) | unscored)
     text = summary_markdown(summarize(run), "demo")
     assert "Not scored: Pseudo labels (no image of train has a mask)." in text
-    assert "| Pseudo labels coverage | 0.800 | train | 700 |" in text
+    assert "| Pseudo labels coverage | 0.800 | - | train | 700 |" in text
     assert "Pseudo labels (train" not in text
+    write_json(
+        run / "deeplab" / "metrics.json", segmentation(0.6, crf=True) | {"miou": None, "iou": {"background": 1.0}}
+    )
+    text = summary_markdown(summarize(run), "demo")
+    assert "DeepLab (ground truth and prediction show background alone, whose IoU is no score)." in text
+    assert "| DeepLab mIoU | - | 1 | val |" in text
 
 
 def test_markdown_gives_the_iou_of_each_class_and_a_dash_for_an_absent_one(run: Path) -> None:
@@ -183,7 +191,8 @@ def test_html_has_the_same_rows_and_escapes_them(run: Path) -> None:
     summary = summarize(run)
     page = summary_html(summary, "<b>")
     assert "<h1>Scores of the run &lt;b&gt;</h1>" in page
-    assert '<tr><td>DeepLab mIoU</td><td class="right">0.600</td><td>val</td><td class="right">200</td>' in page
+    cells = '<td class="right">0.600</td><td class="right">3</td><td>val</td><td class="right">200</td>'
+    assert f"<tr><td>DeepLab mIoU</td>{cells}" in page
     assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in page
     assert "<script" not in page
     assert page.count("<tr>") - 1 == len(score_rows(summary)) + 1 + 4
@@ -192,7 +201,7 @@ def test_html_has_the_same_rows_and_escapes_them(run: Path) -> None:
 def test_terminal_table_is_aligned(run: Path) -> None:
     heading, rule, *lines = scores_table(summarize(run)).splitlines()
     assert set(rule) == {"-", " "}
-    column = heading.index("Split")
+    column = heading.index("Classes")
     assert {line[column - 2 : column] for line in (heading, rule, *lines)} == {"  "}
     # Right-aligned under "Value", three decimals.
     values = [line[column - 7 : column - 2] for line in lines]
@@ -203,12 +212,12 @@ def test_terminal_table_is_aligned(run: Path) -> None:
 def test_windows_are_told_where_predictions_were_made_in_them(run: Path) -> None:
     assert "window" not in summarize(run)["deeplab"]["protocol"]
     scores = segmentation(0.6, crf=True)
-    scores["protocol"] |= {"window": 480, "window_overlap": 0.25, "architecture": "linear"}
+    scores["protocol"] |= {"window": 480, "window_overlap": 0.25, "architecture": "linear", "long_side": 1024}
     write_json(run / "deeplab" / "metrics.json", scores)
     summary = summarize(run)
     assert summary["deeplab"]["protocol"]["window_overlap"] == 0.25
     text = summary_markdown(summary, "demo")
-    assert "scales 0.5 1, windows of 480, flip, CRF" in text
+    assert "scales 0.5 1, windows of 480, scaled down to 1024, flip, CRF" in text
     assert "Linear head (val)" in text
 
 

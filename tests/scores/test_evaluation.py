@@ -34,6 +34,7 @@ PREDICTION = PredictionSettings(
     squares=(),
     window=0,
     window_overlap=0.5,
+    long_side=0,
     flip=True,
     crf=CrfSettings(
         iterations=2, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
@@ -146,7 +147,8 @@ def test_nothing_to_score_is_none_throughout() -> None:
     matrix = matrix_of([[255, 255]], [[0, 1]], num_classes=2)
     unknown = {"background": None, "a": None}
     assert matrix.scores(("background", "a")) == {
-        "miou": None, "iou": unknown, "precision": unknown, "recall": unknown
+        "miou": None, "miou_classes": 0, "miou_reason": "no pixel has a ground truth",
+        "iou": unknown, "precision": unknown, "recall": unknown,
     }  # fmt: skip
     assert matrix.pixel_accuracy() is None
     assert matrix.unknown_share() is None
@@ -234,6 +236,7 @@ def test_evaluate_predictions(tmp_path: Path) -> None:
         "split": "val",
         "images": 2,
         "miou": 0.5,
+        "miou_classes": 2,
         "iou": {"background": 0.5, "dog": 0.5},
         "precision": {"background": 0.5, "dog": 1.0},
         "recall": {"background": 1.0, "dog": 0.5},
@@ -268,6 +271,21 @@ def test_the_protocol_says_windows_where_there_are_some(tmp_path: Path) -> None:
     protocol = evaluate_predictions(index, tmp_path / "predictions", split="val")["protocol"]
     assert (protocol["window"], protocol["window_overlap"]) == (480, 0.25)
     assert describe_inference(protocol) == "scales 1 0.5, windows of 480, flip, CRF"
+
+
+def test_the_protocol_says_where_images_were_scaled_down(tmp_path: Path) -> None:
+    index = scored_index(tmp_path)
+    for long_side, said in ((4, False), (3, True)):
+        settings = PREDICTION.model_copy(update={"long_side": long_side})
+        write_predictions(tmp_path / f"{long_side}", ["v1", "v2", "v3"], settings=settings)
+        protocol = evaluate_predictions(index, tmp_path / f"{long_side}", split="val")["protocol"]
+        assert protocol.get("long_side") == (long_side if said else None)
+        assert describe_inference(protocol) == f"scales 1 0.5,{' scaled down to 3,' if said else ''} flip, CRF"
+    # Earlier versions knew no such setting.
+    manifest = read_json(tmp_path / "4" / "manifest.json")
+    del manifest["settings"]["long_side"]
+    write_json(tmp_path / "4" / "manifest.json", manifest)
+    assert "long_side" not in evaluate_predictions(index, tmp_path / "4", split="val")["protocol"]
 
 
 @pytest.mark.parametrize("ids", [["t1"], ["v1", "v2"], ["v1", "v2", "v3", "t1"]])
@@ -306,6 +324,12 @@ def test_background_alone_is_no_miou() -> None:
     matrix = ConfusionMatrix(3)
     matrix.add(np.array([[0, 0, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
     scores = matrix.scores(("background", "a", "b"))
-    assert (scores["miou"], scores["iou"]["background"]) == (None, 1.0)
+    assert (scores["miou"], scores["miou_classes"], scores["iou"]["background"]) == (None, 1, 1.0)
+    assert scores["miou_reason"] == "ground truth and prediction show background alone"
     matrix.add(np.array([[0]], np.uint8), np.array([[2]], np.uint8))
-    assert matrix.scores(("background", "a", "b"))["miou"] == pytest.approx((2 / 3 + 0) / 2)
+    scores = matrix.scores(("background", "a", "b"))
+    assert (scores["miou"], scores["miou_classes"]) == (pytest.approx((2 / 3 + 0) / 2), 2)
+    assert "miou_reason" not in scores
+    curve = ThresholdCurve(3, [0.0, 0.5])
+    curve.add(np.array([[0, 0]], np.uint8), np.array([[1, 1]], np.uint8), np.array([[0.2, 0.1]], np.float32))
+    assert [(each["miou"], each["miou_classes"]) for each in curve.points()] == [(0.0, 2), (None, 1)]

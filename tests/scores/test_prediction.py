@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ import getam.scores.prediction
 import getam.system.version
 from getam.datasets.images import normalize_rgb
 from getam.datasets.index import Index, IndexRow, write_index
+from getam.datasets.working_size import most_probable
 from getam.labels.crf import LabelsOf
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS, save_model
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
@@ -35,6 +37,7 @@ SETTINGS = PredictionSettings(
     squares=(),
     window=0,
     window_overlap=0.5,
+    long_side=0,
     flip=False,
     crf=CrfSettings(
         iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=83, bilateral_rgb=5, bilateral_weight=4
@@ -159,6 +162,47 @@ def test_squares_take_the_place_of_scales(tmp_path: Path) -> None:
     assert [tuple(images.shape) for images in seen] == [(1, 3, 48, 48), (1, 3, 16, 16)] * 2
     for id, image in images.items():
         assert labels[id].shape == image.shape[:2]
+
+
+# Photographs larger than long_side
+
+
+@pytest.mark.parametrize(
+    "views", [{}, {"squares": (16, 32)}, {"crf": SETTINGS.crf.model_copy(update={"iterations": 1})}]
+)
+def test_a_large_photograph_is_segmented_scaled_down_and_its_labels_have_its_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, views: dict[str, Any]
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def by_color(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape[2:]))
+        return 9 * images
+
+    # Red, green and blue stripes, wide enough to be found again: labels 0, 1 and 2.
+    large = np.repeat(np.repeat(255 * np.eye(3, dtype=np.uint8)[None], 40, 1), 90, 0)
+    rows = write_rows(tmp_path / "images", {"large": large, "fits": large[:40, 20:60]})
+    with caplog.at_level(logging.INFO):
+        labels = run(by_color, rows, tmp_path / "out", multiple=2, long_side=40, **views)
+    assert "predict_test: 1 of 2 images are computed at a longer side of 40 pixels" in caplog.text
+    assert max(max(size) for size in seen) <= 40
+    expected = np.repeat(np.arange(3), 40)[None].repeat(90, 0)
+    assert labels["large"].shape == expected.shape
+    edges = np.isin(np.arange(120) % 40, (37, 38, 39, 0, 1, 2))
+    assert np.array_equal(labels["large"][:, ~edges], expected[:, ~edges])
+    # What fits is not touched.
+    unbounded = run(by_color, rows, tmp_path / "other", multiple=2, long_side=0, **views)
+    assert np.array_equal(labels["fits"], unbounded["fits"])
+
+
+def test_the_most_probable_class_of_an_enlarged_photograph() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), (7, 9)).transpose(2, 0, 1).astype(np.float32)
+    winner, highest = most_probable(probabilities, (70, 81))
+    enlarged = F.interpolate(torch.from_numpy(probabilities)[None], size=(70, 81), mode="bilinear")[0]
+    assert (winner.dtype, winner.shape) == (np.uint8, (70, 81))
+    np.testing.assert_allclose(highest, enlarged.amax(0).numpy(), atol=1e-5)
+    chosen = np.take_along_axis(enlarged.numpy(), winner[None].astype(int), 0)[0]
+    np.testing.assert_allclose(chosen, highest, atol=1e-5)
 
 
 # Windows

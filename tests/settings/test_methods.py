@@ -23,6 +23,7 @@ from getam.cli import STAGES, command
 from getam.datasets.formats import FORMATS, DatasetFormat
 from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard
+from getam.datasets.sources import Sources
 from getam.errors import InputError, enumerated
 from getam.experiments.label_times import Item, time_labels
 from getam.experiments.tables import definitions
@@ -219,6 +220,7 @@ def index_toy(settings: IndexSettings, splits: Collection[str], masks: Path, thr
 TOY_FORMAT = DatasetFormat(
     index=index_toy,
     input_files=lambda settings: [settings.root / "about.txt"],
+    sources=lambda settings, splits: Sources([str(settings.root / "about.txt")]),
     findings=lambda settings: iter([("about.txt", "a toy")]),
     converts_masks=lambda settings: False,
 )

@@ -23,7 +23,7 @@ TRUTH = np.array([[0, 1, 2, 2], [0, 0, 2, 2]], np.uint8)
 CURVE = {
     "split": "train",
     "images": 2,
-    "best_threshold": {"threshold": 0.25, "miou": 0.625},
+    "best_threshold": {"threshold": 0.25, "miou": 0.625, "miou_classes": 3},
     "maps_supervision": "I",
     "image_labels": "masks",
 }
@@ -86,7 +86,7 @@ def test_a_sheet_shows_photograph_truth_and_maps(tmp_path: Path) -> None:
         low, high = tile(tmp_path, 2, row), tile(tmp_path, 3, row)
         for shown, color in ((low, heat_colors()[0]), (high, heat_colors()[255])):
             assert np.abs(shown - (0.7 * color + 0.3 * 200)).max() <= 2
-    assert "| b alone | 0.625 | 0.250 | train | 2 | I (masks) |" in (tmp_path / "f.md").read_text()
+    assert "| b alone | 0.625 | 3 | 0.250 | train | 2 | I (masks) |" in (tmp_path / "f.md").read_text()
 
 
 def test_images_are_evenly_spaced_over_all_shards(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_without_ground_truth_the_first_class_is_shown_and_no_number(tmp_path: P
     content = compare(tmp_path, methods)
     assert [each["class"] for each in content["images"]] == ["a", "a"]
     assert [each["miou"] for each in content["methods"]] == [None, None]
-    assert "| nothing | - | - | train | 0 | I (masks) |" in (tmp_path / "f.md").read_text()
+    assert "| nothing | - | - | - | train | 0 | I (masks) |" in (tmp_path / "f.md").read_text()
     assert tuple(tile(tmp_path, 1, 0)) == (255, 255, 255)
 
 
@@ -111,7 +111,7 @@ def test_labels_may_be_anything(tmp_path: Path, label: str) -> None:
     methods = write_run(tmp_path)
     compare(tmp_path, [methods[0] | {"label": label}, methods[1]])
     table = [line for line in (tmp_path / "f.md").read_text().splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in table} == {7}
+    assert {line.count("|") for line in table} == {8}
     assert not any("<b>" in line for line in table)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.dying_worker import INTERRUPTED, MOMENTS
 from support.workplace import PROJECT
@@ -26,8 +27,9 @@ from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.labels.completion import complete_labels
 from getam.labels.crf import crf_labels
+from getam.labels.methods import make_labels
 from getam.labels.rrm import rrm_labels
-from getam.settings.completion import LabelSettings
+from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.stages import score_labels
@@ -85,7 +87,9 @@ def expected_labels(data: Path, settings: LabelSettings) -> dict[str, np.ndarray
     labels = {}
     for row in index.rows:
         maps, classes = read_array(data / "maps" / f"{row.id}.npy"), index.class_indices(row)
-        if settings.method == "crf":
+        if not classes:
+            labels[row.id] = np.zeros((row.height, row.width), np.uint8)
+        elif settings.method == "crf":
             labels[row.id] = crf_labels(read_photograph(row), maps, classes, settings.crf, gamma=settings.gamma)
         elif settings.method == "rrm":
             labels[row.id] = rrm_labels(read_photograph(row), maps, classes, settings.rrm, settings.crf)
@@ -132,12 +136,25 @@ def test_files_hold_the_labels_of_the_method(data: Path, changes: dict[str, Any]
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
 def test_salient_is_strictly_above_the_threshold(data: Path, threshold: float) -> None:
     limit = int(255 * threshold)
-    write_gray(
-        data / "saliency" / "i2.png", np.where(np.arange(16) < 8, limit, limit + 1).astype(np.uint8)[None].repeat(20, 0)
-    )
-    # No class: what is salient is unknown.
-    labels = read_labels(complete(data, saliency_threshold=threshold) / "i2.png")
-    assert labels[0].tolist() == [0] * 8 + [255] * 8
+    saliency = np.where(np.arange(32) < 16, limit, limit + 1).astype(np.uint8)[None].repeat(24, 0)
+    write_gray(data / "saliency" / "i1.png", saliency)
+    # The map is empty: what is salient is unknown.
+    write_array(data / "maps" / "i1.npy", np.zeros((1, 24, 32), np.float16))
+    labels = read_labels(complete(data, saliency_threshold=threshold) / "i1.png")
+    assert labels[0].tolist() == [0] * 16 + [255] * 16
+
+
+@pytest.mark.parametrize("method", LABEL_METHODS)
+def test_an_image_without_a_class_is_background_whatever_is_salient(data: Path, method: str) -> None:
+    write_gray(data / "saliency" / "i2.png", np.full((20, 16), 255, np.uint8))
+    assert not read_labels(complete(data, method=method) / "i2.png").any()
+    on_device = LABEL_METHODS[method].on_device
+    maps, saliency = (torch.zeros(shape) if on_device else np.zeros(shape, np.float32) for shape in ((0, 4, 3), (4, 3)))
+    photograph = np.zeros((4, 3, 3), np.uint8)
+    settings = SETTINGS.model_copy(update={"method": method})
+    labels = make_labels(maps, [], image=photograph, saliency=saliency + 255, settings=settings)
+    assert (tuple(labels.shape), labels.any()) == ((4, 3), False)
+    assert labels.dtype == (torch.uint8 if on_device else np.uint8)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -57,6 +57,14 @@ def test_numbers_and_differences_by_hand(tmp_path: Path) -> None:
     assert f"- {HEADING}: 20 images of val, scale 1, flip, no CRF, supervision I+S" in text
 
 
+def test_a_mean_says_of_how_many_classes_it_is(tmp_path: Path) -> None:
+    rows = three(tmp_path, 0.75, 0.5, 0.625)
+    for name in "abc":
+        write_json(tmp_path / f"{name}.json", read_json(tmp_path / f"{name}.json") | {"miou_classes": 7})
+    _, text = make(tmp_path, rows)
+    assert f"- {HEADING}: 20 images of val, 7 classes, scale 1, flip, no CRF, supervision I+S" in text
+
+
 def test_the_order_is_said_as_the_numbers_are(tmp_path: Path) -> None:
     content, text = make(tmp_path, three(tmp_path, 0.75, 0.5, 0.25))
     assert [step["holds"] for step in content["order"][HEADING]] == [True, True]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import getam.stages.refine_maps
-from getam.datasets.index import Index, IndexRow, write_index
+from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard, read_manifest
 from getam.errors import InputError
 from getam.maps.pamr import normalize, pamr
-from getam.settings.maps import RefineSettings
+from getam.settings.maps import RefineMapsSettings
 from getam.stages.refine_maps import Arguments, run
 from getam.system.files import read_array, write_array
 from getam.system.image_files import read_image
 
 CLASSES = ("a", "b", "c")
-REFINE = RefineSettings(iterations=3, dilations=(1, 2))
+REFINE = RefineMapsSettings(iterations=3, dilations=(1, 2), long_side=0)
 LABELS = [("a",), ("a", "b"), (), ("a", "b", "c"), ("c",)]
 SIZES = [(24, 32), (24, 32), (24, 32), (32, 24), (24, 32)]
 
@@ -47,10 +50,10 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refine(data: Path, name: str = "refined", threads: int = 1) -> dict[str, np.ndarray]:
+def refine(data: Path, name: str = "refined", threads: int = 1, **changes: int) -> dict[str, np.ndarray]:
     run(
         Arguments(
-            **REFINE.model_dump(),
+            **REFINE.model_dump() | changes,
             index=data / "index.csv",
             maps=data / "maps",
             out=data / name,
@@ -59,6 +62,27 @@ def refine(data: Path, name: str = "refined", threads: int = 1) -> dict[str, np.
         )
     )
     return {id: read_array(data / name / f"{id}.npy") for id in read_manifest(data / name)["ids"]}
+
+
+def test_maps_of_a_large_photograph_are_refined_scaled_down(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = refine(data)
+    with caplog.at_level(logging.INFO):
+        scaled_down = refine(data, "scaled_down", long_side=16)
+    assert "refine_maps: 5 of 5 images are computed at a longer side of 16 pixels" in caplog.text
+    index = read_index(data / "index.csv")
+    for id, values in scaled_down.items():
+        assert values.shape == whole[id].shape
+        assert values.dtype == np.float16
+        row = index.by_id[id]
+        size = (row.height // 2, row.width // 2)
+        image = cv2.resize(read_image(row.image), size[::-1], interpolation=cv2.INTER_AREA)
+        masks = torch.from_numpy(read_array(data / "maps" / f"{id}.npy"))[None]
+        photograph = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+        small = normalize(pamr(photograph, masks, iterations=REFINE.iterations, dilations=REFINE.dilations))
+        expected = F.interpolate(small, size=(row.height, row.width), mode="bilinear")[0] if len(values) else small[0]
+        np.testing.assert_allclose(values, expected if len(values) else values, atol=2e-3)
+    for id, values in refine(data, "fits", long_side=32).items():
+        np.testing.assert_array_equal(values, whole[id])
 
 
 def test_files_hold_pamr_of_each_image_divided_by_its_maximum(data: Path) -> None:

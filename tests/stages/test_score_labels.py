@@ -153,7 +153,8 @@ def test_without_masks_the_scores_are_null_and_coverage_stays(tmp_path: Path) ->
     assert result["unknown_share"] == 3 / 8
     assert result["coverage"] == 5 / 8
     unknown = {"background": None, "a": None, "b": None}
-    nothing = {"miou": None, "iou": unknown, "precision": unknown, "recall": unknown}
+    nothing = {"miou": None, "miou_classes": 0, "miou_reason": "no pixel has a ground truth"}
+    nothing |= {"iou": unknown, "precision": unknown, "recall": unknown}
     assert result["protocols"] == {"excluded": nothing, "background": nothing, "wrong": nothing}
     assert {point["miou"] for point in result["threshold_curve"]} == {None}
     assert (result["best_threshold"], result["fixed_threshold"]) == (None, None)

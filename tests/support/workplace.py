@@ -27,7 +27,8 @@ if stage.startswith("train-"):
 elif stage in ("make-table", "compare-maps", "plot-fusions", "time-labels"):
     files = [out.with_suffix(suffix) for suffix in (".json", ".md", ".html", ".svg", ".png")]
 elif out.suffix:
-    beside = {{"index-dataset": ["classes.txt", "index.json"], "summary": ["summary.md", "summary.html"]}}
+    masks = ["masks/content"] if "coco" in sys.argv else []
+    beside = {{"index-dataset": ["classes.txt", "index.json", *masks], "summary": ["summary.md", "summary.html"]}}
     files = [out, *(out.parent / name for name in beside.get(stage, []))]
 else:
     files = [out / "content"]

@@ -62,7 +62,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
     "getam.datasets.coco getam.datasets.documents getam.datasets.folder getam.datasets.formats": {"index_dataset"},
-    "getam.datasets.repeated": {"index_dataset"},
+    "getam.datasets.repeated getam.datasets.sources": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
     # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
@@ -80,6 +80,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.duts": {"train_saliency"},
     "getam.networks.end_to_end": END_TO_END,
     "getam.scores.evaluation": SCORED,
+    "getam.datasets.working_size": LABELS | SCORED | {"refine_maps"},
     "getam.scores.probe": {"train_classifier"},
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": SEGMENTERS | {"train_end_to_end", "train_saliency"},

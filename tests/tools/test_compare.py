@@ -243,3 +243,12 @@ def test_a_page_of_runs_without_audits_has_no_links(runs: tuple[Path, Path], tmp
     write_labels(runs[1] / "pseudo_labels" / "000" / "one.png", halves(0, 1))
     assert compare(*runs, "--out", tmp_path / "compare.html") == 0
     assert "audit/index.html" not in (tmp_path / "compare.html").read_text()
+
+
+def test_means_of_different_numbers_of_classes_are_told(runs: tuple[Path, Path]) -> None:
+    assert "means of" not in comparison_text(compare_runs(*runs))
+    scores = read_json(runs[1] / "deeplab" / "metrics.json")
+    scores["iou"][next(iter(scores["iou"]))] = None
+    write_json(runs[1] / "deeplab" / "metrics.json", scores)
+    count = len(scores["iou"])
+    assert f"means of {count} / {count - 1} classes" in comparison_text(compare_runs(*runs))

@@ -58,6 +58,7 @@ def test_scores_by_hand(folders: Path, capsys: pytest.CaptureFixture[str]) -> No
         "dog", "0.5000", "1.0000", "0.5000"
     ]  # fmt: skip
     assert any(line.split() == ["mIoU,", "255", "excluded", "0.6667"] for line in output)
+    assert output[-1] == "2 images, mIoU of 3 classes"
 
 
 def test_a_list_chooses_the_images(folders: Path) -> None:

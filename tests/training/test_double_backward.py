@@ -257,6 +257,24 @@ def test_nothing_salient_is_background(settings: EndToEndSettings, monkeypatch: 
     assert all(torch.isfinite(value) for value in losses.values())
 
 
+@pytest.mark.parametrize("method", ["activation", "bands", "crf"])
+def test_an_image_without_a_class_is_background_whatever_is_salient(
+    method: str, settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changed(settings, completion={"method": method})
+    targets = captured_targets(monkeypatch)
+    batch = make_batch()
+    for none_of_them in ([1], [0, 1]):
+        batch["classes"][none_of_them] = 0
+        salient = training_step(build(settings), batch, 1, settings).losses
+        assert (targets[-1][none_of_them][batch["saliency"][none_of_them] != UNKNOWN] == 0).all()
+        assert all(torch.isfinite(value) for value in salient.values())
+        not_salient = batch["saliency"].clone()
+        not_salient[none_of_them] = torch.where(not_salient[none_of_them] == UNKNOWN, UNKNOWN, 0).byte()
+        other = training_step(build(settings), batch | {"saliency": not_salient}, 1, settings).losses
+        torch.testing.assert_close(salient, other, rtol=0, atol=0)
+
+
 def test_padding_has_no_saliency_loss(settings: EndToEndSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     received: list[Tensor] = []
     forward = EndToEndNetwork.forward

@@ -363,7 +363,7 @@ def converted_masks(data: DataSettings, results: str) -> dict[str, object]:
 
 
 def saliency_inputs(wildcards: object) -> list[str]:
-    """The folders of image/mask pairs; a file that is added to one of the user's folders does not rerun the training."""
+    """The folders of image/mask pairs; what has changed in those of the user's says the training's param `files`."""
     data = settings_of(wildcards).data
     folders = (data.saliency_train, data.saliency_val)
     return sorted({DEMO_DATA if in_demo(folder) else ancient(str(folder)) for folder in folders})

@@ -26,6 +26,7 @@ rule make_demo:
 rule index_dataset:
     input:
         index_inputs,
+        newest_of("images and labels"),
     output:
         **converted_masks(SETTINGS.data, "results/{run}"),
         index="results/{run}/index.csv",
@@ -44,6 +45,7 @@ rule index_dataset:
     params:
         code=code_of("getam.stages.index_dataset"),
         flags=section("data", IndexSettings),
+        files=state_of("images and labels"),
         splits='["train", "val"]',
         about=about(
             lambda settings: f"{settings.data.format}, {settings.data.root}, labels from {settings.data.labels}"
@@ -59,6 +61,7 @@ rule index_dataset:
 use rule index_dataset as index_test with:
     input:
         test_list(SETTINGS.data),
+        newest_of("test images"),
     output:
         index="results/{run}/test/index.csv",
         classes="results/{run}/test/classes.txt",
@@ -70,6 +73,7 @@ use rule index_dataset as index_test with:
     params:
         code=code_of("getam.stages.index_dataset", rule="index_test"),
         flags=section("data", IndexSettings),
+        files=state_of("test images"),
         splits='["test"]',
     message:
         f"index_test: {{wildcards.run}}, the split test of {SETTINGS.data.root}"

@@ -7,6 +7,7 @@ rule train_deeplab:
         classes=run_file("classes.txt"),
         pseudo_labels=shards_of("pseudo_labels"),
         pretrained=weights_of("deeplab"),
+        masks=newest_of("ground truth"),
     output:
         weights="results/{run}/deeplab/model.safetensors",
         model="results/{run}/deeplab/model.json",
@@ -24,6 +25,7 @@ rule train_deeplab:
     params:
         code=code_of("deeplab.stages.train_deeplab"),
         flags=section("deeplab"),
+        files=state_of("ground truth"),
         pseudo_labels=parent_of("pseudo_labels"),
         shards=number_of_shards,
         out=subpath(output.weights, parent=True),
@@ -119,6 +121,7 @@ rule evaluate_deeplab:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
         predictions=run_file("deeplab/predictions"),
+        masks=newest_of("masks"),
     output:
         "results/{run}/deeplab/metrics.json",
     log:
@@ -133,6 +136,7 @@ rule evaluate_deeplab:
         runtime=scaled(60),
     params:
         code=code_of("deeplab.stages.evaluate_deeplab"),
+        files=state_of("masks"),
     message:
         "evaluate_deeplab: {wildcards.run}, val against ground truth"
     shell:

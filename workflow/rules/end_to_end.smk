@@ -99,6 +99,7 @@ rule evaluate_end_to_end:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
         predictions=run_file("end_to_end/predictions"),
+        masks=newest_of("masks"),
     output:
         "results/{run}/end_to_end/metrics.json",
     log:
@@ -113,6 +114,7 @@ rule evaluate_end_to_end:
         runtime=scaled(60),
     params:
         code=code_of("getam.stages.evaluate_end_to_end"),
+        files=state_of("masks"),
     message:
         "evaluate_end_to_end: {wildcards.run}, val against ground truth"
     shell:

@@ -41,6 +41,7 @@ rule score_labels:
         classes=run_file("classes.txt"),
         maps=shards_of("refined"),
         pseudo_labels=shards_of("pseudo_labels"),
+        masks=newest_of("masks"),
     output:
         "results/{run}/pseudo_labels.json",
     log:
@@ -56,6 +57,7 @@ rule score_labels:
     params:
         code=code_of("getam.stages.score_labels"),
         flags=section("score_labels"),
+        files=state_of("masks"),
         maps=parent_of("maps"),
         pseudo_labels=parent_of("pseudo_labels"),
         shards=number_of_shards,

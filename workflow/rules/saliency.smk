@@ -8,6 +8,7 @@ rule train_saliency:
         # index alone does not rerun the training.
         waited_for("index.csv"),
         weights_of("saliency"),
+        newest_of("pairs of saliency"),
     output:
         weights="results/{run}/saliency_model/model.safetensors",
         model="results/{run}/saliency_model/model.json",
@@ -26,6 +27,7 @@ rule train_saliency:
     params:
         code=code_of("getam.stages.train_saliency"),
         flags=section("saliency", SaliencySettings),
+        files=state_of("pairs of saliency"),
         train=lambda wildcards: str(settings_of(wildcards).data.saliency_train),
         val=lambda wildcards: str(settings_of(wildcards).data.saliency_val),
         out=subpath(output.weights, parent=True),
@@ -76,8 +78,9 @@ rule collect_saliency:
         index=run_file("index.csv"),
         classes=run_file("classes.txt"),
         # A function, since the key is empty in most runs, where nothing asks for this rule. The folder is ancient, as
-        # all folders of the user's are: a file that is added to it reruns nothing.
+        # all folders of the user's are: what has changed in it says the param `files`.
         folder=lambda wildcards: ancient(SETTINGS.saliency.folder or "saliency.folder"),
+        maps=newest_of("saliency maps"),
     output:
         directory("results/{run}/saliency/{shard}"),
     log:
@@ -92,6 +95,7 @@ rule collect_saliency:
         runtime=scaled(120),
     params:
         code=code_of("getam.stages.collect_saliency"),
+        files=state_of("saliency maps"),
         shard=shard_number,
         shards=number_of_shards,
         split=split_of,

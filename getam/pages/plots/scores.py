@@ -137,7 +137,8 @@ def draw_threshold_curve(
             axis.plot(*zip(*known, strict=True), style, label=name)
     axis.plot(best["threshold"], best["miou"], "o", color=COLORS[0])
     axis.annotate(
-        f"best mIoU {best['miou']:.3f} at {best['threshold']:.2f}",
+        f"best mIoU {best['miou']:.3f} at {best['threshold']:.2f}"
+        + (f", {best['miou_classes']} classes" if "miou_classes" in best else ""),
         (best["threshold"], best["miou"]),
         xytext=(8, 8),
         textcoords="offset points",

@@ -47,7 +47,7 @@ def write_comparison(comparison: Comparison, out: Path) -> None:
         "compare.html",
         a=str(comparison.a),
         b=str(comparison.b),
-        scores=[_row(score, note=score_note(score.missing, score.differing)) for score in comparison.scores],
+        scores=[_row(score, note=score_note(score)) for score in comparison.scores],
         settings=comparison.settings,
         classes={
             score.name: (_plot(score), [_row(each) for each in score.classes])

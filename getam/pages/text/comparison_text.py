@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from getam.pages.text.tables import aligned_table
-from getam.runs.comparison import Change, Comparison
-from getam.runs.summary import signed, three_decimals
+from getam.runs.comparison import Change, Comparison, ScoreChange
+from getam.runs.summary import ABSENT, signed, three_decimals
 from getam.system.names import shown_name
 
 CLASSES = 10
@@ -41,15 +41,18 @@ def _scores(comparison: Comparison) -> str:
         return "Neither run has a score."
     rows = []
     for score in comparison.scores:
-        rows.append((*_cells(score), score_note(score.missing, score.differing)))
+        rows.append((*_cells(score), score_note(score)))
     return aligned_table(("Score", "A", "B", "B - A", ""), rows, right={1, 2, 3})
 
 
-def score_note(missing: str, differing: Any) -> str:
-    """Why two scores have no difference, as text; empty if they have one."""
-    if missing:
-        return f"{missing} has none"
-    return "; ".join(f"not comparable: {heading} {_cut(a)} / {_cut(b)}" for heading, (a, b) in differing.items())
+def score_note(score: ScoreChange) -> str:
+    """Why two scores have no difference, or that they are means of different numbers of classes; else empty."""
+    if score.missing:
+        return f"{score.missing} has none"
+    notes = [f"not comparable: {heading} {_cut(a)} / {_cut(b)}" for heading, (a, b) in score.differing.items()]
+    if ABSENT not in score.counts and score.counts[0] != score.counts[1]:
+        notes.append(f"means of {' / '.join(score.counts)} classes")
+    return "; ".join(notes)
 
 
 def _settings(comparison: Comparison) -> str:

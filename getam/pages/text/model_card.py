@@ -69,8 +69,9 @@ def _scores(scores: Mapping[str, Any] | None, classes: Sequence[str]) -> list[st
         return ["It was not scored: there is no metrics.json beside it."]
     inference = scores.get("inference", "")
     miou, accuracy = scores.get("miou"), scores.get("pixel_accuracy")
+    over = f" of {scores['miou_classes']} classes, the background among them" if "miou_classes" in scores else ""
     lines = [
-        f"mIoU {_number(miou)}, pixel accuracy {_number(accuracy)}, on {scores.get('images')} images of "
+        f"mIoU {_number(miou)}{over}, pixel accuracy {_number(accuracy)}, on {scores.get('images')} images of "
         f"{scores.get('split')}" + (f", {inference}" if inference else ""),
     ]
     rows = [

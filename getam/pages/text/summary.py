@@ -18,7 +18,7 @@ from getam.runs.summary import (
     three_decimals,
 )
 
-RIGHT = {1, 3}
+RIGHT = {1, 2, 4}
 """Columns of a table of scores that contain numbers and are right-aligned."""
 
 
@@ -39,9 +39,10 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
         return Document(title, ["No stage has written a score yet."])
     blocks: list[str | Heading | Grid] = [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all images at "
-        "their original size, and the mIoU is the mean over the classes and the background. Supervision: I image "
-        "labels, S saliency, V a person's verdicts on pseudo labels, F pixel labels (of pretrained weights), "
-        "with the origin of the image labels in brackets.",
+        "their original size, and the mIoU is the mean over the background and those classes that occur in ground "
+        "truth or prediction; the column Classes says how many. Supervision: I image labels, S saliency, V a person's "
+        "verdicts on pseudo labels, F pixel labels (of pretrained weights), with the origin of the image labels in "
+        "brackets.",
         Grid(HEADINGS, scores, RIGHT),
         *notes_in(summary),
     ]
