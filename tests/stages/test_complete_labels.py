@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.crf import without_pydensecrf
+from support.crf import NEEDS_PYDENSECRF, without_pydensecrf
 from support.dying_worker import INTERRUPTED, MOMENTS
 from support.workplace import PROJECT
 
@@ -387,8 +387,10 @@ def test_a_folder_without_permission_is_named(data: Path, words: list[str]) -> N
 
 
 WITH_CRF = ("--method", "crf", "--gamma", "32", "--threads", "2")
+"""Labels that are made in processes, where pydensecrf is installed."""
 
 
+@NEEDS_PYDENSECRF
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path, moment: str) -> None:
     process = command(data, *WITH_CRF, program=(str(DYING_WORKER), moment))
@@ -402,6 +404,7 @@ def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path
         assert (data / "000" / path.name).read_bytes() == path.read_bytes()
 
 
+@NEEDS_PYDENSECRF
 def test_an_interrupt_while_workers_start_is_left_to_the_stage(data: Path) -> None:
     process = command(data, *WITH_CRF, program=(str(DYING_WORKER), INTERRUPTED))
     errors = errors_of(process)

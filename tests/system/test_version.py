@@ -201,6 +201,7 @@ INSIDE_OF_FUNCTIONS = {
     "getam.labels.bands",
     "getam.labels.completion",
     "getam.labels.decisions",
+    "getam.labels.mean_field",
 }
 """What stages import only when they run."""
 
