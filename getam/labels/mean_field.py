@@ -79,7 +79,7 @@ class _Kernel:
         dimension, points = features.shape
         corner, rank, weights = _simplices(features)
         codes, steps = _codes(corner, rank)
-        codes, order = codes.T.flatten().sort()
+        codes, order = codes.T.flatten().sort(stable=True)
         first = torch.ones_like(codes, dtype=torch.bool)
         torch.ne(codes[1:], codes[:-1], out=first[1:])
         numbers = first.cumsum(0, dtype=torch.int32) - 1
