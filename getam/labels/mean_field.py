@@ -92,7 +92,7 @@ class _Kernel:
         self._neighbors = [_neighbors(codes[first], step) for step in steps]
         self._blur = features.new_tensor([1, 0.5, 0.5]).repeat(len(self._starts), 1)
 
-        self._vertex_weights /= 1 + 2.0**-dimension
+        # The lattice's own scale, which pydensecrf takes out, cancels here.
         scale = self(features.new_ones(points, 1)).add(1e-20).rsqrt()
         self._vertex_weights *= weight * scale
         self._point_weights *= scale.flatten()[self._points]
