@@ -32,6 +32,9 @@ venv: .venv/installed
 			"Name another one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt -e '.[workflow,export,dev,docs]'
+	@# pydensecrf2 has to be compiled, so it may be missing: the dense CRF is torch's then.
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c envs/constraints.txt 'getam[crf]' >.venv/crf.log 2>&1 || \
+		echo "pydensecrf2 was not built, see .venv/crf.log: torch computes the dense CRF, and gives the same labels"
 	@touch $@
 
 test: test-fast test-slow

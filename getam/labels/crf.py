@@ -1,26 +1,61 @@
-"""Dense CRF (Krähenbühl & Koltun 2011) on class probabilities, by pydensecrf, and pseudo labels from it.
+"""Dense CRF (Krähenbühl & Koltun 2011) on class probabilities, by pydensecrf or torch, and pseudo labels from it.
 
-The module imports numpy but not torch, so that the processes of a pool start seconds faster.
+The module imports numpy but not torch, so that the processes of a pool, in which pydensecrf runs, start seconds faster.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import pydensecrf.densecrf as dcrf
-from pydensecrf.utils import unary_from_softmax
 
 from getam.datasets.working_size import most_probable, shrunk
+from getam.errors import InputError
 from getam.labels.class_maps import divide_by_maximum, label_values, probabilities
 from getam.settings.crf import CrfSettings
 from getam.system.image_files import UNKNOWN, read_image, write_labels
 
+logger = logging.getLogger(__name__)
+
+
+def with_known_backend(settings: CrfSettings) -> CrfSettings:
+    """The settings with the backend that computes here in the place of `auto`, which the log says too.
+
+    A stage records these, so that its files say what made them.
+
+    Raises:
+        InputError: the backend is pydensecrf, which is not installed.
+    """
+    backend = _backend(settings)
+    chosen = ", which crf.backend: auto takes where pydensecrf is not installed" if backend == "torch" else ""
+    logger.info("dense CRF by %s%s", backend, chosen if settings.backend == "auto" else "")
+    return settings.model_copy(update={"backend": backend})
+
+
+def _backend(settings: CrfSettings) -> Literal["pydensecrf", "torch"]:
+    if settings.backend == "torch":
+        return "torch"
+    try:
+        import pydensecrf.densecrf  # noqa: F401
+    except ImportError as error:
+        if settings.backend == "auto":
+            return "torch"
+        # pydensecrf2 holds C code by a Cython that knows no later Python.
+        builds = sys.version_info < (3, 13)
+        cure = "install it by pip install 'getam[crf]', which takes a C++ compiler," if builds else "use Python 3.12"
+        raise InputError(
+            f"crf.backend: pydensecrf can't be imported ({error}); {cure} or write torch, which gives the same labels"
+        ) from None
+    return "pydensecrf"
+
 
 def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSettings) -> np.ndarray:
-    """Refines class probabilities by mean-field inference in a dense CRF on the image.
+    """Refines class probabilities by mean-field inference in a dense CRF on the image, on the CPU.
 
     Args:
         image: (H, W, 3), uint8 RGB.
@@ -28,7 +63,21 @@ def dense_crf(image: np.ndarray, probabilities: np.ndarray, settings: CrfSetting
 
     Returns:
         (K, H, W), float32, summing to 1 over K.
+
+    Raises:
+        InputError: the settings' backend is pydensecrf, which is not installed.
     """
+    if _backend(settings) == "torch":
+        import torch
+
+        from getam.labels.mean_field import mean_field
+
+        # The arrays are copied because torch warns of read-only ones.
+        return mean_field(torch.tensor(image), torch.tensor(probabilities), settings).numpy()
+
+    import pydensecrf.densecrf as dcrf
+    from pydensecrf.utils import unary_from_softmax
+
     count, height, width = probabilities.shape
     crf = dcrf.DenseCRF2D(width, height, count)
     crf.setUnaryEnergy(np.ascontiguousarray(unary_from_softmax(probabilities)))

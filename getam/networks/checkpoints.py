@@ -27,7 +27,10 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 MAX_NAMED = 3
 """Number of misfitting tensors that a message names; it only counts the remaining ones."""
-IMPLIED: dict[str, dict[str, Any]] = {"deeplab": {"labels": "pseudo"}}
+IMPLIED: dict[str, dict[str, Any]] = {
+    "deeplab": {"labels": "pseudo"},
+    "end_to_end": {"completion": {"crf": {"backend": "pydensecrf"}}},
+}
 """Kind of a model -> settings that came later, with the values that models trained before them have."""
 
 UNUSED = "unused.safetensors"
@@ -106,11 +109,20 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
     try:
-        built = settings.model_validate(IMPLIED.get(kind, {}) | description["settings"])
+        built = settings.model_validate(_filled(IMPLIED.get(kind, {}), description["settings"]))
         classes = tuple(str(name) for name in description.get("classes", []))
     except (ValidationError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
     return built.model_copy(update={"pretrained": False}), classes
+
+
+def _filled(implied: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The recorded settings, with implied ones in the place of those that are missing, at every depth."""
+    filled = dict(implied) | dict(recorded)
+    for name, values in implied.items():
+        if isinstance(values, Mapping):
+            filled[name] = _filled(values, recorded.get(name, {}))
+    return filled
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:

@@ -17,8 +17,9 @@ from torch import Tensor
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, require_rows, whole_images
 from getam.datasets.index import Index, IndexRow, read_photograph
 from getam.datasets.shards import new_shard
-from getam.datasets.working_size import most_probable, say_scaled_down, working_size
-from getam.labels.crf import LabelsOf, write_crf_labels
+from getam.datasets.working_size import most_probable, say_scaled_down, shrunk, working_size
+from getam.labels.crf import LabelsOf, with_known_backend, write_crf_labels
+from getam.labels.mean_field import mean_field
 from getam.networks.checkpoints import model_files
 from getam.scores.evaluation import ConfusionMatrix, mean_iou
 from getam.settings.prediction import PredictionSettings, ViewSettings
@@ -83,6 +84,9 @@ def predict(
         return working if settings.squares else fit_long_side(working, max(working), multiple=multiple)
 
     say_scaled_down(rows, settings.long_side, what=what)
+    if settings.crf.iterations:
+        settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
+    in_processes = settings.crf.iterations > 0 and settings.crf.backend == "pydensecrf"
     budget = BATCH_PIXELS[device.type]
     predicted = [row for row in rows if row.id not in kept]
     if settings.squares:
@@ -100,7 +104,7 @@ def predict(
             classes=classes,
             settings=settings,
             threads=threads,
-            in_processes=settings.crf.iterations > 0,
+            in_processes=in_processes,
             inputs=[*model_files(model), *kept.values(), *(row.image for row in predicted)],
             manifest_entries=manifest_entries,
         ) as shard,
@@ -120,11 +124,14 @@ def predict(
                         resized = resized[[0, *(index + 1 for index in indices)]]
                         resized = resized / resized.sum(0, keepdim=True)
                     labels = LabelsOf(indices, confidence, (row.height, row.width))
-                    if settings.crf.iterations:
+                    if in_processes:
                         probabilities = resized.cpu().numpy()
                         yield shard.submit(row.id, write_crf_labels, row.image, probabilities, settings.crf, labels)
-                    else:
-                        yield shard.submit(row.id, _write, resized, labels)
+                        continue
+                    if settings.crf.iterations:
+                        photograph = torch.from_numpy(shrunk(read_photograph(row), working).copy()).to(device)
+                        resized = mean_field(photograph, resized, settings.crf)
+                    yield shard.submit(row.id, _write, resized, labels)
             yield from shard.wait()
 
         # Progress counts written files rather than network passes: the CRF may be the slower of the two.

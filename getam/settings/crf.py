@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,3 +18,7 @@ class CrfSettings(Section):
     bilateral_xy: PositiveFloat = Field(description="position deviation of the appearance kernel, pixels")
     bilateral_rgb: PositiveFloat = Field(description="color deviation of the appearance kernel, 0..255 levels")
     bilateral_weight: NonNegativeFloat = Field(description="weight of the appearance kernel")
+    backend: Literal["auto", "pydensecrf", "torch"] = Field(
+        description="what computes it: pydensecrf (the extra getam[crf]; on the CPU), torch (the same to rounding; "
+        "predictions on their device), or auto (pydensecrf where it is installed, else torch)"
+    )

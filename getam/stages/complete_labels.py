@@ -13,6 +13,7 @@ from getam.datasets.index import IndexRow, read_index, read_photograph
 from getam.datasets.shards import CORRECTED, MANIFEST, REJECTED, new_shard, rows_of
 from getam.errors import InputError, enumerated
 from getam.labels.corrections import corrected_files, read_correction
+from getam.labels.crf import with_known_backend
 from getam.labels.methods import make_labels
 from getam.networks.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
 from getam.runs.verdicts import rejected_ids
@@ -47,7 +48,10 @@ def run(arguments: Arguments) -> None:
     settings = section_of(PseudoLabelSettings, arguments)
     method = LABEL_METHODS[settings.method]
     arguments.set_threads()
-    if not method.in_processes:
+    if method.runs_crf:
+        settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
+    in_processes = method.in_processes and not (method.runs_crf and settings.crf.backend == "torch")
+    if not in_processes:
         import torch
 
         # Several images at the same time are faster than several threads within the small loops of one image.
@@ -75,7 +79,7 @@ def run(arguments: Arguments) -> None:
             classes=index.classes,
             settings=settings,
             threads=arguments.threads,
-            in_processes=method.in_processes,
+            in_processes=in_processes,
             inputs=[
                 arguments.index,
                 *verdicts,

@@ -16,6 +16,7 @@ from getam.datasets.index import read_index, read_photograph
 from getam.datasets.shards import rows_of
 from getam.errors import InputError
 from getam.experiments.label_times import ROUNDS, Item, cpu_name, time_labels
+from getam.labels.crf import with_known_backend
 from getam.pages.plots.style import make_logarithmic, save_plot
 from getam.pages.text.documents import Document, Grid, write_document
 from getam.settings.completion import LABEL_METHODS, LabelSettings
@@ -58,12 +59,15 @@ def run(arguments: Arguments) -> None:
         )
         for row in rows
     ]
-    seconds = time_labels(items, section_of(LabelSettings, arguments), batch_sizes=arguments.batch_sizes, device=device)
+    settings = section_of(LabelSettings, arguments)
+    settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
+    seconds = time_labels(items, settings, batch_sizes=arguments.batch_sizes, device=device)
     content = {
         "images": len(items),
         "pixels": float(np.mean([item.saliency.size for item in items])),
         "classes": float(np.mean([len(item.classes) for item in items])),
-        "crf_iterations": arguments.crf.iterations,
+        "crf_iterations": settings.crf.iterations,
+        "crf_backend": settings.crf.backend,
         "rounds": ROUNDS,
         "threads": arguments.threads,
         "cpu": cpu_name(),
@@ -113,8 +117,9 @@ def _document(content: Mapping[str, Any], batch_sizes: tuple[int, ...]) -> Docum
         "Time of label makers",
         [
             f"{content['images']} images of this run, of {pixels} pixels and {classes} classes on average; "
-            f"{content['crf_iterations']} iterations of the dense CRF, of which RRM runs two; medians of "
-            f"{content['rounds']} rounds in turn. Each label maker takes the images of a batch one after the other.",
+            f"{content['crf_iterations']} iterations of the dense CRF by {content['crf_backend']}, of which RRM runs "
+            f"two; medians of {content['rounds']} rounds in turn. Each label maker takes the images of a batch one "
+            "after the other.",
             f"Completion ran on {content['completion_on']} ({threads} of torch), the others on one core of "
             f"{content['cpu']}. Times are that machine's; ratios are of one run.",
             Grid(headings, cells, set(range(len(headings)))),

@@ -15,11 +15,12 @@ from getam.datasets.index import Index, IndexRow, read_index
 from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError, enumerated
 from getam.labels.class_maps import salient
+from getam.labels.crf import with_known_backend
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.networks.supervision import SALIENCY, of_shards
 from getam.pages.pictures import training_picture
 from getam.scores.prediction import validation_miou
-from getam.settings.completion import label_methods
+from getam.settings.completion import LABEL_METHODS, label_methods
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
@@ -47,6 +48,10 @@ class Arguments(EndToEndSettings, TrainingArguments):
 
 def run(arguments: Arguments) -> None:
     settings = section_of(EndToEndSettings, arguments)
+    completion = settings.completion
+    if LABEL_METHODS[completion.method].runs_crf:
+        completion = completion.model_copy(update={"crf": with_known_backend(completion.crf)})
+        settings = settings.model_copy(update={"completion": completion})
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     rows = _rows(arguments, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -52,6 +53,9 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
         logging.getLogger().removeHandler(self)
+        # What is still to be written would fail at exit again, of which Python 3.13 prints a traceback.
+        with contextlib.suppress(OSError):
+            self.close()
         logger.warning("%s: cannot be written (%s); the log goes on without it", self.baseFilename, error)
 
 

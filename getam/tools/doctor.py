@@ -30,10 +30,10 @@ PACKAGES = (
     "segmentation-models-pytorch",
     "numpy",
     "pillow",
-    "pydensecrf2",
     "pycocotools",
 )
 OPTIONAL = {
+    "pydensecrf2": "torch computes the dense CRF; on Python 3.11 or 3.12: pip install 'getam[crf]'",
     "snakemake": "the workflow: pip install 'getam[workflow]'",
     "snakemake-executor-plugin-slurm": "jobs on Slurm: pip install 'getam[workflow]'",
 }

@@ -17,7 +17,15 @@ from getam.settings.completion import RrmSettings
 from getam.settings.crf import CrfSettings
 
 RRM = RrmSettings(foreground_gamma=4, background_gamma=32, activation=0.1, quantile=0.6, confidence=0.8)
-CRF = CrfSettings(iterations=5, gaussian_xy=3, gaussian_weight=3, bilateral_xy=30, bilateral_rgb=5, bilateral_weight=4)
+CRF = CrfSettings(
+    iterations=5,
+    gaussian_xy=3,
+    gaussian_weight=3,
+    bilateral_xy=30,
+    bilateral_rgb=5,
+    bilateral_weight=4,
+    backend="auto",
+)
 
 # One class on eight pixels. Where it wins it is sure above the value at rank int(0.6 * 5) = 3 of 0.2 0.4 0.6 0.8 1.
 MAPS = np.array([[[1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0, 0.006]]], np.float32)

@@ -37,7 +37,13 @@ PREDICTION = PredictionSettings(
     long_side=0,
     flip=True,
     crf=CrfSettings(
-        iterations=2, gaussian_xy=3, gaussian_weight=3, bilateral_xy=50, bilateral_rgb=5, bilateral_weight=4
+        iterations=2,
+        gaussian_xy=3,
+        gaussian_weight=3,
+        bilateral_xy=50,
+        bilateral_rgb=5,
+        bilateral_weight=4,
+        backend="auto",
     ),
 )
 

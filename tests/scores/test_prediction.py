@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from pydantic import ValidationError
+from support.crf import NEEDS_PYDENSECRF, without_pydensecrf
 from torch import Tensor, nn
 
 import getam.scores.prediction
@@ -40,7 +41,13 @@ SETTINGS = PredictionSettings(
     long_side=0,
     flip=False,
     crf=CrfSettings(
-        iterations=0, gaussian_xy=3, gaussian_weight=3, bilateral_xy=83, bilateral_rgb=5, bilateral_weight=4
+        iterations=0,
+        gaussian_xy=3,
+        gaussian_weight=3,
+        bilateral_xy=83,
+        bilateral_rgb=5,
+        bilateral_weight=4,
+        backend="auto",
     ),
 )
 
@@ -384,7 +391,8 @@ def test_odd_sizes_go_in_as_multiples_and_come_back(tmp_path: Path) -> None:
     assert (labels["a"][:, -1] == 1).all()
 
 
-def test_crf_straightens_a_stray_pixel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [pytest.param("pydensecrf", marks=NEEDS_PYDENSECRF), "torch"])
+def test_crf_straightens_a_stray_pixel(backend: str, tmp_path: Path) -> None:
     def stray(images: Tensor) -> Tensor:
         logits = torch.zeros(len(images), 2, *images.shape[2:])
         logits[:, 1] = 2.0
@@ -395,8 +403,28 @@ def test_crf_straightens_a_stray_pixel(tmp_path: Path) -> None:
     without = run(stray, rows, tmp_path / "out")["a"]
     assert (without == 0).sum() == 1
     assert without[8, 8] == 0
-    crf = SETTINGS.crf.model_copy(update={"iterations": 1})
+    crf = SETTINGS.crf.model_copy(update={"iterations": 1, "backend": backend})
     assert (run(stray, rows, tmp_path / "out", crf=crf)["a"] == 1).all()
+
+
+@NEEDS_PYDENSECRF
+def test_both_backends_refine_alike_and_the_manifest_says_which_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = write_rows(tmp_path / "images", {"a": noise(16, 20), "b": noise(20, 24, seed=1)})
+    crf = SETTINGS.crf.model_copy(update={"iterations": 5})
+    by_it = run(Lopsided().eval(), rows, tmp_path / "first", crf=crf)
+    without_pydensecrf(monkeypatch)
+    by_torch = run(Lopsided().eval(), rows, tmp_path / "second", crf=crf)
+    without = run(Lopsided().eval(), rows, tmp_path / "third")
+    for id, labels in by_it.items():
+        assert (labels == by_torch[id]).mean() > 0.99
+        assert (labels == without[id]).mean() < 0.9
+    backends = [
+        read_json(tmp_path / name / "manifest.json")["settings"]["crf"]["backend"]
+        for name in ("first", "second", "third")
+    ]
+    assert backends == ["pydensecrf", "torch", "auto"], "where no CRF runs, none is looked for"
 
 
 def test_an_image_counts_as_done_once_its_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

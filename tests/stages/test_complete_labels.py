@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.crf import NEEDS_PYDENSECRF, without_pydensecrf
 from support.dying_worker import INTERRUPTED, MOMENTS
 from support.workplace import PROJECT
 
@@ -26,7 +27,7 @@ from getam.datasets.index import Index, IndexRow, read_index, read_photograph, w
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.labels.completion import complete_labels
-from getam.labels.crf import crf_labels
+from getam.labels.crf import crf_labels, with_known_backend
 from getam.labels.methods import make_labels
 from getam.labels.rrm import rrm_labels
 from getam.settings.completion import LABEL_METHODS, LabelSettings
@@ -118,6 +119,9 @@ def expected_labels(data: Path, settings: LabelSettings) -> dict[str, np.ndarray
 def test_files_hold_the_labels_of_the_method(data: Path, changes: dict[str, Any]) -> None:
     settings = SETTINGS.model_copy(update=changes)
     out = complete(data, threads=2, **changes)
+    if settings.method in ("crf", "rrm"):
+        # The manifest names what auto stands for on this machine.
+        settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
     for id, labels in expected_labels(data, settings).items():
         with Image.open(out / f"{id}.png") as image:
             assert image.mode == "P"
@@ -131,6 +135,26 @@ def test_files_hold_the_labels_of_the_method(data: Path, changes: dict[str, Any]
         "version": getam.system.version.VERSION,
         "supervision": "I+S" if settings.method == "activation" else "I",
     }
+
+
+@pytest.mark.parametrize("method", ["crf", "rrm"])
+def test_torch_takes_the_place_of_pydensecrf(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pydensecrf(monkeypatch)
+    out = complete(data, threads=2, method=method)
+    assert read_json(out / "manifest.json")["settings"]["crf"]["backend"] == "torch"
+    by_torch = SETTINGS.crf.model_copy(update={"backend": "torch"})
+    settings = SETTINGS.model_copy(update={"method": method, "crf": by_torch})
+    for id, labels in expected_labels(data, settings).items():
+        np.testing.assert_array_equal(read_labels(out / f"{id}.png"), labels)
+
+
+def test_pydensecrf_that_is_missing_is_said_before_any_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pydensecrf(monkeypatch)
+    by_it = SETTINGS.crf.model_copy(update={"backend": "pydensecrf"})
+    with pytest.raises(InputError, match=r"^crf\.backend: pydensecrf can't be imported"):
+        complete(data, method="crf", crf=by_it)
+    assert not (data / "000").exists()
+    complete(data, crf=by_it)  # The completion runs no CRF.
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
@@ -380,8 +404,10 @@ def test_a_folder_without_permission_is_named(data: Path, words: list[str]) -> N
 
 
 WITH_CRF = ("--method", "crf", "--gamma", "32", "--threads", "2")
+"""Labels that are made in processes, where pydensecrf is installed."""
 
 
+@NEEDS_PYDENSECRF
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path, moment: str) -> None:
     process = command(data, *WITH_CRF, program=(str(DYING_WORKER), moment))
@@ -395,6 +421,7 @@ def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path
         assert (data / "000" / path.name).read_bytes() == path.read_bytes()
 
 
+@NEEDS_PYDENSECRF
 def test_an_interrupt_while_workers_start_is_left_to_the_stage(data: Path) -> None:
     process = command(data, *WITH_CRF, program=(str(DYING_WORKER), INTERRUPTED))
     errors = errors_of(process)

@@ -55,6 +55,7 @@ def test_the_stage_states_what_was_measured(tmp_path: Path) -> None:
     content = read_json(tmp_path / "f.json")
     assert (content["images"], content["pixels"], content["classes"]) == (2, 192, 2)
     assert (content["threads"], content["completion_on"], content["crf_iterations"]) == (1, "the CPU", 10)
+    assert content["crf_backend"] in ("pydensecrf", "torch")
     seconds = content["seconds_an_image"]
     assert [*seconds] == [*METHODS]
     assert all(seconds[name][size] > 0 for name in METHODS for size in ("1", "4"))

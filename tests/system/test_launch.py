@@ -25,6 +25,9 @@ from pathlib import Path
 mode, folder = sys.argv[1], Path(sys.argv[2])
 rank, count = (os.environ[name] for name in ("RANK", "WORLD_SIZE"))
 (folder / f"{rank} of {count}").write_text(str(os.getpid()))
+# A process that ends before another has begun would leave no trace of that one.
+while len(list(folder.glob(f"? of {count}"))) < int(count):
+    time.sleep(0.01)
 if mode == "fails" and rank == "1":
     from getam.system.distributed import report_failure
     assert report_failure("1.png: no such image; add it")

@@ -57,7 +57,7 @@ STAGES_OF: dict[str, set[str]] = {
         "train_end_to_end",
     },
     "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
-    "getam.labels.crf": LABELS | PREDICTIONS,
+    "getam.labels.crf getam.labels.mean_field": LABELS | PREDICTIONS,
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
@@ -205,6 +205,7 @@ INSIDE_OF_FUNCTIONS = {
     "getam.labels.bands",
     "getam.labels.completion",
     "getam.labels.decisions",
+    "getam.labels.mean_field",
 }
 """What stages import only when they run."""
 

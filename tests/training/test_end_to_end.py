@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import BaseModel, ValidationError
+from support.crf import without_pydensecrf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import deeplab.stages.train_deeplab
@@ -32,7 +33,7 @@ from getam.datasets.images import normalize_rgb
 from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
-from getam.networks.checkpoints import save_model
+from getam.networks.checkpoints import read_description, save_model
 from getam.networks.classifier import load_classifier
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end, load_end_to_end
 from getam.networks.saliency import load_saliency
@@ -42,7 +43,7 @@ from getam.settings.flags import flags
 from getam.settings.saliency import SaliencySettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
-from getam.system.files import read_json
+from getam.system.files import read_json, write_json
 from getam.system.image_files import write_gray, write_labels
 from getam.training.folder import STATE
 from getam.training.loop import STATE_FILE
@@ -78,6 +79,17 @@ def test_save_and_load_round_trip(architecture: str, settings: EndToEndSettings,
     assert loaded.segment(images).shape == (2, 4, 40, 24)
     with pytest.raises(InputError, match="does not describe a classifier"):
         load_classifier(tmp_path)
+
+
+def test_a_network_from_before_there_were_backends_is_loaded(settings: EndToEndSettings, tmp_path: Path) -> None:
+    save_model(tmp_path, EndToEndNetwork(settings, num_classes=3), describe_end_to_end(settings, CLASSES))
+    description = read_json(tmp_path / "model.json")
+    before = description["settings"]["completion"]["crf"]
+    assert before.pop("backend") == "auto"
+    write_json(tmp_path / "model.json", description)
+    read, classes = read_description(tmp_path, kind="end_to_end", settings=EndToEndSettings)
+    assert classes == CLASSES
+    assert read.completion.crf.model_dump() == before | {"backend": "pydensecrf"}
 
 
 HYBRID = {"embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -446,6 +458,16 @@ def arguments_of_training(
     monkeypatch.setattr(getam.training.loop, "Training", Untrained)
     train(section, config, data, data / "out")
     return seen[0]
+
+
+def test_the_model_says_which_backend_of_the_crf_made_its_targets(
+    config: Config, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_pydensecrf(monkeypatch)
+    by_crf = config.end_to_end.completion.model_copy(update={"method": "crf"})
+    settings = config.end_to_end.model_copy(update={"completion": by_crf})
+    arguments_of_training("end_to_end", config.model_copy(update={"end_to_end": settings}), data, monkeypatch)
+    assert read_json(data / "out" / "model.json")["settings"]["completion"]["crf"]["backend"] == "torch"
 
 
 @pytest.mark.parametrize("section", TRAININGS)
