@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from getam.datasets.class_names import FORMULAS
-from getam.datasets.index import is_safe_id
+from getam.datasets.index import composed, is_safe_id
 from getam.errors import InputError, listed
 from getam.system.image_files import image_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
 LONGEST_NAME = 200
@@ -115,9 +115,9 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     Raises:
         InputError: a name is unfit for an id, or two photographs would have the same one.
     """
-    ids = {path: path.stem for path in paths}
+    ids = {path: composed(path.stem) for path in paths}
     if len({*ids.values()}) < len(ids):
-        ids = {path: "_".join(path.with_suffix("").parts) for path in paths}
+        ids = {path: composed("_".join(path.with_suffix("").parts)) for path in paths}
     problems = []
     first: dict[str, PurePosixPath] = {}
     for path, id in ids.items():

@@ -98,7 +98,8 @@ def probe_backbone(
         InputError: the backbone cannot be built, train or val has no image, or the images no labels to learn or score.
     """
     train, val = (
-        evenly_spaced(require_rows(index.split(split), split=split, index=source), images) for split in ("train", "val")
+        evenly_spaced(require_rows(index.labelled(split), split=split, index=source), images)
+        for split in ("train", "val")
     )
     targets = {split: image_targets(rows, index) for split, rows in (("train", train), ("val", val))}
     if not learnable(targets["train"]).any():

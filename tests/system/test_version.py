@@ -61,7 +61,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
-    "getam.datasets.coco getam.datasets.documents getam.datasets.folder getam.datasets.formats": {"index_dataset"},
+    "getam.datasets.coco getam.datasets.folder getam.datasets.formats": {"index_dataset"},
     "getam.datasets.repeated": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
@@ -105,6 +105,14 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
     "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.datasets.voc_files getam.datasets.named_files getam.datasets.photographs getam.datasets.documents": {
+        "import_checkpoint",
+        "index_dataset",
+    },
+    "getam.datasets.annotations.matching getam.datasets.annotations.records getam.datasets.annotations.tables": {
+        "import_checkpoint",
+        "index_dataset",
+    },
     "getam.runs.verdicts": {"complete_labels"},
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
@@ -148,10 +156,9 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": SEGMENTERS,
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
-    "getam.datasets.annotations.finding getam.datasets.annotations.matching getam.datasets.annotations.records": set(),
-    "getam.datasets.annotations.tables getam.datasets.annotations.json_files": set(),
+    "getam.datasets.annotations.finding getam.datasets.annotations.json_files": set(),
     "getam.datasets.annotations.xml_files getam.datasets.split getam.settings.recipes getam.runs.hours": set(),
-    "getam.datasets.photographs getam.pages.predicted getam.scores.segmenter": set(),
+    "getam.pages.predicted getam.scores.segmenter": set(),
     "getam.pages.text.model_card getam.scores.export getam.scores.regions getam.datasets.archives": set(),
     # The commands, and what the workflow alone reads.
     "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
