@@ -23,7 +23,10 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, and how its results are called: the path below the folder that it was found in, without suffix."""
+    """A photograph, and how its results are called: the path below the folder that it was found in, without suffix.
+
+    Where several words name photographs that would have one name, it is the path below the folder that all lie in.
+    """
 
     path: Path
     name: str
@@ -45,12 +48,16 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
     Raises:
         InputError: nothing is found, or two photographs would have the same name.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for word in given:
         for path, name in _files(word, leave_out.resolve()):
-            found.setdefault(path.resolve(), name)
+            found.setdefault(path.resolve(), (Path(os.path.abspath(path)), name))
+    names = {path: name for path, (_, name) in found.items()}
+    if len({*names.values()}) < len(names):
+        above = os.path.commonpath([file.parent for file, _ in found.values()])
+        names = {path: str(file.relative_to(above).with_suffix("")) for path, (file, _) in found.items()}
     by_name = defaultdict(list)
-    for path, name in found.items():
+    for path, name in names.items():
         by_name[name].append(path)
     if doubles := [paths for paths in by_name.values() if len(paths) > 1]:
         raise InputError(
