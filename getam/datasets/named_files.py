@@ -64,9 +64,11 @@ class NamedFiles:
         return path.stem if is_file and path.name == text else text
 
     def instead_of(self, id: str) -> str:
-        """What lies in the folder under an id without one of the suffixes, for the end of a message."""
-        others = self.others.get(composed(id), [])
-        return f"; {others[0].name} lies there, and {', '.join(self.suffixes)} are read: convert it" if others else ""
+        """What lies in the folder in the place of an id's file, for the end of a message."""
+        if others := self.others.get(composed(id)):
+            return f"; {others[0].name} lies there, and {', '.join(self.suffixes)} are read: convert it"
+        word, *more = id.split() or [""]
+        return f"; {word} is there: write one id a line, and nothing else" if more and word in self else ""
 
 
 def existing(path: Path) -> Path:

@@ -134,6 +134,7 @@ def index_voc(
     problems += list(count_problems(lists, counts or {}))
     if problems:
         raise InputError(listed(problems))
+    check_masks_have_images(files)
     table = read_label_file(root / "image_labels.txt", files.images, classes) if labels == "file" else None
     jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
     seen: set[int] = set()
@@ -161,7 +162,6 @@ def index_voc(
     else:
         rows = check_in_threads(lambda job: check(job, None), jobs, threads)
     check_masks_show_classes(rows, seen, classes, source=root / "SegmentationClass")
-    check_masks_have_images(rows, files)
     return Index(rows=rows, classes=classes)
 
 
@@ -286,7 +286,7 @@ def _check_row(
             "the class names into it, one a line"
         )
     if unknown:
-        quotes = ", where a name with a space stands in quotes" if table is not None else ""
+        quotes = ", where a name with a space stands in double quotes" if table is not None else ""
         raise InputError(
             f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it in {where}{quotes}"
         )
@@ -388,7 +388,7 @@ def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
     """
     unsafe = [
         f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
-        "rename the image"
+        "rename the image, or write its id alone"
         for id in ids
         if not is_safe_id(id)
     ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from getam.datasets.annotations.matching import ImageNameError, NamedImages
 from getam.datasets.annotations.tables import read_label_table
 from getam.datasets.documents import read_xml_document
-from getam.datasets.index import IndexRow, composed
+from getam.datasets.index import composed
 from getam.datasets.named_files import NamedFiles
 from getam.datasets.photographs import SUFFIXES
 from getam.errors import InputError
@@ -52,7 +52,7 @@ class DatasetFiles(NamedTuple):
         return None
 
 
-def check_masks_have_images(rows: Sequence[IndexRow], files: DatasetFiles) -> None:
+def check_masks_have_images(files: DatasetFiles) -> None:
     """Refuses a folder of masks none of which is an image's, which would go unread without a word.
 
     Raises:
@@ -60,10 +60,11 @@ def check_masks_have_images(rows: Sequence[IndexRow], files: DatasetFiles) -> No
     """
     masks = files.masks
     lying = [*masks.paths, *(path for paths in masks.others.values() for path in paths)]
-    if lying and not any(row.mask is not None for row in rows) and not any(p.stem in files.images for p in masks.paths):
+    names = (path.stem.removesuffix(ending) for path in masks.paths for ending in ("", *MASK_ENDINGS))
+    if lying and not any(name in files.images for name in names):
         raise InputError(
             f"{masks.folder}: has {len(lying)} files, such as {lying[0].name}, and no mask <id>.png of an image; name "
-            "the masks by the ids, as PNGs, or remove the folder"
+            "the masks by the ids and make them PNGs (a JPEG changes label values), or remove the folder"
         )
 
 

@@ -157,6 +157,7 @@ READINGS: dict[str, tuple[str, tuple[str, ...]]] = {
         "img1 cat\n",
         ("line 1: 'img1 cat' may be 'img1' with 'cat' or 'img1 cat' with no class; put commas between",),
     ),
+    "nothing": ("", ("image_labels.txt: is empty; write a header, such as id,labels, and a row a photograph",)),
     "an id twice": ("img1 cat dog\nimg1 cat\n", ("image_labels.txt: id 'img1' stands there twice; leave one",)),
     "no id at all": (
         "cat img1\ndog img2\n",
@@ -308,6 +309,15 @@ def test_a_file_in_the_place_of_a_photograph_is_named(root: Path) -> None:
     assert "img2.jpg: no such image; add the file or take its id off the list; img2.heic lies there, and " in message
 
 
+def test_lists_with_more_than_ids_are_named(root: Path) -> None:
+    write_lines(root)
+    write_lists(root, [*TRAIN[:-1], "img4  -1"], VAL)
+    assert refusal(root).endswith("take its id off the list; img4 is there: write one id a line, and nothing else")
+    write_lists(root, [*TRAIN[:-1], "/JPEGImages/img4.jpg /SegmentationClass/img4.png"], VAL)
+    assert "is not a plain file name (" in refusal(root)
+    assert refusal(root).endswith("rename the image, or write its id alone")
+
+
 # XML
 
 
@@ -364,6 +374,14 @@ def no_png(root: Path) -> None:
         path.unlink()
 
 
+def a_jpeg(root: Path) -> None:
+    no_png(root)
+    paths = sorted((root / "SegmentationClass").iterdir())
+    write_masks(root)
+    for path in paths:
+        (path if path.stem != "img7" else path.with_suffix(".png")).unlink()
+
+
 def other_names(root: Path) -> None:
     write_masks(root, ending="_gt")
 
@@ -375,18 +393,23 @@ def arrays(root: Path) -> None:
 
 
 LYING: dict[str, tuple[Callable[[Path], None], str]] = {
-    "JPEGs": (no_png, "SegmentationClass/img0.jpg: a mask must be a PNG, whose pixels are label values (JPEG changes"),
+    "JPEGs": (no_png, "has 9 files, such as img0.jpg, and no mask <id>.png of an image; name the masks by the ids and"),
+    "a JPEG among PNGs": (
+        a_jpeg,
+        "SegmentationClass/img7.jpg: a mask must be a PNG, whose pixels are label values (JPEG changes them); make it",
+    ),
     "other names": (other_names, "SegmentationClass: has 9 files, such as img0_gt.png, and no mask <id>.png of an"),
     "arrays": (arrays, "SegmentationClass: has 9 files, such as img0.npy, and no mask <id>.png of an image; name the"),
 }
 
 
+@pytest.mark.parametrize("source", ["file", "masks"])
 @pytest.mark.parametrize("name", LYING)
-def test_a_folder_without_a_mask_that_is_read_is_not_passed_over(root: Path, name: str) -> None:
+def test_a_folder_without_a_mask_that_is_read_is_not_passed_over(root: Path, name: str, source: str) -> None:
     write_lines(root)
     write, message = LYING[name]
     write(root)
-    assert message in refusal(root)
+    assert message in refusal(root, source)
 
 
 def test_masks_of_photographs_that_are_in_no_list_may_lie_there(root: Path) -> None:

@@ -107,7 +107,7 @@ def read_label_table(
     rows = list(_rows(path, text, delimiter))
     if not rows or _has_header(reader, rows):
         # Under a header, a list with spaces is a photograph and its classes too, unless it has a column a class.
-        if delimiter != SPACE or len(rows[0][1]) != 2:
+        if delimiter != SPACE or not rows or len(rows[0][1]) != 2:
             return _of_table(reader, table_of(path, rows))
         rows = rows[1:]
     return _of_lines(reader, text, rows) if delimiter == SPACE else _without_header(reader, rows)
