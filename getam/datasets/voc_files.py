@@ -92,7 +92,7 @@ def read_label_file(path: Path, images: NamedFiles, classes: Sequence[str]) -> d
         except ImageNameError:
             # The lists choose from a larger data set.
             continue
-        if id in found and not record.partial:
+        if id in found and not (record.partial and record.names and found[id].names):
             raise InputError(f"{path}: {twice(id)}")
         found[id] = Label({*found[id].names, *record.names} if id in found else record.names, record.where)
     if not found and annotations.records:

@@ -159,6 +159,11 @@ READINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "nothing": ("", ("image_labels.txt: is empty; write a header, such as id,labels, and a row a photograph",)),
     "an id twice": ("img1 cat dog\nimg1 cat\n", ("image_labels.txt: id 'img1' stands there twice; leave one",)),
+    "a class and none of one id": ("img1\nimg1 cat\n", ("image_labels.txt: id 'img1' stands there twice; leave one",)),
+    "a cell without end": (
+        f"img1 {'x' * 140_000},cat\n",
+        ("image_labels.txt, line 1: malformed row (field larger than field limit (131072)); correct the quotes",),
+    ),
     "no id at all": (
         "cat img1\ndog img2\n",
         ("line 1: 'cat' is no image in ", "JPEGImages, and neither is any other line's; begin each with an id"),
@@ -188,6 +193,11 @@ def test_what_has_two_readings_is_shown_with_its_line(root: Path, name: str) -> 
     for part in parts:
         assert part in message
     assert "\n" not in message
+
+
+def test_a_line_of_any_length_is_read(root: Path) -> None:
+    write_list(root, LISTS["commas"].replace(",", " ") + f"other{' x' * 300_000}\n")
+    assert labels(root)["img1"] == ("dog",)
 
 
 # Images of val that nobody has labelled

@@ -780,6 +780,13 @@ def test_a_package_without_its_recipes_says_so(
     assert "config.yaml: no such file; install getam from its checkout" in refusal(capsys, folder)
 
 
+def test_a_list_among_the_photographs_is_no_file_of_labels(folder: Path) -> None:
+    write_names(folder, MANY)
+    (folder / "index.csv").write_text("id,split,image,mask,height,width,labels,labelled\n1,val,1.jpg,,12,16,,no\n")
+    assert new(folder) == 0
+    assert len(rows("my_photos")) == len(MANY)
+
+
 LISTS = {
     "without a header": "1,cat\n2,dog,cat\n3\n",
     "without a header, a row a label": "1\tcat\n2\tdog\n2\tcat\n3\n",

@@ -110,12 +110,13 @@ def _read_found(path: Path, photographs: NamedImages, classes: Collection[str] |
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file is a list that getam new has written, which is made of labels, and is none of them."""
+    """Whether a file is a list as getam new writes it, which is made of labels, and is none of them."""
     if path.suffix.lower() not in tables.SUFFIXES:
         return False
     text = read_document_text(path)
     header = text.partition("\n")[0]
-    return next(rows_of(path, header, delimiter=frequent_delimiter(text)), (0, ()))[1] == LIST_COLUMNS
+    _, columns = next(rows_of(path, header, delimiter=frequent_delimiter(text)), (0, ()))
+    return {*LIST_COLUMNS} <= {*columns}
 
 
 def _of_folders(photographs: NamedImages, labels: Path | None, unused: Sequence[Path]) -> Annotations:

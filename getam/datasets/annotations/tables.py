@@ -44,6 +44,9 @@ SPACE = " "
 WORD = re.compile(r'"([^"]*)"|(\S+)')
 """A word of a list with spaces; quotes hold a name together."""
 
+LONGEST_PATH = 500
+"""Most characters of a photograph's path in a list with spaces."""
+
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Cells of a column that is a class, in lower case."""
 
@@ -134,13 +137,23 @@ def _photographs(reader: _Reader, text: str, delimiter: str) -> int:
             if number == 0 and not reader.is_photograph(row[0]):
                 column = _key_column(row)
             if delimiter == SPACE and not column:
-                count += any(reader.is_photograph(SPACE.join(row[:end])) for end in range(1, len(row) + 1))
+                count += any(map(reader.is_photograph, _beginnings(row)))
             else:
                 count += column < len(row) and reader.is_photograph(row[column])
     except InputError:
         # The row is named where the file is read by this separator.
         pass
     return count
+
+
+def _beginnings(words: Sequence[str]) -> Iterator[str]:
+    """Yields what a line begins with, a word more each time, as far as a photograph's name may reach."""
+    text = ""
+    for word in words:
+        text = f"{text} {word}".lstrip()
+        if len(text) > LONGEST_PATH:
+            return
+        yield text
 
 
 def _key_column(header: Sequence[str]) -> int:
@@ -272,12 +285,13 @@ def _of_line(reader: _Reader, number: int, line: str) -> tuple[str, tuple[str, .
         InputError: the line can be read in two ways.
     """
     ends = [match.end() for match in WORD.finditer(line)]
-    photographs = {end: line[:end].strip('"') for end in (ends[:1] if line.startswith('"') else ends)}
+    first = 1 if line.startswith('"') else sum(end <= LONGEST_PATH for end in ends) or 1
+    photographs = {end: line[:end].strip('"') for end in ends[:first]}
     possible = {end: name for end, name in photographs.items() if reader.is_photograph(name)}
     readings = [
         (name, names)
         for end, name in (possible or {ends[0]: photographs[ends[0]]}).items()
-        for names in _names_of_text(reader, line[end:].strip())
+        for names in _names_of_text(reader, number, line[end:].strip())
     ]
     fitting = [reading for reading in readings if reader.known(reading[1])] or readings[:1]
     if len(fitting) > 1:
@@ -288,11 +302,14 @@ def _of_line(reader: _Reader, number: int, line: str) -> tuple[str, tuple[str, .
     return fitting[0]
 
 
-def _names_of_text(reader: _Reader, text: str) -> list[tuple[str, ...]]:
-    """The readings of the names in a text: joined by one of JOINERS, or with spaces between them."""
+def _names_of_text(reader: _Reader, number: int, text: str) -> list[tuple[str, ...]]:
+    """The readings of the names in a line's text: joined by one of JOINERS, or with spaces between them."""
     bare = WORD.sub(lambda match: match[2] or "", text)
     if joiner := next((each for each in JOINERS if each in bare), None):
-        cells = next(csv.reader([text], delimiter=joiner, skipinitialspace=True))
+        try:
+            cells = next(csv.reader([text], delimiter=joiner, skipinitialspace=True))
+        except csv.Error as error:
+            raise InputError(f"{reader.where(number)}: malformed row ({error}); correct the quotes") from None
         return [tuple(name for cell in cells for name in _names(reader, cell.strip(), None))]
     words = _words(text)
     return (_groupings(words, reader.classes) if reader.classes is not None else []) or [tuple(words)]
