@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -33,6 +34,25 @@ class MachineError(InputError):
 
 MAX_OFFENDERS = 20
 """Number of problems that a message lists; it only counts the remaining ones."""
+
+
+TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""A code by which a library makes text bold or colored on a terminal."""
+
+LONGEST_REASON = 300
+"""Most characters of one sentence of a library's exception."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's exception says, on one line: its first whole sentences, without codes for a terminal."""
+    first, *others = re.split(r"(?<=[.;!?]) ", " ".join(TERMINAL_CODE.sub("", str(error)).split()))
+    if len(first) > LONGEST_REASON:
+        return f"{first[:LONGEST_REASON].rpartition(' ')[0] or first[:LONGEST_REASON]} ..."
+    for sentence in others:
+        if len(first) + len(sentence) > LONGEST_REASON / 3:
+            break
+        first += f" {sentence}"
+    return first.rstrip(".") or type(error).__name__
 
 
 def listed(problems: Sequence[str]) -> str:

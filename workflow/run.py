@@ -14,7 +14,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,11 @@ HELD = ".snakemake/run.lock"
 """Lock file; the kernel holds the lock as long as a process of this script lives."""
 MARK = "GETAM_RUN"
 """Environment variable that marks a stage as started by a run in this folder."""
+CACHES = ".snakemake/cache"
+"""Folder of caches where the user's own can't be written."""
+FILES = ("--configfile", "--configfiles")
+PAIRS = ("--config", "-C", "--resources", "--res", "--set-threads", "--set-resources")
+"""Options that take every word up to the next option: files, and name=value."""
 
 
 class Refusal(Exception):
@@ -35,9 +41,11 @@ class Refusal(Exception):
 
 def main(words: Sequence[str]) -> None:
     """Runs Snakemake and exits with its exit code; exits with 1 and one message if it must not run."""
-    options = options_of(words)
-    folder = Path(options.directory or ".").resolve()
     try:
+        _check_words(words)
+        options = options_of(words)
+        folder = Path(options.directory or ".").resolve()
+        _set_caches(folder)
         if options.keep_incomplete:
             raise Refusal(
                 "--keep-incomplete: what failed stages leave would count as complete, and later stages be made of it: "
@@ -58,6 +66,61 @@ def main(words: Sequence[str]) -> None:
         sys.exit(f"run: {refusal}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Checks that no option has taken a target for one of its values.
+
+    Raises:
+        Refusal: one has, or a configuration does not exist.
+    """
+    for option, taken in _taken(words):
+        for word in taken:
+            if option in PAIRS if "=" in word else Path(word).is_file():
+                continue
+            if option in FILES and Path(word).suffix in (".yaml", ".yml", ".json"):
+                raise Refusal(f"{option} {word}: no such file; name an existing configuration")
+            given = [each for each in taken if each != word]
+            raise Refusal(
+                f"{option} takes every word after it, {word} too; put -- before what is to be made: "
+                f"{' '.join([option, *given, '--', word])}"
+            )
+
+
+def _taken(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yields the options of FILES and PAIRS with the words that each takes."""
+    for number, option in enumerate(words):
+        if option == "--":
+            return
+        if option in (*FILES, *PAIRS):
+            rest = words[number + 1 :]
+            end = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+            yield option, list(rest[:end])
+
+
+def _set_caches(folder: Path) -> None:
+    """Names folders for the caches of Snakemake and of the stages where the user's own can't be written."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    if not _is_writable(cache):
+        # Weights that lie there are read.
+        for name, known in {"HF_HOME": cache / "huggingface", "TORCH_HOME": cache / "torch"}.items():
+            if known.is_dir():
+                os.environ.setdefault(name, str(known))
+        os.environ["XDG_CACHE_HOME"] = str(folder / CACHES)
+        print(f"run: {cache} cannot be written; caches go to {folder / CACHES}", file=sys.stderr)
+    if "MPLCONFIGDIR" not in os.environ and not _is_writable(
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    ):
+        os.environ["MPLCONFIGDIR"] = str(folder / CACHES / "matplotlib")
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _held(folder: Path) -> FileLock:

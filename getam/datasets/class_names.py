@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from getam.datasets.index import composed
 from getam.errors import InputError
 from getam.system.image_files import UNKNOWN
 
@@ -66,8 +67,8 @@ def read_lines(path: Path) -> list[str]:
         InputError: the file is missing or is no UTF-8 text.
     """
     try:
-        # Some editors write a byte order mark at the start of a UTF-8 file.
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        # Some editors write a byte order mark at the start of a UTF-8 file, and letters are compared as composed.
+        return composed(path.read_text(encoding="utf-8-sig")).splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the data set needs it") from None
     except (UnicodeDecodeError, OSError) as error:

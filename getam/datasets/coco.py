@@ -25,7 +25,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from getam.datasets.class_names import check_class_names
-from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
+from getam.datasets.index import Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.voc import check_in_threads
 from getam.errors import InputError, listed
 from getam.system.files import atomic_folder
@@ -59,7 +59,7 @@ class Photograph:
 
     @property
     def id(self) -> str:
-        return self.path.stem
+        return composed(self.path.stem)
 
 
 def index_coco(

@@ -5,10 +5,12 @@ Nothing in them is trusted: sizes are bounded, XML has no entities, and whatever
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,19 @@ MOST_BYTES = 2**29
 
 DELIMITERS = ("\t", ",", ";")
 """What may separate the cells of a table: spreadsheets of some languages write semicolons."""
+
+
+DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
+"""The first line of an XML file that declares its encoding."""
+
+MULTIBYTE = {
+    **dict.fromkeys(("gb2312", "gbk", "cp936", "gb18030"), "gb18030"),
+    **{name: name for name in ("big5", "shift_jis", "euc-jp", "euc-kr")},
+}
+"""Encodings that the XML parser can't read, in lower case -> what reads them."""
+
+REPLACED = "\ufffd"
+"""Stands for a letter that could not be read."""
 
 
 @dataclass(frozen=True)
@@ -52,37 +67,51 @@ def read_table(path: Path) -> Table:
     Raises:
         InputError: the file is missing, too large, no UTF-8 text or no table, or two columns have one name.
     """
-    text = _decoded(path)
-    header = text.partition("\n")[0]
-    delimiter = max(DELIMITERS, key=header.count)
+    text = read_document_text(path)
+    return table_of(path, list(rows_of(path, text, delimiter=frequent_delimiter(text))))
+
+
+def frequent_delimiter(text: str) -> str:
+    """The character of DELIMITERS that is most frequent in the first line."""
+    return max(DELIMITERS, key=text.partition("\n")[0].count)
+
+
+def rows_of(path: Path, text: str, *, delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yields the number of each row's line and its cells, without blanks around them and without empty rows.
+
+    Raises:
+        InputError: a row is no row of a CSV.
+    """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = []
-    lines: list[int] = []
+    start = 1
     try:
-        start = 1
         for cells in reader:
             line, start = start, reader.line_num + 1
             row = tuple(cell.strip() for cell in cells)
-            if not any(row):
-                continue
-            if not columns:
-                columns = row
-                continue
-            if len(row) != len(columns):
-                raise InputError(
-                    f"{path}, line {line}: {len(row)} cells where the header has {len(columns)}; give each column one, "
-                    "and put a cell with a separator in quotes"
-                )
-            rows.append(row)
-            lines.append(line)
+            if any(row):
+                yield line, row
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: malformed row ({error}); correct the quotes") from None
-    if not columns:
+
+
+def table_of(path: Path, rows: Sequence[tuple[int, tuple[str, ...]]]) -> Table:
+    """A table of rows with their lines, the first of which names the columns.
+
+    Raises:
+        InputError: there is no row, a row has other cells than the header, or two columns have one name.
+    """
+    if not rows:
         raise InputError(f"{path}: is empty; write a header, such as id,labels, and a row a photograph")
+    (_, columns), *others = rows
+    for line, row in others:
+        if len(row) != len(columns):
+            raise InputError(
+                f"{path}, line {line}: {len(row)} cells where the header has {len(columns)}; give each column one, "
+                "and put a cell with a separator in quotes"
+            )
     if repeated := [name for name in columns if columns.count(name) > 1]:
         raise InputError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-    return Table(path, columns, tuple(rows), tuple(lines))
+    return Table(path, columns, tuple(row for _, row in others), tuple(line for line, _ in others))
 
 
 def read_json_document(path: Path) -> Any:
@@ -103,11 +132,37 @@ def read_xml_document(path: Path) -> Element:
     Raises:
         InputError: the file is missing, too large, no well-formed XML, or has entities.
     """
+    content = _bytes(path)
+    declared = DECLARATION.match(content)
+    encoding = declared[1].decode().lower() if declared else "utf-8"
     try:
-        root: Element = ElementTree.fromstring(_bytes(path))
+        if encoding in MULTIBYTE:
+            content = DECLARATION.sub(b"", content).decode(MULTIBYTE[encoding]).encode()
+        elif encoding == "utf-8" and not _is_utf8(content):
+            # Some tools write file names and comments in the encoding of their machine, and declare none.
+            content = content.decode(errors="replace").encode()
+        root: Element = ElementTree.fromstring(content)
     except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); export it again") from None
+        raise InputError(
+            f"{path}: not a harmless, well-formed XML file ({error!r}); export it again or replace it"
+        ) from None
+    for element in root.iter():
+        texts = (element.text if element.tag == "name" else None, element.get("name"), element.get("label"))
+        if any(REPLACED in text for text in texts if text):
+            raise InputError(
+                f"{path}: has names in another encoding than UTF-8, and does not say in which; declare it in the first "
+                'line (<?xml version="1.0" encoding="iso-8859-1"?>), or save the file as UTF-8'
+            )
     return root
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        # UTF-16 begins with a mark, by which the parser knows it.
+        return content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return True
 
 
 def _bytes(path: Path) -> bytes:
@@ -123,7 +178,12 @@ def _bytes(path: Path) -> bytes:
     return content
 
 
-def _decoded(path: Path) -> str:
+def read_document_text(path: Path) -> str:
+    """Reads a user's text file, in UTF-8 with or without a byte order mark.
+
+    Raises:
+        InputError: the file is missing, too large, or no UTF-8 text.
+    """
     try:
         # Spreadsheets write a byte order mark at the start of a UTF-8 file.
         return _bytes(path).decode("utf-8-sig")

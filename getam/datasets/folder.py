@@ -1,7 +1,8 @@
 """Checks and indexes photographs that lie anywhere, by a list of them: `data.format: folder`.
 
 <name>.csv           columns id, split, image, mask and labels (class names joined by ;), as index.csv has them; the
-                     column mask may be missing, and others are not read
+                     column mask may be missing; in a column labelled, no says that nobody has labelled an image of val;
+                     others are not read
 <name>.classes.txt   class names in the order of the masks' label values, one a line; optional, by default the names in
                      the list, sorted
 
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from getam.datasets.class_names import check_class_names, class_name_problem, read_classes
 from getam.datasets.documents import read_table
-from getam.datasets.index import Index, IndexRow, count_problems, evenly_spaced, is_safe_id
+from getam.datasets.index import LABELLED, Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
+from getam.datasets.named_files import existing
 from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, check_masks_show_classes, checked_mask
 from getam.errors import InputError, listed
 from getam.system.image_files import read_image, read_labels
@@ -39,6 +41,7 @@ class Entry:
     image: Path
     mask: Path | None
     labels: tuple[str, ...]
+    labelled: bool
 
 
 def classes_file(path: Path) -> Path:
@@ -60,13 +63,22 @@ def read_list(path: Path) -> list[Entry]:
     entries: list[Entry] = []
     problems: list[str] = []
     lines: dict[str, str] = {}
-    for where, cells in table.records():
+    for where, found in table.records():
+        # The paths are left as they are, since `existing` finds them in either form.
+        cells = {name: cell if name in ("image", "mask") else composed(cell) for name, cell in found.items()}
         if not is_safe_id(cells["id"]):
             problems.append(f"{where}: {cells['id']!r}: {UNSAFE_ID}")
         if cells["split"] not in SPLITS:
             problems.append(f"{where}: split {cells['split']!r} is none of {', '.join(SPLITS)}")
         if not cells["image"]:
             problems.append(f"{where}: no path in the column image; write one, or take the row off the list")
+        labelled = cells.get(LABELLED) or "yes"
+        if labelled not in ("yes", "no"):
+            problems.append(f"{where}: {labelled!r} in the column {LABELLED} is neither yes nor no")
+        if labelled == "no" and (cells["split"] == "train" or cells["labels"]):
+            problems.append(
+                f"{where}: is in train, or has labels, and {LABELLED} says no; write yes, or take the row off the list"
+            )
         if (first := lines.setdefault(cells["id"], where)) != where:
             problems.append(f"{where}: id {cells['id']!r} stands there twice, first in {first}; leave one")
         entries.append(
@@ -77,6 +89,7 @@ def read_list(path: Path) -> list[Entry]:
                 image=path.parent / cells["image"],
                 mask=path.parent / cells["mask"] if cells.get("mask") else None,
                 labels=tuple(filter(None, (name.strip() for name in cells["labels"].split(";")))),
+                labelled=labelled != "no",
             )
         )
     if problems:
@@ -151,17 +164,19 @@ def _label_problems(entries: list[Entry], known: tuple[str, ...] | None, file: P
 
 
 def _check(entry: Entry, classes: tuple[str, ...], seen: set[int]) -> IndexRow:
-    height, width = read_image(entry.image).shape[:2]
-    if entry.mask is not None:
-        if not entry.mask.is_file():
-            raise InputError(f"{entry.where}: {entry.mask}: no such mask; add it, or leave the cell empty")
-        checked_mask(entry.mask, read_labels, entry.image, (height, width), classes, seen=seen)
+    image, mask = existing(entry.image), None if entry.mask is None else existing(entry.mask)
+    height, width = read_image(image).shape[:2]
+    if mask is not None:
+        if not mask.is_file():
+            raise InputError(f"{entry.where}: {mask}: no such mask; add it, or leave the cell empty")
+        checked_mask(mask, read_labels, image, (height, width), classes, seen=seen)
     return IndexRow(
         id=entry.id,
         split=entry.split,
-        image=entry.image,
-        mask=entry.mask,
+        image=image,
+        mask=mask,
         height=height,
         width=width,
         labels=tuple(name for name in classes if name in entry.labels),
+        labelled=entry.labelled,
     )

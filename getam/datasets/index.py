@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from getam.system.files import read_json, write_text
 from getam.system.image_files import read_image
 
 COLUMNS = ("id", "split", "image", "mask", "height", "width", "labels")
+LABELLED = "labelled"
+"""A further column, yes or no, of a list in which nobody has labelled some image; without it all are labelled."""
+
 CLASSES = "classes.txt"
 REPORT = "index.json"
 
@@ -27,7 +31,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class IndexRow:
-    """One image of a data set; `labels` are class names in ascending class order."""
+    """One image of a data set; `labels` are class names in ascending class order.
+
+    No labels mean that the image shows none of the classes, unless nobody has labelled it: then they say nothing.
+    """
 
     id: str
     split: str
@@ -36,6 +43,7 @@ class IndexRow:
     height: int
     width: int
     labels: tuple[str, ...]
+    labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class Index:
 
     def split(self, name: str) -> list[IndexRow]:
         return [row for row in self.rows if row.split == name]
+
+    def labelled(self, split: str) -> list[IndexRow]:
+        """The images of a split whose labels are known, on which a classifier is scored."""
+        return [row for row in self.split(split) if row.labelled]
 
     @cached_property
     def by_id(self) -> dict[str, IndexRow]:
@@ -91,8 +103,15 @@ def is_safe_id(id: str) -> bool:
     return re.fullmatch(r"[^./\\\-][^/\\]{0,199}", id) is not None and id.isprintable() and len(id.encode()) <= 200
 
 
+def composed(text: str) -> str:
+    """A name as it is compared: file systems and archives differ in how they write letters with accents."""
+    return unicodedata.normalize("NFC", text)
+
+
 def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """The files of a folder with these suffixes, in upper or lower case, by stem, sorted; hidden files are ignored.
+    """The files of a folder with these suffixes, in upper or lower case, by stem with composed accents, sorted.
+
+    Hidden files are ignored.
 
     Raises:
         InputError: two files have the same stem.
@@ -100,7 +119,7 @@ def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     files = defaultdict(list)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            files[path.stem].append(path)
+            files[composed(path.stem)].append(path)
     for paths in files.values():
         if len(paths) > 1:
             raise InputError(f"{paths[0]} and {paths[1].name} have one id; rename or remove one of them")
@@ -142,9 +161,11 @@ def write_index(path: Path, index: Index) -> None:
     """Writes index.csv and classes.txt beside it."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    is_partial = not all(row.labelled for row in index.rows)
+    writer.writerow([*COLUMNS, LABELLED] if is_partial else COLUMNS)
     for row in index.rows:
-        writer.writerow([row.id, row.split, row.image, row.mask or "", row.height, row.width, ";".join(row.labels)])
+        cells = [row.id, row.split, row.image, row.mask or "", row.height, row.width, ";".join(row.labels)]
+        writer.writerow([*cells, "yes" if row.labelled else "no"] if is_partial else cells)
     write_text(path.parent / CLASSES, "".join(f"{name}\n" for name in index.classes))
     write_text(path, table.getvalue())
 
@@ -196,8 +217,11 @@ def read_index(path: Path) -> Index:
                 height=int(line["height"]),
                 width=int(line["width"]),
                 labels=tuple(line["labels"].split(";")) if line["labels"] else (),
+                labelled={"yes": True, "no": False}[line.get(LABELLED, "yes")],
             )
-        except (ValueError, TypeError, AttributeError) as error:
+            if row.labels and not row.labelled:
+                raise ValueError("labels of an image that nobody has labelled")
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise InputError(f"{path}, line {number}: malformed row ({error}); {cure}") from None
         if row.height < 1 or row.width < 1:
             raise InputError(f"{path}, line {number}: height and width must be above 0; {cure}")

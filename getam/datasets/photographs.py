@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from getam.datasets.class_names import FORMULAS
-from getam.datasets.index import is_safe_id
+from getam.datasets.index import composed, is_safe_id
 from getam.errors import InputError, listed
 from getam.system.image_files import image_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
 LONGEST_NAME = 200
@@ -23,7 +23,10 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph, and how its results are called: the path below the folder that it was found in, without suffix."""
+    """A photograph, and how its results are called: the path below the folder that it was found in, without suffix.
+
+    Where several words name photographs that would have one name, it is the path below the folder that all lie in.
+    """
 
     path: Path
     name: str
@@ -45,12 +48,16 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
     Raises:
         InputError: nothing is found, or two photographs would have the same name.
     """
-    found: dict[Path, str] = {}
+    found: dict[Path, tuple[Path, str]] = {}
     for word in given:
         for path, name in _files(word, leave_out.resolve()):
-            found.setdefault(path.resolve(), name)
+            found.setdefault(path.resolve(), (Path(os.path.abspath(path)), name))
+    names = {path: name for path, (_, name) in found.items()}
+    if len({*names.values()}) < len(names):
+        above = os.path.commonpath([file.parent for file, _ in found.values()])
+        names = {path: str(file.relative_to(above).with_suffix("")) for path, (file, _) in found.items()}
     by_name = defaultdict(list)
-    for path, name in found.items():
+    for path, name in names.items():
         by_name[name].append(path)
     if doubles := [paths for paths in by_name.values() if len(paths) > 1]:
         raise InputError(
@@ -115,9 +122,9 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     Raises:
         InputError: a name is unfit for an id, or two photographs would have the same one.
     """
-    ids = {path: path.stem for path in paths}
+    ids = {path: composed(path.stem) for path in paths}
     if len({*ids.values()}) < len(ids):
-        ids = {path: "_".join(path.with_suffix("").parts) for path in paths}
+        ids = {path: composed("_".join(path.with_suffix("").parts)) for path in paths}
     problems = []
     first: dict[str, PurePosixPath] = {}
     for path, id in ids.items():

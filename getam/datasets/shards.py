@@ -203,7 +203,11 @@ def check_classes(classes: Sequence[str], index: Index, *, source: Path) -> None
         source: the file, for the message.
     """
     if list(classes) != list(index.classes):
-        raise InputError(f"{source}: was made for other classes than index.csv has; run its stage again")
+        theirs, own = (", ".join(names) or "none" for names in (classes, index.classes))
+        raise InputError(
+            f"{source}: was made for other classes than index.csv has; run its stage again, or take the classes.txt "
+            f"that it was made with for this data set and run index-dataset again ({theirs} there, {own} here)"
+        )
 
 
 def shard_name(number: int) -> str:

@@ -21,12 +21,18 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 
 from getam.datasets.class_names import read_classes, read_lines
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
+from getam.datasets.voc_files import (
+    DatasetFiles,
+    Label,
+    check_masks_have_images,
+    read_annotation,
+    read_label_file,
+    twice,
+)
 from getam.errors import InputError, listed
 from getam.system.files import atomic_folder
 from getam.system.image_files import (
@@ -65,9 +71,6 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 UNSAFE_ID = "its id is not a plain file name; rename the file"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
-MASK_SUFFIXES = (".png", ".PNG")
-
 Job = TypeVar("Job")
 
 
@@ -97,9 +100,9 @@ def index_voc(
     """Checks a data set in VOC layout and returns its index.
 
     Every image and mask is decoded, so that a damaged file cannot stop a training hours later. Masks are needed only
-    for scores and may be missing. Each train image must have a label, unless `negatives`; with `annotations`, each
-    train and val image must have its XML file. The test split is included if its list exists, and needs neither masks
-    nor labels.
+    for scores and may be missing. Each train image must have a label, unless `negatives`. An image of val without its XML
+    file, its line or its mask, whichever `labels` says, is one that nobody has labelled. The test split is included if
+    its list exists, and needs neither masks nor labels.
 
     Args:
         labels: source of image labels: `annotations`, `file`, or `masks` (the classes that occur in an image's mask).
@@ -119,7 +122,10 @@ def index_voc(
         raise InputError(f"{root}: no such folder; set data.root to a folder in VOC layout")
     classes = read_classes(root / CLASSES) if (root / CLASSES).is_file() else VOC_CLASSES
     listed_splits = [split for split in SPLITS if split != "test" or _has_test(root) or set(splits) == {split}]
-    lists = {split: read_ids(_list_of(root, split)) for split in listed_splits}
+    files = DatasetFiles.of(root)
+    lists = {
+        split: [files.images.without_suffix(id) for id in read_ids(_list_of(root, split))] for split in listed_splits
+    }
     extra = _extra_masks(augmented) if augmented is not None else None
     problems = _id_problems(root, lists)
     if extra is not None:
@@ -130,7 +136,8 @@ def index_voc(
     problems += list(count_problems(lists, counts or {}))
     if problems:
         raise InputError(listed(problems))
-    table = _read_label_file(root / "image_labels.txt") if labels == "file" else None
+    check_masks_have_images(files)
+    table = read_label_file(root / "image_labels.txt", files.images, classes) if labels == "file" else None
     jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
     seen: set[int] = set()
 
@@ -138,6 +145,7 @@ def index_voc(
         id, split = job
         return _check_row(
             root,
+            files,
             id,
             split,
             classes,
@@ -214,12 +222,13 @@ def _extra_masks(folder: Path) -> ExtraMasks:
 
 def _check_row(
     root: Path,
+    files: DatasetFiles,
     id: str,
     split: str,
     classes: tuple[str, ...],
     *,
     labels: str,
-    table: Mapping[str, Sequence[str]] | None,
+    table: Mapping[str, Label] | None,
     augmented: ExtraMasks | None,
     written: Path | None,
     masks: Path | None,
@@ -230,16 +239,21 @@ def _check_row(
 
     Args:
         labels: source of image labels, see index_voc.
-        table: class names by id, from image_labels.txt; None unless `labels` is `file`.
+        table: labels by id, from image_labels.txt; None unless `labels` is `file`.
         augmented: the extra masks of train, if any.
         written: temporary folder to which converted masks are written; None if none are converted.
         masks: final path of that folder.
         seen: gets the values of its mask.
         negatives: whether it may show none of the classes.
     """
-    path = _find_image(root / "JPEGImages", id)
+    path = files.images.find(id)
+    if path is None:
+        instead = files.images.instead_of(id)
+        raise InputError(
+            f"{root / 'JPEGImages' / id}.jpg: no such image; add the file or take its id off the list{instead}"
+        )
     height, width = read_image(path).shape[:2]
-    source = mask = _find_mask(root / "SegmentationClass", id)
+    source = mask = files.mask(id)
     values = None
     if mask is not None:
         values = checked_mask(mask, read_labels, path, (height, width), classes, seen=seen)
@@ -251,18 +265,25 @@ def _check_row(
             write_labels(written / f"{id}.png", values)
             mask = masks / f"{id}.png"
     names: Iterable[str] = ()
+    where: str | Path | None = None
     if split != "test":
         if labels == "masks":
             if values is None and split == "train":
                 raise InputError(
                     f"{root / 'SegmentationClass' / id}.png: no such mask, and data.labels is masks; add it, set "
-                    "data.labels to annotations or file, or take its id off train.txt"
+                    f"data.labels to annotations or file, or take its id off train.txt{files.masks.instead_of(id)}"
                 )
-            names = classes_in(values, classes) if values is not None else ()
+            names, where = (classes_in(values, classes), source) if values is not None else ((), None)
         elif table is not None:
-            names = table.get(id, ())
+            names, where = table.get(id, Label((), None))
         else:
-            names = _read_annotation(root / "Annotations" / f"{id}.xml")
+            where = files.annotations.find(id)
+            if where is None and split == "train":
+                raise InputError(
+                    f"{root / 'Annotations' / id}.xml: no such file; add it, or set data.labels to file"
+                    f"{files.annotations.instead_of(id)}"
+                )
+            names = read_annotation(where) if where is not None else ()
     unknown = sorted(set(names) - set(classes))
     if unknown and not (root / CLASSES).is_file():
         raise InputError(
@@ -270,9 +291,13 @@ def _check_row(
             "the class names into it, one a line"
         )
     if unknown:
-        raise InputError(f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it")
+        quotes = ", where a name with a space stands in double quotes" if table is not None else ""
+        raise InputError(
+            f"{id}: label {unknown[0]!r} is not in {root / CLASSES}; add it there or correct it in {where}{quotes}"
+        )
     present = tuple(name for name in classes if name in set(names))
-    labelled = table is None or id in table
+    # Nobody asks for the labels of test.
+    labelled = where is not None or split == "test"
     if not present and split == "train" and not (negatives and labelled):
         where = {
             "annotations": root / "Annotations" / f"{id}.xml",
@@ -284,7 +309,9 @@ def _check_row(
             f"{id}: no image label in {where}; label the image or take its id off train.txt; if it shows none of the "
             f"classes, {how}"
         )
-    return IndexRow(id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present)
+    return IndexRow(
+        id=id, split=split, image=path, mask=mask, height=height, width=width, labels=present, labelled=labelled
+    )
 
 
 def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
@@ -346,56 +373,12 @@ def _check_colors(path: Path, values: np.ndarray) -> None:
             )
 
 
-def _find_mask(folder: Path, id: str) -> Path | None:
-    for suffix in MASK_SUFFIXES:
-        path = folder / f"{id}{suffix}"
-        if path.is_file():
-            return path
-        if path.is_symlink():
-            raise InputError(f"{path}: is a link to no file; correct it or remove it")
-    return None
-
-
-def _find_image(folder: Path, id: str) -> Path:
-    files = [path for suffix in IMAGE_SUFFIXES if (path := folder / f"{id}{suffix}").is_file()]
-    if not files:
-        raise InputError(f"{folder / id}.jpg: no such image; add the file or take its id off the list")
-    # A file system that does not tell capitals apart finds one file under several names.
-    if others := [path for path in files[1:] if not path.samefile(files[0])]:
-        raise InputError(f"{files[0]} and {others[0].name} have one id; rename or remove one of them")
-    return files[0]
-
-
 def read_ids(path: Path) -> list[str]:
     """Reads a list of ids, one a line; InputError if there are none."""
     ids = [line.strip() for line in read_lines(path) if line.strip()]
     if not ids:
         raise InputError(f"{path}: no ids; write one image id a line")
     return ids
-
-
-def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
-    table: dict[str, tuple[str, ...]] = {}
-    for line in read_lines(path):
-        words = line.split()
-        if words and words[0] in table:
-            raise InputError(f"{path}: {_twice(words[0])}")
-        if words:
-            table[words[0]] = tuple(words[1:])
-    return table
-
-
-def _read_annotation(path: Path) -> set[str]:
-    """The class names of `object/name` in a VOC XML file; names of an object's parts are not image labels."""
-    try:
-        tree = ElementTree.fromstring(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; add it, or set data.labels to file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
-    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); replace it") from None
-    return {(element.findtext("name") or "").strip() for element in tree.findall("object")} - {""}
 
 
 def _list_of(root: Path, split: str) -> Path:
@@ -414,15 +397,11 @@ def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
     """
     unsafe = [
         f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
-        "rename the image"
+        "rename the image, or write its id alone"
         for id in ids
         if not is_safe_id(id)
     ]
-    return unsafe + [f"{path}: {_twice(id)}" for id, count in Counter(ids).items() if count > 1]
-
-
-def _twice(id: str) -> str:
-    return f"id {id!r} stands there twice; leave one"
+    return unsafe + [f"{path}: {twice(id)}" for id, count in Counter(ids).items() if count > 1]
 
 
 def _id_problems(root: Path, lists: Mapping[str, list[str]]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from getam.datasets.images import MEAN, STD
-from getam.errors import InputError
+from getam.errors import InputError, reason_of
 from getam.networks.pretrained import Weights, timm_weights
 from getam.settings.patches import PADDING, patch_size, size_problem
 
@@ -165,9 +165,8 @@ def _create_with(weights: Weights, name: str, **options: Any) -> Any:
             name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": dict(weights.state)}, **options
         )
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"pretrained: {weights.origin['source']} does not fit {name} with these options ({reason}); "
+            f"pretrained: {weights.origin['source']} does not fit {name} with these options ({reason_of(error)}); "
             "name a file of that model"
         ) from None
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from getam.errors import InputError
+from getam.errors import InputError, reason_of
 from getam.settings.networks import TIMM
 from getam.system.files import sha256_of
 
@@ -203,8 +203,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {cure}") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        raise InputError(f"{path}: is no file of weights ({reason}); {cure}") from None
+        raise InputError(f"{path}: is no file of weights ({reason_of(error)}); {cure}") from None
     for key in NESTED:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

@@ -118,6 +118,7 @@ def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "image_labels": metrics.get("image_labels"),
         f"{split}_map": metrics["mean_average_precision"],
         f"{split}_average_precision": metrics["average_precision"],
+        **{key: metrics[key] for key in ("unlabelled", "reason") if key in metrics},
         **{key: metrics.get(key) for key in ("chance", "probe", "warning")},
     }
 
@@ -146,6 +147,7 @@ def _pseudo_labels(metrics: Mapping[str, Any]) -> dict[str, Any]:
         f"{split}_iou": {protocol: protocols[protocol]["iou"] for protocol in PROTOCOL_TITLES},
         # Earlier versions counted the images with a mask alone.
         "labelled": metrics.get("labelled", metrics["images"]),
+        **{key: metrics[key] for key in ("unlabelled",) if key in metrics},
         "unknown_share": metrics["unknown_share"],
         "coverage": metrics["coverage"],
         "best_threshold": metrics["best_threshold"],
@@ -306,16 +308,26 @@ def notes_in(summary: Mapping[str, Any]) -> list[str]:
     """
     warning = summary.get("classifier", {}).get("warning")
     notes = [f"Warning. {source_title(summary, 'classifier')}: {warning}."] if warning else []
+    for title, split, count in _unlabelled(summary):
+        notes.append(f"{title}: {count} images of {split} that nobody has labelled are left out of its score.")
     if unscored := list(_unscored(summary)):
         notes.append(f"Not scored: {'; '.join(unscored)}.")
     return notes
+
+
+def _unlabelled(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Yields title, split and number of the images that a score by image labels leaves out, since they have none."""
+    for section in ("classifier", "pseudo_labels"):
+        if count := summary.get(section, {}).get("unlabelled"):
+            yield source_title(summary, section), summary[section]["split"], count
 
 
 def _unscored(summary: Mapping[str, Any]) -> Iterator[str]:
     """Yields the title of each network or result without a score, and what there is none for."""
     classifier = summary.get("classifier")
     if classifier and classifier[f"{classifier['split']}_map"] is None:
-        yield f"{source_title(summary, 'classifier')} (no image of {classifier['split']} has a label)"
+        reason = classifier.get("reason", f"no image of {classifier['split']} has a label")
+        yield f"{source_title(summary, 'classifier')} ({reason})"
     labels = summary.get("pseudo_labels")
     results = [(source_title(summary, "pseudo_labels"), labels)] if labels else []
     for title, scores in [*results, *((title, scores) for _, title, scores in segmenter_scores(summary))]:

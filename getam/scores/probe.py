@@ -97,9 +97,10 @@ def probe_backbone(
     Raises:
         InputError: the backbone cannot be built, train or val has no image, or the images no labels to learn or score.
     """
-    train, val = (
-        evenly_spaced(require_rows(index.split(split), split=split, index=source), images) for split in ("train", "val")
-    )
+    for split in ("train", "val"):
+        if require_rows(index.split(split), split=split, index=source) and not index.labelled(split):
+            raise InputError(f"{source}: nobody has labelled the images of {split}; label some")
+    train, val = (evenly_spaced(index.labelled(split), images) for split in ("train", "val"))
     targets = {split: image_targets(rows, index) for split, rows in (("train", train), ("val", val))}
     if not learnable(targets["train"]).any():
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
             near = difflib.get_close_matches(location[-1], known, n=1)
             cure = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             lines.append(f"{key}: unknown key; {cure}")
+        elif problem["type"] in ("string_type", "path_type") and isinstance(problem["input"], int | float | date):
+            kind = {bool: "a truth value", date: "a date"}.get(type(problem["input"]), "a number")
+            lines.append(
+                f'{key}: is {kind} to YAML, not a text; write it into a file, in quotes: {location[-1]}: "..." '
+                f"(given: {problem['input']})"
+            )
         elif problem["type"] == "missing":
             lines.append(f"{key}: missing; give it a value")
         else:

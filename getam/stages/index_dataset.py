@@ -62,6 +62,13 @@ def run(arguments: Arguments) -> None:
             logger.warning(
                 "index_dataset: val: %d of %d images have no mask and are not scored", len(ids) - masks, len(ids)
             )
+        if unlabelled := len(ids) - len(index.labelled(split)):
+            logger.warning(
+                "index_dataset: %s: nobody has labelled %d of %d images, which are left out of scores by image labels",
+                split,
+                unlabelled,
+                len(ids),
+            )
     if "val" in arguments.splits and not index.split("val"):
         logger.warning("index_dataset: no image is in val: no network is scored")
     for path in turned[:MAX_OFFENDERS]:
@@ -133,10 +140,12 @@ def _report(
     splits: dict[str, Any] = {}
     for split, ids in split_ids(index).items():
         rows = index.split(split)
+        unlabelled = len(rows) - len(index.labelled(split))
         images = Counter(name for row in rows for name in row.labels)
         splits[split] = {
             "images": len(ids),
             "masks": sum(row.mask is not None for row in rows),
+            **({"unlabelled": unlabelled} if unlabelled else {}),
             "images_of_class": {name: images[name] for name in index.classes},
         }
     return {

@@ -52,7 +52,8 @@ def run(arguments: Arguments) -> None:
         prediction = read_labels(labels_folder / f"{row.id}.png")
         unknown += int((prediction == UNKNOWN).sum())
         pixels += prediction.size
-        if row.mask is None:
+        # What was made from labels that nobody has given says nothing of the method.
+        if row.mask is None or not row.labelled:
             continue
         scored += 1
         truth = read_labels(row.mask)
@@ -65,10 +66,12 @@ def run(arguments: Arguments) -> None:
     at_each = {point["threshold"]: point for point in curve.points()}
     points, fixed = [at_each[threshold] for threshold in THRESHOLDS], at_each[arguments.threshold]
     known = [point for point in points if point["miou"] is not None]
+    unlabelled = sum(row.mask is not None and not row.labelled for row, _, _ in rows)
     result: dict[str, Any] = {
         "split": "+".join(dict.fromkeys(row.split for row, _, _ in rows)) or "train",
         "images": scored,
         "labelled": len(rows),
+        **({"unlabelled": unlabelled} if unlabelled else {}),
         "supervision": of_shards(shard_folders(arguments.pseudo_labels, arguments.shards)),
         "maps_supervision": of_shards(shard_folders(arguments.maps, arguments.shards), unknown=IMAGE_LABELS),
         "image_labels": read_label_source(arguments.index),

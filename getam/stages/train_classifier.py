@@ -38,6 +38,9 @@ from getam.training.optimization import fine_tuning_groups
 
 SECTION = "classifier"
 
+NO_LABEL, NOBODY = "no image of val has a label", "nobody has labelled the images of val"
+"""Why there is no mAP."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ def run(arguments: Arguments) -> None:
     device = arguments.prepare(seed=settings.seed)
     index = read_index(arguments.index)
     rows = require_rows(index.split("train"), split="train", index=arguments.index)
-    val = index.split("val")
+    val = index.labelled("val")
     classes = index.classes
     image_labels = read_label_source(arguments.index)
     model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size).to(device)
@@ -71,8 +74,13 @@ def run(arguments: Arguments) -> None:
 
     def score() -> dict[str, object]:
         scores = _score(model, index, settings, device, arguments)
+        if "unlabelled" in scores:
+            logger.warning(
+                "train_classifier: %s images of val that nobody has labelled are left out of its score",
+                scores["unlabelled"],
+            )
         if scores["mean_average_precision"] is None:
-            logger.warning("train_classifier: no image of val has a label: not scored")
+            logger.warning("train_classifier: not scored: %s", scores["reason"])
         else:
             logger.info("train_classifier: mAP on val %s", scores["mean_average_precision"])
         if scores["warning"] is not None:
@@ -92,7 +100,12 @@ def run(arguments: Arguments) -> None:
         name_of=lambda number: rows[number].id,
         scoring=Scoring(
             score,
-            data=[[(row.id, row.labels) for row in val], fingerprint(row.image for row in val), image_labels],
+            data=[
+                [(row.id, row.labels) for row in val],
+                len(index.split("val")),
+                fingerprint(row.image for row in val),
+                image_labels,
+            ],
         ),
     )
 
@@ -105,8 +118,14 @@ def _score(
     device: torch.device,
     arguments: Arguments,
 ) -> dict[str, object]:
-    """The mAP on val, what random scores and a linear probe of the backbone have there, and what that says."""
-    rows: list[IndexRow] = index.split("val")
+    """The mAP on val, what random scores and a linear probe of the backbone have there, and what that says.
+
+    Images of val that nobody has labelled are left out; `unlabelled` counts them, if there are some. `reason` says why
+    there is no mAP, if there is none.
+    """
+    rows: list[IndexRow] = index.labelled("val")
+    unlabelled = len(index.split("val")) - len(rows)
+    counts = {"split": "val", "images": len(rows), **({"unlabelled": unlabelled} if unlabelled else {})}
 
     def size(row: IndexRow) -> tuple[int, int]:
         return fit_long_side((row.height, row.width), settings.crop.size, multiple=model.stride)
@@ -120,7 +139,8 @@ def _score(
         ids += [row.id for row in batch]
     if not rows:
         precision: dict[str, Any] = {"mean_average_precision": None, "average_precision": {}}
-        return {"split": "val", "images": 0, **precision, "chance": None, "probe": None, "warning": None}
+        reason = NOBODY if unlabelled else NO_LABEL
+        return {**counts, **precision, "reason": reason, "chance": None, "probe": None, "warning": None}
     found, truth = torch.cat(scores), torch.stack(targets)
     probe = _probe(index, settings, device, arguments) if settings.pretrained else None
     # A large val is probed in part. The two are compared on the same images.
@@ -132,10 +152,11 @@ def _score(
     if random is not None and own is not None:
         probed = None if probe is None else probe.mean_average_precision
         warnings.append(warning_of(own, chance=random, probe=probed))
+    precision = average_precision(found, truth, index.classes)
     return {
-        "split": "val",
-        "images": len(rows),
-        **average_precision(found, truth, index.classes),
+        **counts,
+        **precision,
+        **({} if truth.any() else {"reason": NO_LABEL}),
         "chance": random,
         "probe": None if probe is None else probe.record() | {"classifier": own},
         "warning": "; ".join(filter(None, warnings)) or None,

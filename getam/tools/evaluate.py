@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import Field
 
 from getam.datasets.class_names import read_classes
 from getam.datasets.index import files_by_id
+from getam.datasets.photographs import SUFFIXES
 from getam.datasets.voc import VOC_CLASSES, id_problems, read_ids
 from getam.errors import InputError, listed
 from getam.pages.text.tables import aligned_table
@@ -42,7 +44,7 @@ def run(arguments: Arguments) -> None:
     truths, predictions = (
         files_by_id(folder, frozenset({".png"})) for folder in (arguments.truth, arguments.predictions)
     )
-    ids = _listed_ids(arguments.ids) if arguments.ids else list(truths)
+    ids = _listed_ids(arguments.ids, truths) if arguments.ids else list(truths)
     if not ids:
         raise InputError(f"{arguments.truth}: no .png in it; name the folder of the ground truth")
     found = ((arguments.truth, truths), (arguments.predictions, predictions))
@@ -76,8 +78,12 @@ def run(arguments: Arguments) -> None:
     print(_table(scores, names))
 
 
-def _listed_ids(path: Path) -> list[str]:
-    ids = read_ids(path)
+def _listed_ids(path: Path, known: Collection[str]) -> list[str]:
+    """The ids of a list, which may have a photograph's suffix."""
+    given = ((id, PurePath(id)) for id in read_ids(path))
+    ids = [
+        str(name.with_suffix("")) if name.suffix.lower() in SUFFIXES and id not in known else id for id, name in given
+    ]
     if problems := id_problems(path, ids):
         raise InputError(listed(problems))
     return ids

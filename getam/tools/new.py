@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
@@ -33,6 +33,7 @@ from getam.datasets.index import CLASSES
 from getam.datasets.photographs import SUFFIXES, files_below, ids_of
 from getam.datasets.repeated import repeated_files
 from getam.datasets.split import stratified_split
+from getam.datasets.voc_files import MASK_ENDINGS
 from getam.errors import InputError, enumerated, listed
 from getam.pages.text.tables import aligned_table
 from getam.runs.hours import measured_hours
@@ -110,11 +111,14 @@ def run(arguments: Arguments) -> None:
     paths = _readable(arguments, paths)
     ids = ids_of(paths)
     photographs = NamedImages(arguments.folder, paths, ids=ids)
+    classes = _classes(arguments)
     try:
-        annotations = find_labels(photographs, arguments.labels, leave_out=left_out)
+        annotations = find_labels(
+            photographs, arguments.labels, leave_out=left_out, classes=None if classes is None else classes.names
+        )
     except NoLabelsError as error:
         raise InputError(_what_to_write(arguments.folder, [*ids.values()], error.unused)) from None
-    labelled = match_labels(photographs, annotations, classes=_classes(arguments))
+    labelled = match_labels(photographs, annotations, classes=classes)
     check_class_names(labelled.classes, annotations.files[0])
     masks = _masks(arguments, ids)
     copies = _copies(arguments.folder, [*labelled.labels])
@@ -249,7 +253,7 @@ def _masks(arguments: Arguments, ids: Mapping[PurePosixPath, str]) -> dict[PureP
     found: dict[PurePosixPath, PurePosixPath] = {}
     problems = []
     for path, id in ids.items():
-        for name in (id, str(path.with_suffix(""))):
+        for name in _names_of_masks(path, id, {*ids.values()}):
             try:
                 found[path] = masks.named(name, base=arguments.masks)
                 break
@@ -261,10 +265,21 @@ def _masks(arguments: Arguments, ids: Mapping[PurePosixPath, str]) -> dict[PureP
     if problems:
         raise InputError(listed(problems))
     if not found:
-        raise InputError(f"--masks {arguments.masks}: no mask <id>.png of a photograph there; name the folder of yours")
+        lying = files_below(arguments.masks, SUFFIXES, leave_out=[])
+        has = f" (it has {len(lying)} files, such as {lying[0]}; masks are PNGs)" if lying else ""
+        raise InputError(
+            f"--masks {arguments.masks}: no mask <id>.png of a photograph there{has}; name the folder of yours"
+        )
     if unused := len(paths) - len({*found.values()}):
         logger.warning("%s: %d masks are of no photograph", arguments.masks, unused)
     return found
+
+
+def _names_of_masks(path: PurePosixPath, id: str, ids: Collection[str]) -> Iterator[str]:
+    """Yields what a photograph's mask may be called, without its suffix."""
+    for name in (id, str(path.with_suffix(""))):
+        yield name
+        yield from (name + ending for ending in MASK_ENDINGS if id + ending not in ids)
 
 
 def _copies(folder: Path, paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:

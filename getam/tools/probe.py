@@ -88,7 +88,7 @@ def run(arguments: Arguments) -> None:
     found.sort(key=lambda each: -each[1].mean_average_precision)
     best = found[0][1]
     of_random = chance(image_targets([index.row(id, source=arguments.index) for id in best.val], index))
-    splits = {"train": (best.train, len(index.split("train"))), "val": (len(best.val), len(index.split("val")))}
+    splits = {"train": (best.train, len(index.labelled("train"))), "val": (len(best.val), len(index.labelled("val")))}
     if arguments.out is not None:
         probes = [
             {"backbone": s.backbone, "options": s.backbone_options, "pretrained": s.pretrained, **p.record()}

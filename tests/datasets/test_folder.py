@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +292,47 @@ def test_a_list_whose_name_is_no_utf8_is_refused(
     odd = root.rename(tmp_path / os.fsdecode(b"mine\xff.csv"))
     assert run_index(odd, tmp_path / "out" / "index.csv") == 1
     assert "is no UTF-8, in which index.csv is written" in capsys.readouterr().err
+
+
+# Photographs that nobody has labelled, and accents
+
+
+def with_labelled(root: Path, number: int, said: str) -> Path:
+    rows = [(*row, "yes") for row in ROWS]
+    rows[number] = (*ROWS[number][:4], "" if said == "no" else ROWS[number][4], said)
+    return write(root, rows, (*LIST_COLUMNS, "labelled"))
+
+
+def test_a_photograph_of_val_may_be_one_that_nobody_has_labelled(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert index(with_labelled(root, 1, "")).by_id["v1"].labelled
+    found = index(with_labelled(root, 1, "no"))
+    assert [row.id for row in found.rows if not row.labelled] == ["v1"]
+    monkeypatch.chdir(tmp_path)
+    assert run_index(root, tmp_path / "index.csv") == 0
+    assert "val: nobody has labelled 1 of 1 images" in capsys.readouterr().err
+    # An index is a list.
+    assert index(tmp_path / "index.csv") == read_index(tmp_path / "index.csv")
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "message"),
+    [
+        (0, "no", "line 2: is in train, or has labels, and labelled says no; write yes, or take the row off the list"),
+        (1, "never", "line 3: 'never' in the column labelled is neither yes nor no"),
+    ],
+)
+def test_what_is_not_labelled_is_in_val_and_has_no_labels(root: Path, number: int, said: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        index(with_labelled(root, number, said))
+
+
+def test_accents_of_a_list_may_be_written_otherwise_than_those_of_the_files(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / unicodedata.normalize("NFD", "été")
+    folder.mkdir()
+    (tmp_path / ROWS[0][2]).rename(folder / unicodedata.normalize("NFD", "à.jpg"))
+    row = (unicodedata.normalize("NFD", "à"), "train", unicodedata.normalize("NFC", "été/à.jpg"), *ROWS[0][3:])
+    found = index(write(root, [row, *ROWS[1:]])).rows[0]
+    assert found.id == unicodedata.normalize("NFC", "à")
+    assert found.image.is_file()

@@ -53,6 +53,22 @@ def test_files_and_patterns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert names("deep/*/*.png", leave_out=Path("out")) == ["er/b"]
 
 
+def test_photographs_of_one_name_are_called_after_their_folders(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = write(folder / "deep" / "a.png")
+    assert names(folder / "a.JPG", other, leave_out=out) == ["a", "deep/a"]
+    assert names(folder / "deep", folder / "out", leave_out=out) == ["deep/a", "deep/c", "deep/er/b", "out/a"]
+    # A link has its own place.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "c.webp").symlink_to(write(tmp_path / "stored.webp"))
+    assert names(tmp_path / "links" / "c.webp", folder / "deep", leave_out=out) == [
+        "links/c",
+        "shoot/deep/a",
+        "shoot/deep/c",
+        "shoot/deep/er/b",
+    ]
+
+
 def test_sizes_and_pixels_of_every_format(tmp_path: Path) -> None:
     for suffix in ("jpg", "png", "webp", "tif", "bmp"):
         path = write(tmp_path / f"{suffix}.{suffix}", (5, 7))

@@ -306,8 +306,10 @@ def test_a_shard_of_other_images_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("classes", [("dog", "cat"), ("cat",), ("cat", "dog", "cow")])
 def test_a_shard_of_other_classes_is_named(tmp_path: Path, classes: tuple[str, ...]) -> None:
     write_shard(tmp_path / "000")
-    with pytest.raises(InputError, match=r"000/manifest\.json: was made for other classes than index\.csv has; run"):
+    message = r"000/manifest\.json: was made for other classes than index\.csv has; run its stage again, or take"
+    with pytest.raises(InputError, match=message) as error:
         rows_of(tmp_path / "000", Index(rows=INDEX.rows, classes=classes))
+    assert str(error.value).endswith(f"(cat, dog there, {', '.join(classes)} here)")
 
 
 def test_classes_are_compared_by_order_whatever_holds_them() -> None:

@@ -151,6 +151,10 @@ def test_an_index_that_teaches_or_scores_nothing_is_refused(data: Path) -> None:
         "no image of the split 'train'": val,
         "no image of the split 'val'": train,
         "no class that some images of train show": [*(dataclasses.replace(row, labels=("a",)) for row in train), *val],
+        "nobody has labelled the images of val": [
+            *train,
+            *(dataclasses.replace(row, labels=(), labelled=False) for row in val),
+        ],
         "no image of val has a label": [*train, *(dataclasses.replace(row, labels=()) for row in val)],
     }
     for message, rows in cases.items():

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,15 @@ REFUSALS: dict[str, tuple[dict[Any, Any], str]] = {
     "key that is no word": ({"refine": {1: 2}}, "refine.1: "),
     "wrong type": ({"deeplab": {"epochs": "many"}}, "deeplab.epochs: Input should be a valid integer"),
     "fraction for a count": ({"deeplab": {"epochs": 1.5}}, "deeplab.epochs: Input should be a valid integer"),
+    "number for a text": (
+        {"run": 2024},
+        "run: is a number to YAML, not a text; write it into a file, in quotes: run: ",
+    ),
+    "truth for a text": ({"run": True}, "run: is a truth value to YAML, not a text; write it into a file, in quotes"),
+    "date for a path": (
+        {"data": {"saliency_train": date(2024, 5, 1)}},
+        'data.saliency_train: is a date to YAML, not a text; write it into a file, in quotes: saliency_train: "..."',
+    ),
     "number for a list": ({"maps": {"scales": 1}}, "maps.scales: Input should be a valid tuple"),
     "too short a list": ({"end_to_end": {"decoder": {"taps": [0, 1]}}}, "end_to_end.decoder.taps.2: "),
     "empty list": ({"refine": {"dilations": []}}, "refine.dilations: "),

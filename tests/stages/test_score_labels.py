@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from getam.datasets.index import Index, IndexRow, write_index
+from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.settings.config import validate_config
@@ -175,3 +176,18 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     write_labels(tmp_path / "two_mask.png", np.zeros((3, 2), np.uint8))
     with pytest.raises(InputError, match="differ in size"):
         scores(tmp_path)
+
+
+def test_images_that_nobody_has_labelled_are_left_out(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    write_data(alone)
+    index = read_index(tmp_path / "index.csv")
+    first, second = index.rows
+    # The second image counts as if it had no mask, and is said.
+    write_index(alone / "index.csv", Index((first, dataclasses.replace(second, mask=None)), CLASSES))
+    write_index(tmp_path / "index.csv", Index((first, dataclasses.replace(second, labels=(), labelled=False)), CLASSES))
+    found, expected = scores(tmp_path), scores(alone)
+    assert found == expected | {"unlabelled": 1}
+    assert found["images"] == 1

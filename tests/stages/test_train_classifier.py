@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from support.dumped_maps import CLASSIFIER, write_data
 
 import getam.stages.train_classifier
-from getam.datasets.index import Index, read_index, write_index
+from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.errors import InputError
+from getam.runs.summary import notes_in, summarize
 from getam.scores.probe import Probe
 from getam.stages.train_classifier import Arguments, run
 from getam.system.files import read_json
@@ -103,3 +104,39 @@ def test_without_images_or_labels_of_val_there_is_nothing_to_say(data: Path, tmp
         metrics = trained(folder, folder / "classifier", pretrained=weights)
         assert metrics["images"] == len(rows)
         assert [metrics[key] for key in ("mean_average_precision", "chance", "probe", "warning")] == [None] * 4
+
+
+def test_images_of_val_that_nobody_has_labelled_are_left_out(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = read_index(data / "index.csv")
+    (labelled,) = index.split("val")
+    other = dataclasses.replace(labelled, id="other", labels=())
+
+    def scores(*rows: IndexRow) -> dict[str, Any]:
+        folder = tmp_path / str(len([*tmp_path.iterdir()]))
+        folder.mkdir()
+        write_index(folder / "index.csv", Index((*index.split("train"), *rows), index.classes))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            metrics = trained(folder, folder / "classifier", pretrained=str(data / "vit.safetensors"))
+        summary = summarize(folder)
+        said = "; ".join(notes_in(summary))
+        if "unlabelled" in metrics:
+            assert f"Classifier: {metrics['unlabelled']} images of val that nobody has labelled are left out" in said
+            assert f"{metrics['unlabelled']} images of val that nobody has labelled are left out" in caplog.text
+        if "reason" in metrics:
+            assert f"Not scored: Classifier ({metrics['reason']})." in said
+            assert f"not scored: {metrics['reason']}" in caplog.text
+        return metrics
+
+    alone = scores(labelled)
+    assert not {"unlabelled", "reason"} & alone.keys()
+    # Next to one that shows no class, random scores are worse; one that nobody has labelled changes nothing.
+    assert scores(labelled, other)["chance"] == 0.5
+    left_out = scores(labelled, dataclasses.replace(other, labelled=False))
+    assert left_out == alone | {"unlabelled": 1}
+    none = scores(dataclasses.replace(other, labelled=False))
+    assert (none["images"], none["mean_average_precision"]) == (0, None)
+    assert none["reason"] == "nobody has labelled the images of val"
+    assert scores(other)["reason"] == "no image of val has a label"

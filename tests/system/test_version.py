@@ -61,7 +61,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
-    "getam.datasets.coco getam.datasets.documents getam.datasets.folder getam.datasets.formats": {"index_dataset"},
+    "getam.datasets.coco getam.datasets.folder getam.datasets.formats": {"index_dataset"},
     "getam.datasets.repeated getam.datasets.sources": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
@@ -110,6 +110,14 @@ STAGES_OF: dict[str, set[str]] = {
     # Read by hand-run commands alone.
     "getam.labels.outlines": set(),
     "getam.datasets.naming": {"collect_maps", "collect_saliency"},
+    "getam.datasets.voc_files getam.datasets.named_files getam.datasets.photographs getam.datasets.documents": {
+        "import_checkpoint",
+        "index_dataset",
+    },
+    "getam.datasets.annotations.matching getam.datasets.annotations.records getam.datasets.annotations.tables": {
+        "import_checkpoint",
+        "index_dataset",
+    },
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
     "getam.training.optimization getam.training.stop_signals getam.training.batches": TRAININGS,
@@ -152,10 +160,9 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": SEGMENTERS,
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
-    "getam.datasets.annotations.finding getam.datasets.annotations.matching getam.datasets.annotations.records": set(),
-    "getam.datasets.annotations.tables getam.datasets.annotations.json_files": set(),
+    "getam.datasets.annotations.finding getam.datasets.annotations.json_files": set(),
     "getam.datasets.annotations.xml_files getam.datasets.split getam.settings.recipes getam.runs.hours": set(),
-    "getam.datasets.photographs getam.pages.predicted getam.scores.segmenter": set(),
+    "getam.pages.predicted getam.scores.segmenter": set(),
     "getam.pages.text.model_card getam.scores.export getam.scores.regions getam.datasets.archives": set(),
     # The commands, and what the workflow alone reads.
     "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),

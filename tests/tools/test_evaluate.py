@@ -61,8 +61,9 @@ def test_scores_by_hand(folders: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert output[-1] == "2 images, mIoU of 3 classes"
 
 
-def test_a_list_chooses_the_images(folders: Path) -> None:
-    (folders / "ids.txt").write_text("b\n")
+@pytest.mark.parametrize("name", ["b", "b.jpg"])
+def test_a_list_chooses_the_images(folders: Path, name: str) -> None:
+    (folders / "ids.txt").write_text(f"{name}\n")
     assert evaluate(folders, "--ids", folders / "ids.txt", "--out", folders / "scores.json") == 0
     assert read_json(folders / "scores.json")["images"] == 1
 

@@ -491,7 +491,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         both(text(CAT_AND_DOG), as_json(LABELME, "1.json")),
         ("has labels in several forms, labelme (", "1.json) and table (", "labels.csv); name one file or folder"),
     ),
-    "a table without a header": (text("1,cat\n2,dog\n"), ("labels.csv: begins with the photograph '1'; write a",)),
+    "a table of classes without a header": (
+        text("1,1,0\n2,0,1\n"),
+        ("labels.csv: has 0 and 1 without names of classes; write a header above, as id,cat,dog",),
+    ),
+    "a comma that may join names": (
+        text("id;label\n1;cat\n2;dog, big\n"),
+        ("labels.csv, line 3: 'dog, big' is one name with a comma or several names; call the column `labels`",),
+    ),
     "a table of one column": (text("id\n1\n"), ("labels.csv: has no column of labels; write one, such as id,labels",)),
     "a cell of a class that is neither 0 nor 1": (
         text("id,cat,dog\n1,1,0\n2,0,maybe\n"),
@@ -771,6 +778,51 @@ def test_a_package_without_its_recipes_says_so(
     write_names(folder, MANY)
     monkeypatch.setattr(getam.settings.recipes, "BASE_CONFIG", tmp_path / "config.yaml")
     assert "config.yaml: no such file; install getam from its checkout" in refusal(capsys, folder)
+
+
+def test_a_list_among_the_photographs_is_no_file_of_labels(folder: Path) -> None:
+    write_names(folder, MANY)
+    (folder / "index.csv").write_text("id,split,image,mask,height,width,labels,labelled\n1,val,1.jpg,,12,16,,no\n")
+    assert new(folder) == 0
+    assert len(rows("my_photos")) == len(MANY)
+
+
+LISTS = {
+    "without a header": "1,cat\n2,dog,cat\n3\n",
+    "without a header, a row a label": "1\tcat\n2\tdog\n2\tcat\n3\n",
+    "commas between names in a file with semicolons": "id;labels\n1;cat\n2;dog, cat\n3;\n",
+    "spaces, with a header": "id labels\n1.jpg cat\n2.jpg dog cat\n3.jpg\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_every_form_of_a_list_is_read(tmp_path: Path, name: str) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg", "3.jpg", "4.jpg"])
+    (tmp_path / "labels.txt").write_text(LISTS[name])
+    assert new(tmp_path / "photos", "--val", 0, "--labels", tmp_path / "labels.txt") == 0
+    assert {row["id"]: row["labels"] for row in rows("photos")} == {"1": "cat", "2": "cat;dog", "3": ""}
+
+
+def test_classes_that_are_known_tell_names_with_commas(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg", "3.jpg"])
+    (tmp_path / "photos" / "labels.csv").write_text("id;label\n1;cat\n2;dog, big\n3;cat|dog, big\n")
+    (tmp_path / "photos" / "classes.txt").write_text("cat\ndog, big\n")
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert [row["labels"] for row in rows("photos")] == ["cat", "dog, big", "cat;dog, big"]
+
+
+def test_masks_may_be_called_after_their_kind(
+    folder: Path, masks: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert new(folder, "--masks", masks, "--out", "first.yaml") == 0
+    for path in [*masks.rglob("*.png")]:
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    assert new(folder, "--masks", masks, "--out", "second.yaml") == 0
+    assert [bool(row["mask"]) for row in rows("first")] == [bool(row["mask"]) for row in rows("second")]
+    capsys.readouterr()
+    write_photograph(tmp_path / "jpegs" / "1.jpg")
+    error = refusal(capsys, folder, "--masks", tmp_path / "jpegs")
+    assert "no mask <id>.png of a photograph there (it has 1 files, such as 1.jpg; masks are PNGs); name the" in error
 
 
 def test_a_saliency_map_is_no_photograph(folder: Path) -> None:

@@ -190,6 +190,83 @@ def test_keeping_incomplete_outputs_is_refused(workplace: Workplace, by: str) ->
     assert not (workplace.folder / "results").exists()
 
 
+TAKEN = {
+    "a configuration and a target": (
+        ["--configfile", "config.yaml", "end_to_end"],
+        "--configfile takes every word after it, end_to_end too; put -- before what is to be made: --configfile "
+        "config.yaml -- end_to_end",
+    ),
+    "a file as a target": (
+        ["--configfile", "config.yaml", "results/demo/plots"],
+        "--configfile takes every word after it, results/demo/plots too; put -- before what is to be made",
+    ),
+    "a value and a target": (
+        ["--config", "run=mine", "end_to_end"],
+        "--config takes every word after it, end_to_end too; put -- before what is to be made: --config run=mine -- ",
+    ),
+    "resources and a target": (
+        ["--resources", "gpu=2", "summary", "--cores", "1"],
+        "--resources takes every word after it, summary too; put -- before what is to be made: --resources gpu=2 -- s",
+    ),
+    "no configuration": (["--configfile", "nowhere.yaml"], "--configfile nowhere.yaml: no such file; name an existing"),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_target_that_an_option_would_take_is_named(workplace: Workplace, name: str) -> None:
+    words, message = TAKEN[name]
+    result = entry(workplace, "-n", *words)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"run: {message}")
+    assert "Traceback" not in result.stderr
+    assert not (workplace.folder / ".snakemake").exists()
+
+
+SAYS = 'pathlib.Path("caches").write_text(os.environ["XDG_CACHE_HOME"] + " " + os.environ["MPLCONFIGDIR"])'
+"""Makes a stand-in write down where its caches are."""
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(workplace: Workplace, tmp_path: Path) -> None:
+    # A file can't be a folder for anybody, root included.
+    (tmp_path / "home").touch()
+    stand_in = workplace.folder / "bin" / "getam"
+    stand_in.write_text(stand_in.read_text().replace("import os, time", f"import os, time\n{SAYS}"))
+    environment = {name: value for name, value in workplace.environment.items() if not name.startswith("XDG_")}
+    environment.pop("MPLCONFIGDIR", None)
+    result = subprocess.run(
+        [*workplace.entry, "--cores", "2", "--configfile", "config.yaml", "--", TARGET],
+        cwd=workplace.folder,
+        env=environment | {"HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    caches = workplace.folder / ".snakemake" / "cache"
+    assert f"run: {tmp_path / 'home' / '.cache'} cannot be written; caches go to {caches}\n" in result.stderr
+    assert (workplace.folder / "caches").read_text() == f"{caches} {caches / 'matplotlib'}"
+
+
+@pytest.mark.parametrize("by", ["--snakefile", "--directory"])
+def test_the_workflow_runs_from_any_folder(workplace: Workplace, tmp_path: Path, by: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.yaml").write_text("run: mine\n")
+    words = ["--snakefile", str(workplace.folder / "workflow" / "Snakefile"), "--configfile", "mine.yaml"]
+    if by == "--directory":
+        words[-1:] = ["elsewhere/mine.yaml", "--directory", "elsewhere"]
+    result = subprocess.run(
+        [*workplace.command, "-n", "--cores", "2", *words],
+        cwd=elsewhere if by == "--snakefile" else tmp_path,
+        env=workplace.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "index_dataset: mine, voc, data/demo" in result.stdout + result.stderr
+
+
 def _killed_elsewhere(workplace: Workplace, *, age: float, **changed: str) -> None:
     """The traces of a Snakemake that wrote to its log `age` seconds before the folder was locked."""
     said = {"Host": platform.node(), "User": getpass.getuser()} | changed

@@ -12,7 +12,7 @@ from getam.datasets.annotations.matching import NamedImages
 from getam.datasets.annotations.records import Annotations, Record, merged
 from getam.datasets.annotations.tables import read_label_table
 from getam.datasets.annotations.xml_files import read_xml_labels
-from getam.datasets.documents import read_table
+from getam.datasets.documents import frequent_delimiter, read_document_text, rows_of
 from getam.datasets.folder import LIST_COLUMNS
 from getam.datasets.photographs import files_below
 from getam.errors import InputError, enumerated
@@ -41,10 +41,17 @@ class NoLabelsError(Exception):
         self.unused = unused
 
 
-def find_labels(photographs: NamedImages, labels: Path | None, *, leave_out: Collection[Path]) -> Annotations:
+def find_labels(
+    photographs: NamedImages,
+    labels: Path | None,
+    *,
+    leave_out: Collection[Path],
+    classes: Collection[str] | None = None,
+) -> Annotations:
     """Reads the image labels of photographs.
 
     Args:
+        classes: the names of the classes, if a file names them.
         labels: a file of labels, a folder of such files, or the folder whose folders are classes; None: what the
             photographs' own folder has.
         leave_out: folders in which no files are sought.
@@ -54,14 +61,14 @@ def find_labels(photographs: NamedImages, labels: Path | None, *, leave_out: Col
         NoLabelsError: no labels are found, and none are named.
     """
     if labels is not None and not labels.is_dir():
-        return _read_named(labels, photographs)
+        return _read_named(labels, photographs, classes)
     folder = photographs.folder if labels is None else labels
     by_form: dict[str, list[Annotations]] = defaultdict(list)
     unused = []
     for path in (folder / below for below in files_below(folder, SUFFIXES, leave_out=leave_out)):
         if _is_list(path):
             continue
-        if (found := _read_found(path, photographs)) is not None:
+        if (found := _read_found(path, photographs, classes)) is not None:
             by_form[found.form].append(found)
         else:
             unused.append(path)
@@ -73,7 +80,7 @@ def find_labels(photographs: NamedImages, labels: Path | None, *, leave_out: Col
     return _of_folders(photographs, labels, unused)
 
 
-def _read_named(path: Path, photographs: NamedImages) -> Annotations:
+def _read_named(path: Path, photographs: NamedImages, classes: Collection[str] | None) -> Annotations:
     """Reads the labels of a file that the user has named.
 
     Raises:
@@ -86,27 +93,30 @@ def _read_named(path: Path, photographs: NamedImages) -> Annotations:
     elif suffix in xml_files.SUFFIXES:
         found = read_xml_labels(path)
     elif suffix in (*tables.SUFFIXES, ".txt"):
-        found = read_label_table(path, is_photograph=photographs.is_named)
+        found = read_label_table(path, is_photograph=photographs.is_named, classes=classes)
     if found is None:
         raise InputError(f"{path}: has labels in no form that is known: {enumerated(FORMS, 'or')}; export another one")
     return found
 
 
-def _read_found(path: Path, photographs: NamedImages) -> Annotations | None:
+def _read_found(path: Path, photographs: NamedImages, classes: Collection[str] | None) -> Annotations | None:
     """Reads the labels of a file that lies among the photographs; None if it has none."""
     suffix = path.suffix.lower()
     if suffix in json_files.SUFFIXES:
         return read_json_labels(path)
     if suffix in xml_files.SUFFIXES:
         return read_xml_labels(path)
-    table = read_table(path)
-    names = (row[tables.key_of(table)] for _, row in table.records())
-    return read_label_table(path, is_photograph=photographs.is_named) if any(map(photographs.is_named, names)) else None
+    return read_label_table(path, is_photograph=photographs.is_named, classes=classes, is_named=False)
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file is a list that getam new has written, which is made of labels, and is none of them."""
-    return path.suffix.lower() in tables.SUFFIXES and read_table(path).columns == LIST_COLUMNS
+    """Whether a file is a list as getam new writes it, which is made of labels, and is none of them."""
+    if path.suffix.lower() not in tables.SUFFIXES:
+        return False
+    text = read_document_text(path)
+    header = text.partition("\n")[0]
+    _, columns = next(rows_of(path, header, delimiter=frequent_delimiter(text)), (0, ()))
+    return {*LIST_COLUMNS} <= {*columns}
 
 
 def _of_folders(photographs: NamedImages, labels: Path | None, unused: Sequence[Path]) -> Annotations:

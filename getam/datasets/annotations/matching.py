@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from getam.datasets.annotations.records import Annotations, Record
 from getam.datasets.class_names import class_name_problem
+from getam.datasets.index import composed
 from getam.errors import InputError, enumerated, listed
 
 DRIVE = re.compile(r"[A-Za-z]:/")
@@ -43,13 +43,13 @@ class NamedImages:
     ) -> None:
         self.folder = folder
         self.paths = tuple(paths)
-        self._by_id = {_same(id): path for path, id in (ids or {}).items()}
+        self._by_id = {composed(id): path for path, id in (ids or {}).items()}
         self._roots = [Path(os.path.abspath(folder)), folder.resolve()]
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
         for path in paths:
-            self._by_name[_same(path.name)].append(path)
-            self._by_stem[_same(path.stem)].append(path)
+            self._by_name[composed(path.name)].append(path)
+            self._by_stem[composed(path.stem)].append(path)
 
     def is_named(self, text: str) -> bool:
         """Whether a text names one of the images."""
@@ -98,11 +98,11 @@ class NamedImages:
         path = PurePosixPath(text.replace("\\", "/"))
         has_drive = DRIVE.match(str(path)) is not None
         if not path.is_absolute() and ".." not in path.parts and not has_drive:
-            return [*map(_same, path.parts)]
+            return [*map(composed, path.parts)]
         there = Path(os.path.normpath(os.path.abspath(base) / path))
         for root in self._roots:
             if there.is_relative_to(root) and not has_drive:
-                return [*map(_same, there.relative_to(root).parts)]
+                return [*map(composed, there.relative_to(root).parts)]
         raise ImageNameError(f"{text!r} lies outside of {self.folder}; write the path below that folder")
 
     def _beside(self, record: Record) -> PurePosixPath:
@@ -110,7 +110,7 @@ class NamedImages:
         own = Path(os.path.abspath(record.photograph))
         shared = {
             path: _common_end(_folders(own), _folders(self._roots[0] / path))
-            for path in self._by_stem.get(_same(own.name), [])
+            for path in self._by_stem.get(composed(own.name), [])
         }
         most = max(shared.values(), default=0)
         return _single([path for path, count in shared.items() if count == most], record.photograph, self.folder)
@@ -125,13 +125,8 @@ def _single(found: Sequence[PurePosixPath], text: str, folder: Path) -> PurePosi
     return found[0]
 
 
-def _same(text: str) -> str:
-    """A name as it is compared: file systems differ in how they write letters with accents."""
-    return unicodedata.normalize("NFC", text)
-
-
 def _folders(path: PurePath) -> list[str]:
-    return [*map(_same, path.parts[:-1])]
+    return [*map(composed, path.parts[:-1])]
 
 
 def _is_end(end: list[str], parts: list[str]) -> bool:
@@ -223,7 +218,7 @@ def _united(records: Sequence[Record]) -> tuple[frozenset[str] | None, bool]:
 
 
 def _normalized(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(unicodedata.normalize("NFC", name.strip()) for name in names)
+    return frozenset(composed(name.strip()) for name in names)
 
 
 def _disagreement(path: PurePosixPath, records: Sequence[Record]) -> str:

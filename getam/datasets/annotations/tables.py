@@ -1,20 +1,28 @@
-"""Image labels in a CSV or TSV: a column of names, a row a label, or a column a class.
+"""Image labels in a CSV, a TSV or a text file: a row a photograph, a row a label, or a column a class.
 
-The first column, or the one of a name in KEYS, says the photograph. Of the other columns
+Tabs, commas, semicolons or spaces separate cells, whichever makes most rows begin with a photograph. With a header the
+first column, or the one of a name in KEYS, says the photograph. Of the other columns
 
-- a single one, or the one of a name in ONE_LABEL or ALL_LABELS, has names of classes, joined by one of SEPARATORS.
+- a single one, or the one of a name in ONE_LABEL or ALL_LABELS, has names of classes, joined by one of JOINERS.
   Under a name in ALL_LABELS a row has all of a photograph's labels. Under any other the labels of its rows add up,
   unless a cell joins several.
 - any others are classes, with 0 and 1 in their cells.
+
+Without a header a row is a photograph and its classes. Between spaces a name with a space stands in quotes, unless the
+classes are known and a single reading fits them. What can be read in two ways is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from getam.datasets.annotations.records import Annotations, Record
-from getam.datasets.documents import Table, read_table
+from getam.datasets.documents import DELIMITERS, Table, frequent_delimiter, read_document_text, rows_of, table_of
+from getam.datasets.index import composed
 from getam.errors import InputError, listed
 
 FORM = "table"
@@ -27,58 +35,284 @@ ONE_LABEL = ("label", "class", "tag", "category")
 ALL_LABELS = ("labels", "classes", "tags", "categories")
 """Names of a column of names, in lower case."""
 
-SEPARATORS = (";", "|", ",")
+JOINERS = (";", "|", ",")
 """What joins names; the first of them that occurs in a table's column is taken."""
+
+SPACE = " "
+"""Separates the cells of a list as VOC's tools write them."""
+
+WORD = re.compile(r'"([^"]*)"|(\S+)')
+"""A word of a list with spaces; quotes hold a name together."""
+
+LONGEST_PATH = 500
+"""Most characters of a photograph's path in a list with spaces."""
 
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Cells of a column that is a class, in lower case."""
 
+Rows = list[tuple[int, tuple[str, ...]]]
+"""The number of each row's line, and its cells."""
 
-def read_label_table(path: Path, *, is_photograph: Callable[[str], bool]) -> Annotations:
-    """Reads a table of image labels.
+
+@dataclass(frozen=True)
+class _Reader:
+    """What is known of the photographs and classes of a file.
+
+    Attributes:
+        is_photograph: whether a text names a photograph.
+        classes: the names of the classes; None if they are not known.
+    """
+
+    path: Path
+    is_photograph: Callable[[str], bool]
+    classes: frozenset[str] | None
+
+    def where(self, line: int) -> str:
+        return f"{self.path}, line {line}"
+
+    def known(self, names: Sequence[str]) -> bool:
+        return self.classes is None or self.classes.issuperset(names)
+
+
+def read_label_table(
+    path: Path,
+    *,
+    is_photograph: Callable[[str], bool],
+    classes: Collection[str] | None = None,
+    is_named: bool = True,
+) -> Annotations | None:
+    """Reads a table or list of image labels.
 
     Args:
-        is_photograph: whether a text names a photograph, by which a first row without headings is known.
+        is_photograph: whether a text names a photograph, by which rows, separators and a header are known.
+        classes: the names of the classes, if they are known, by which names with spaces and commas are.
+        is_named: whether the user has named the file as one of labels; otherwise it is one if it names a photograph.
+
+    Returns:
+        The labels; None if the file names no photograph, and `is_named` is false.
 
     Raises:
-        InputError: the file is no table, or a cell of a class is neither 0 nor 1.
+        InputError: the file is no table, a cell of a class is neither 0 nor 1, or a row can be read in two ways.
     """
-    table = read_table(path)
-    if any(is_photograph(cell) for cell in table.columns[:1]):
-        raise InputError(f"{path}: begins with the photograph {table.columns[0]!r}; write a header above, as id,labels")
-    key = key_of(table)
+    text = composed(read_document_text(path))
+    reader = _Reader(path, is_photograph, None if classes is None else frozenset(classes))
+    counts = {
+        delimiter: _photographs(reader, text, delimiter)
+        for delimiter in (*DELIMITERS, SPACE)
+        if delimiter in text or delimiter == SPACE
+    }
+    delimiter = max(counts, key=lambda each: counts[each])
+    if not counts[delimiter]:
+        if not is_named:
+            return None
+        delimiter = frequent_delimiter(text)
+        delimiter = delimiter if delimiter in text else SPACE
+    rows = list(_rows(path, text, delimiter))
+    if not rows or _has_header(reader, rows):
+        # Under a header, a list with spaces is a photograph and its classes too, unless it has a column a class.
+        if delimiter != SPACE or not rows or len(rows[0][1]) != 2:
+            return _of_table(reader, table_of(path, rows))
+        rows = rows[1:]
+    return _of_lines(reader, text, rows) if delimiter == SPACE else _without_header(reader, rows)
+
+
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    if delimiter != SPACE:
+        yield from rows_of(path, text, delimiter=delimiter)
+        return
+    for number, line in enumerate(text.splitlines(), start=1):
+        if words := _words(line):
+            yield number, tuple(words)
+
+
+def _words(text: str) -> list[str]:
+    return [match[1] if match[1] is not None else match[2] for match in WORD.finditer(text)]
+
+
+def _photographs(reader: _Reader, text: str, delimiter: str) -> int:
+    """The number of rows that name a photograph where a character separates cells, up to a malformed row."""
+    count = column = 0
+    try:
+        for number, (_, row) in enumerate(_rows(reader.path, text, delimiter)):
+            if number == 0 and not reader.is_photograph(row[0]):
+                column = _key_column(row)
+            if delimiter == SPACE and not column:
+                count += any(map(reader.is_photograph, _beginnings(row)))
+            else:
+                count += column < len(row) and reader.is_photograph(row[column])
+    except InputError:
+        # The row is named where the file is read by this separator.
+        pass
+    return count
+
+
+def _beginnings(words: Sequence[str]) -> Iterator[str]:
+    """Yields what a line begins with, a word more each time, as far as a photograph's name may reach."""
+    text = ""
+    for word in words:
+        text = f"{text} {word}".lstrip()
+        if len(text) > LONGEST_PATH:
+            return
+        yield text
+
+
+def _key_column(header: Sequence[str]) -> int:
+    names = [name.lower() for name in header]
+    return next((names.index(name) for name in KEYS if name in names), 0)
+
+
+def _has_header(reader: _Reader, rows: Rows) -> bool:
+    """Whether the first row names columns."""
+    first = rows[0][1]
+    names = {name.lower() for name in first}
+    if names & {*ONE_LABEL, *ALL_LABELS} and names & {*KEYS}:
+        return True
+    if reader.is_photograph(first[0]):
+        return False
+    if names & {*KEYS, *ONE_LABEL, *ALL_LABELS}:
+        return True
+    # Where the classes are known, any other row without a photograph is one of an image that is not there.
+    return reader.classes is None or _are_numbers(reader, rows[1:])
+
+
+def _are_numbers(reader: _Reader, rows: Rows) -> bool:
+    """Whether the cells beside the photographs say 0 or 1 of a class that a header names."""
+    cells = {cell for _, row in rows for cell in row[1:]}
+    return (
+        bool(cells) and all(cell.lower() in TRUTH for cell in cells) and not (reader.classes and cells & reader.classes)
+    )
+
+
+def _of_table(reader: _Reader, table: Table) -> Annotations:
+    key = table.columns[_key_column(table.columns)]
     others = [name for name in table.columns if name != key and name.lower() not in KEYS]
     if not others:
-        raise InputError(f"{path}: has no column of labels; write one, such as id,labels")
+        raise InputError(f"{table.path}: has no column of labels; write one, such as id,labels")
     known = [name for name in others if name.lower() in (*ONE_LABEL, *ALL_LABELS)]
-    if len(known) == 1:
-        return _of_names(table, key, known[0])
-    if len(others) == 1 and any(row[others[0]].lower() not in TRUTH for _, row in table.records()):
-        return _of_names(table, key, others[0])
-    return _of_classes(table, key, others)
+    column = known[0] if len(known) == 1 else None
+    if column is None and len(others) == 1 and any(row[others[0]].lower() not in TRUTH for _, row in table.records()):
+        column = others[0]
+    if column is None:
+        return _of_classes(table, key, others)
+    cells = [(line, row[key], (row[column],)) for line, (_, row) in zip(table.lines, table.records(), strict=True)]
+    has_all = column.lower() in ALL_LABELS
+    records = _records(reader, cells, has_all=has_all)
+    return Annotations(FORM, (table.path,), records, notes=_unread(table, key, column))
 
 
-def key_of(table: Table) -> str:
-    """The column that says the photograph."""
-    by_name = {name.lower(): name for name in table.columns}
-    return next((by_name[name] for name in KEYS if name in by_name), table.columns[0])
+def _without_header(reader: _Reader, rows: Rows) -> Annotations:
+    """The labels of rows of a photograph and its classes.
+
+    Raises:
+        InputError: a column is a class, whose name only a header can say.
+    """
+    if _are_numbers(reader, rows):
+        raise InputError(f"{reader.path}: has 0 and 1 without names of classes; write a header above, as id,cat,dog")
+    cells = [(line, row[0], tuple(filter(None, row[1:]))) for line, row in rows]
+    return Annotations(FORM, (reader.path,), _records(reader, cells, has_all=any(len(row) > 2 for _, row in rows)))
 
 
-def _of_names(table: Table, key: str, column: str) -> Annotations:
-    cells = [row[column] for _, row in table.records()]
-    separator = next((each for each in SEPARATORS if any(each in cell for cell in cells)), None)
-    a_row_a_label = separator is None and column.lower() not in ALL_LABELS
-    records = [
-        Record(
-            photograph=row[key],
-            names=frozenset(filter(None, map(str.strip, row[column].split(separator) if separator else [row[column]]))),
-            where=where,
-            base=table.path.parent,
-            partial=a_row_a_label,
+def _records(reader: _Reader, rows: Sequence[tuple[int, str, tuple[str, ...]]], *, has_all: bool) -> tuple[Record, ...]:
+    """The records of rows: a line, a photograph, and cells of names.
+
+    Args:
+        has_all: whether a row has all labels of its photograph, and a comma may join names.
+
+    Raises:
+        InputError: a cell may be a name with a comma, or several names.
+    """
+    open_cells = [cell for *_, cells in rows for cell in cells if reader.classes is None or cell not in reader.classes]
+    joiner = next((each for each in JOINERS if any(each in cell for cell in open_cells)), None)
+    if joiner == "," and reader.classes is None and not has_all:
+        line, cell = next((line, cell) for line, _, cells in rows for cell in cells if "," in cell)
+        raise InputError(
+            f"{reader.where(line)}: {cell!r} is one name with a comma or several names; call the column `labels` if a "
+            "comma joins names, or write the names of the classes into classes.txt"
         )
-        for where, row in table.records()
+    adds_up = joiner is None and not has_all
+    return tuple(
+        Record(
+            photograph=photograph,
+            names=frozenset(name for cell in cells for name in _names(reader, cell, joiner)),
+            where=reader.where(line),
+            base=reader.path.parent,
+            partial=adds_up,
+        )
+        for line, photograph, cells in rows
+    )
+
+
+def _names(reader: _Reader, cell: str, joiner: str | None) -> Iterator[str]:
+    """Yields the names in a cell: a class, names that a character joins, or classes between spaces."""
+    if reader.classes is None or cell in reader.classes:
+        parts = [cell] if joiner is None or reader.classes is not None else cell.split(joiner)
+        yield from filter(None, map(str.strip, parts))
+        return
+    for part in cell.split(joiner) if joiner else [cell]:
+        groups = _groupings(part.split(), reader.classes)
+        yield from groups[0] if len(groups) == 1 else filter(None, [part.strip()])
+
+
+def _groupings(words: Sequence[str], classes: frozenset[str]) -> list[tuple[str, ...]]:
+    """The ways to join words to names of classes, two at most."""
+    longest = max((name.count(SPACE) for name in classes), default=0) + 1
+    # ways[i]: those of the words from i on.
+    ways: list[list[tuple[str, ...]]] = [[] for _ in words] + [[()]]
+    for start in reversed(range(len(words))):
+        for end in range(start + 1, min(start + longest, len(words)) + 1):
+            if (name := SPACE.join(words[start:end])) in classes:
+                ways[start] += [(name, *rest) for rest in ways[end]]
+        del ways[start][2:]
+    return ways[0]
+
+
+def _of_lines(reader: _Reader, text: str, rows: Rows) -> Annotations:
+    """The labels of lines of a photograph and its classes with spaces between them."""
+    lines = text.splitlines()
+    found = [(line, *_of_line(reader, line, lines[line - 1].strip())) for line, _ in rows]
+    adds_up = all(len(names) <= 1 for *_, names in found)
+    records = tuple(
+        Record(photograph, frozenset(names), reader.where(line), reader.path.parent, partial=adds_up)
+        for line, photograph, names in found
+    )
+    return Annotations(FORM, (reader.path,), records)
+
+
+def _of_line(reader: _Reader, number: int, line: str) -> tuple[str, tuple[str, ...]]:
+    """The photograph and the names of a line.
+
+    Raises:
+        InputError: the line can be read in two ways.
+    """
+    ends = [match.end() for match in WORD.finditer(line)]
+    first = 1 if line.startswith('"') else sum(end <= LONGEST_PATH for end in ends) or 1
+    photographs = {end: line[:end].strip('"') for end in ends[:first]}
+    possible = {end: name for end, name in photographs.items() if reader.is_photograph(name)}
+    readings = [
+        (name, names)
+        for end, name in (possible or {ends[0]: photographs[ends[0]]}).items()
+        for names in _names_of_text(reader, number, line[end:].strip())
     ]
-    return Annotations(FORM, (table.path,), tuple(records), notes=_unread(table, key, column))
+    fitting = [reading for reading in readings if reader.known(reading[1])] or readings[:1]
+    if len(fitting) > 1:
+        said = [f"{name!r} with {', '.join(map(repr, names)) or 'no class'}" for name, names in fitting[:2]]
+        raise InputError(
+            f"{reader.where(number)}: {line!r} may be {said[0]} or {said[1]}; put commas between the cells of each line"
+        )
+    return fitting[0]
+
+
+def _names_of_text(reader: _Reader, number: int, text: str) -> list[tuple[str, ...]]:
+    """The readings of the names in a line's text: joined by one of JOINERS, or with spaces between them."""
+    bare = WORD.sub(lambda match: match[2] or "", text)
+    if joiner := next((each for each in JOINERS if each in bare), None):
+        try:
+            cells = next(csv.reader([text], delimiter=joiner, skipinitialspace=True))
+        except csv.Error as error:
+            raise InputError(f"{reader.where(number)}: malformed row ({error}); correct the quotes") from None
+        return [tuple(name for cell in cells for name in _names(reader, cell.strip(), None))]
+    words = _words(text)
+    return (_groupings(words, reader.classes) if reader.classes is not None else []) or [tuple(words)]
 
 
 def _unread(table: Table, *read: str) -> tuple[str, ...]:
