@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from getam.errors import InputError
+from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.image_files import UNKNOWN
 
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "bg", "void", "__ignore__"})
@@ -67,8 +68,8 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         # Some editors write a byte order mark at the start of a UTF-8 file.
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(path, DOCUMENT_BYTES, encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the data set needs it") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 
 from getam.datasets.class_names import read_classes, read_lines
+from getam.datasets.documents import read_xml_document
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.errors import InputError, listed
+from getam.settings.foreign import ANNOTATION_BYTES
 from getam.system.files import atomic_folder
 from getam.system.image_files import (
     UNKNOWN,
@@ -376,14 +376,8 @@ def _read_label_file(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _read_annotation(path: Path) -> set[str]:
     """The class names of `object/name` in a VOC XML file; names of an object's parts are not image labels."""
-    try:
-        tree = ElementTree.fromstring(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; add it, or set data.labels to file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); replace it") from None
-    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); replace it") from None
+    missing = "add it, or set data.labels to file"
+    tree = read_xml_document(path, most=ANNOTATION_BYTES, missing=missing, cure="replace it")
     return {(element.findtext("name") or "").strip() for element in tree.findall("object")} - {""}
 
 

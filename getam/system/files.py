@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import reprlib
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from getam.errors import InputError, MachineError
+from getam.settings.foreign import ARRAY_AXES, DOCUMENT_BYTES, open_regular, read_text, refusing
 
 MARKER = ".getam"
 """Empty file in each folder that a stage writes; it marks the folder as one that may be replaced."""
@@ -217,12 +221,12 @@ def read_json(path: Path) -> Any:
         InputError: the file is missing or is not valid JSON, which excludes NaN and infinities.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return json.loads(read_text(path, DOCUMENT_BYTES), parse_constant=_no_constant)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name the folder that the stage before has written") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that writes it again"
         ) from None
@@ -234,16 +238,33 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Reads a .npy file.
+    """Reads a .npy file of numbers or truth values.
 
     Raises:
-        InputError: the file is missing, is not a .npy file, or holds a pickle.
+        InputError: the file is missing, is not a .npy file, has another size than its header states, or holds a pickle.
     """
     try:
-        # np.load is not used because it opens archives too.
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        # np.load is not used because it opens archives too, and no reader of numpy compares the sizes before it
+        # allocates.
+        with (
+            refusing(path, "not a plain .npy array", cure="delete it and run its stage again"),
+            open_regular(path) as file,
+        ):
+            return _read_array(file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not a plain .npy array ({error}); delete it and run its stage again") from None
+
+
+def _read_array(file: BinaryIO) -> np.ndarray:
+    if (version := np.lib.format.read_magic(file)) != (1, 0):
+        raise ValueError(f"is of version {version[0]}.{version[1]}, not 1.0, which numpy writes")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"holds {dtype}, not numbers")
+    if len(shape) > ARRAY_AXES or any(isinstance(length, bool) or length < 0 for length in shape):
+        raise ValueError(f"is of the shape {reprlib.repr(shape)}")
+    expected, found = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if expected != found:
+        raise ValueError(f"holds {found} bytes, its header states {reprlib.repr(expected)}")
+    array = np.fromfile(file, dtype)
+    return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
