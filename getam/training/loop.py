@@ -227,8 +227,8 @@ class Training:
         """Loads the saved state, if there is one with this key and code; returns the position to train from."""
         path = self.out / STATE / STATE_FILE
         any_code = not self.arguments.code_hash
-        saved = load_state(path, self.model, self.optimizer, key=self.key, code=self.code, any_code=any_code)
-        position = Position(**(saved or {}))
+        saved = load_state(path, self.model, self.optimizer, Position, key=self.key, code=self.code, any_code=any_code)
+        position = saved or Position()
         if position.epoch or position.batch:
             done = f"{position.epoch} of {self.settings.epochs} epochs and {position.batch} batches"
             logger.info("%s: goes on after %s", self.name, done)

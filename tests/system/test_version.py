@@ -61,8 +61,8 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
     "getam.networks.decoders getam.networks.linear_head": END_TO_END | SEGMENTERS,
-    "getam.datasets.coco getam.datasets.documents getam.datasets.folder getam.datasets.formats": {"index_dataset"},
-    "getam.datasets.repeated": {"index_dataset"},
+    "getam.datasets.coco getam.datasets.folder getam.datasets.formats": {"index_dataset"},
+    "getam.datasets.photographs getam.datasets.repeated": {"index_dataset"},
     "getam.labels.completion getam.labels.decisions": {"audit"} | LABELS,
     "getam.labels.methods getam.labels.rrm getam.labels.bands": LABELS,
     # Names and paths of what stages write: no training, and nothing that maps or labels, may hang on them.
@@ -104,13 +104,19 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
-    "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.datasets.class_names getam.datasets.documents getam.datasets.sbd getam.datasets.voc": {
+        "import_checkpoint",
+        "index_dataset",
+    },
     "getam.runs.verdicts": {"complete_labels"},
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
     "getam.training.optimization getam.training.stop_signals getam.training.batches": TRAININGS,
     "getam.networks.checkpoints getam.networks.supervision": ALL
     - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
+    - TABLES,
+    "getam.networks.weight_files": ALL
+    - {"audit", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,
     "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
@@ -120,7 +126,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.system.image_files": ALL - {"make_table", "plot_scores", "summary"},
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
-    "getam.settings.section": ALL,
+    "getam.settings.section getam.settings.foreign": ALL,
     "getam.settings.choices": ALL
     - {"collect_saliency", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo"}
     - {"predict_saliency", "score_labels", "train_classifier", "train_saliency", "voc_submission"},
@@ -151,7 +157,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.annotations.finding getam.datasets.annotations.matching getam.datasets.annotations.records": set(),
     "getam.datasets.annotations.tables getam.datasets.annotations.json_files": set(),
     "getam.datasets.annotations.xml_files getam.datasets.split getam.settings.recipes getam.runs.hours": set(),
-    "getam.datasets.photographs getam.pages.predicted getam.scores.segmenter": set(),
+    "getam.pages.predicted getam.scores.segmenter": set(),
     "getam.pages.text.model_card getam.scores.export getam.scores.regions getam.datasets.archives": set(),
     # The commands, and what the workflow alone reads.
     "getam.__main__ getam.cli deeplab.__main__ deeplab.cli": set(),
