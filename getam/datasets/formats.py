@@ -82,17 +82,31 @@ def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, t
     if "train" not in splits:
         raise InputError("--splits: COCO is read without a test split; write train and val")
     counts = settings.counts.model_dump()
-    return coco.index_coco(settings.root, masks=masks, images=settings.images, threads=threads, counts=counts)
+    return coco.index_coco(
+        settings.root,
+        files=_coco_splits(settings),
+        masks=masks,
+        images=settings.images,
+        threads=threads,
+        counts=counts,
+    )
+
+
+def _coco_splits(settings: IndexSettings) -> dict[str, tuple[str, str]]:
+    """The file of annotations and the folder of photographs of each split that there is."""
+    paths = settings.coco
+    splits = {"train": (paths.train, paths.train_images), "val": (paths.val, paths.val_images)}
+    return {split: (file, folder) for split, (file, folder) in splits.items() if file}
 
 
 def _coco_files(settings: IndexSettings) -> list[Path]:
-    return [settings.root / "annotations" / f"instances_{split}{coco.YEAR}.json" for split in coco.SPLITS]
+    return [settings.root / file for file, _ in _coco_splits(settings).values()]
 
 
 def _coco_findings(settings: IndexSettings) -> Iterator[Finding]:
-    for split, file in zip(coco.SPLITS, _coco_files(settings), strict=True):
-        yield f"{split}{coco.YEAR}", files_in(settings.root / f"{split}{coco.YEAR}", "*.jpg")
-        yield file.name, size_of(file)
+    for file, images in _coco_splits(settings).values():
+        yield images, files_in(settings.root / images, "*")
+        yield Path(file).name, size_of(settings.root / file)
 
 
 def _index_folder(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:
