@@ -22,6 +22,8 @@ LONGEST_NAME = 200
 
 def class_name_problem(name: str) -> str | None:
     """What keeps a text from being the name of a class, with the cure; None if nothing does."""
+    if len(name) > LONGEST_NAME:
+        return f"class name {name[:20]!r}... has {len(name)} letters; rename the class in {LONGEST_NAME} at most"
     if not name or name != name.strip():
         return f"class name {name!r} is empty or has blanks around it; rename the class"
     if name.casefold() in NO_CLASSES:
@@ -30,8 +32,6 @@ def class_name_problem(name: str) -> str | None:
         return f"class name {name!r} holds ';' or a control character; rename the class"
     if name.startswith(FORMULAS):
         return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
-    if len(name) > LONGEST_NAME:
-        return f"class name {name[:20]!r}... has {len(name)} letters; rename the class in {LONGEST_NAME} at most"
     return None
 
 
@@ -41,7 +41,7 @@ def check_class_names(names: Sequence[str], path: Path) -> None:
         raise InputError(f"{path}: no class names; write one a line, without background")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f"{path}: class {repeated[0]!r} stands there twice; names must differ")
+        raise InputError(f"{path}: class {repeated[0][:LONGEST_NAME]!r} stands there twice; names must differ")
     if len(names) >= UNKNOWN:
         raise InputError(f"{path}: {len(names)} classes; label PNGs hold at most {UNKNOWN - 1}")
     for name in names:

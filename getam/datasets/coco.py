@@ -162,7 +162,7 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
         "stem of a file_name": Counter(Path(entry[1]).stem for entry in entries),
     }
     problems += [
-        f"{source}: {entry} {value!r} stands there twice; {CURE}"
+        f"{source}: {entry} {_short(value)} stands there twice; {CURE}"
         for entry, occurrences in counts.items()
         for value, count in occurrences.items()
         if count > 1
@@ -171,8 +171,8 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
     for id, name, height, width in entries:
         if not is_safe_id(Path(name).stem) or Path(name).name != name or Path(name).suffix.lower() not in SUFFIXES:
             problems.append(
-                f"{source}: file_name {name!r} is not the plain name of a {', '.join(SUFFIXES)} file; write the plain "
-                f"name, and put the photograph into {folder}"
+                f"{source}: file_name {_short(name)} is not the plain name of a {', '.join(SUFFIXES)} file; write the "
+                f"plain name, and put the photograph into {folder}"
             )
             continue
         photographs[id] = Photograph(split, folder / name, height, width)
@@ -187,6 +187,11 @@ def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[
         elif image not in ids:
             problems.append(f"{source}: annotation {annotation.id} is of the unknown image {image}; {CURE}")
     return list(photographs.values()), categories
+
+
+def _short(value: Any) -> str:
+    """A number or a text of a file for a message, which may be of any length in the file."""
+    return f"{value!r:.250}"
 
 
 def _entries(content: Any, key: str, read: Callable[[Any], Entry]) -> Iterator[Entry]:

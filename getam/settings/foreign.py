@@ -22,6 +22,10 @@ MAX_PIXELS = 64_000_000
 """Pixels of the largest image that is decoded, and of all images that a process decodes at the same time: a decoder
 takes up to 16 bytes a pixel."""
 
+IMAGE_BYTES = 300_000_000
+"""Size of the file of an image: MAX_PIXELS without compression, and room for more. Some decoders read all of it before
+they say how many pixels there are."""
+
 MAX_SCANS = 50
 """Scans of a JPEG, each of which costs a pass over all its pixels; encoders write about ten."""
 
@@ -42,12 +46,12 @@ MAX_PAINTED = 2**32
 
 DOCUMENT_BYTES = 2**29
 """Size of a document with many photographs (a table, JSON, XML); COCO's largest file of instances has 448 MB. Python
-holds such a file in some 5 times its size, and a hostile one in 25 times."""
+holds such a file in some 5 times its size, and a hostile one in 40 times."""
 
 INSTANCES_BYTES = 2**31
 """Size of a file of instances in COCO's form; LVIS's largest has 1.1 GB."""
 
-ANNOTATION_BYTES = 2**24
+ANNOTATION_BYTES = 2**22
 """Size of the XML of one photograph; those of VOC have some kilobytes."""
 
 VERDICTS_BYTES = 64_000_000
@@ -68,6 +72,9 @@ YAML_NODES = 50_000
 YAML_DEPTH = 30
 """Values within values of a configuration; config.yaml has 5."""
 
+YAML_DIGITS = 100
+"""Characters of a number in a configuration; Python refuses to print longer ones than some thousand digits."""
+
 ARRAY_AXES = 8
 """Axes of an array in a .npy file; class maps have three."""
 
@@ -87,19 +94,23 @@ ARCHIVE_HEADER_BYTES = 2**16
 """Size of a header in a .tar that holds a long name or further fields of the next file; tarfile holds it in memory."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
     """Opens a regular file for reading.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe, which may hang, or a device, which may never end.
+        ValueError: it is larger than `most` bytes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "is a pipe or a device, no file", str(path))
+        if most is not None and status.st_size > most:
+            raise ValueError(f"is larger than {most} bytes")
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -113,10 +124,8 @@ def read_bytes(path: Path, most: int) -> bytes:
         OSError: it cannot be read, see open_regular.
         ValueError: it is larger than `most` bytes, or grows meanwhile.
     """
-    with open_regular(path) as file:
+    with open_regular(path, most=most) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise ValueError(f"is larger than {most} bytes")
         content = file.read(size + 1)
     if len(content) > size:
         raise ValueError("grows while it is read")

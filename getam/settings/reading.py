@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError
-from getam.settings.foreign import YAML_BYTES, YAML_DEPTH, YAML_NODES, read_text, reason
+from getam.settings.foreign import YAML_BYTES, YAML_DEPTH, YAML_DIGITS, YAML_NODES, read_text, reason
 
 _INSTALLED = Path(__file__).resolve().parents[1] / "project"
 
@@ -25,6 +25,10 @@ BASE_CONFIG = PROJECT / "config.yaml"
 def recipe_file(path: Path) -> Path:
     """The project's recipe where a path such as configs/dinov2.yaml is not one in the working folder."""
     return PROJECT / path if path.parts[:1] == ("configs",) and not path.exists() else path
+
+
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+"""What YAML calls whole numbers and others."""
 
 
 class _BoundedError(yaml.YAMLError):
@@ -64,12 +68,15 @@ def _measure(node: yaml.Node, known: dict[int, int | None], *, depth: int) -> in
         known: the number of each node that was measured, by its identity; None while it is being measured.
 
     Raises:
-        _BoundedError: there are more than YAML_NODES, they lie deeper than YAML_DEPTH, or a node holds itself.
+        _BoundedError: there are more than YAML_NODES, they lie deeper than YAML_DEPTH, a number is longer than
+            YAML_DIGITS, or a node holds itself.
     """
     count = known.get(id(node), 0)
     if count is None:
         raise _BoundedError("an alias stands for what it stands in; write the values out")
     if not count:
+        if node.tag in NUMBERS and len(node.value) > YAML_DIGITS:
+            raise _BoundedError(f"a number of {len(node.value)} characters; write a shorter one")
         if depth > YAML_DEPTH:
             raise _BoundedError(f"values within values, more than {YAML_DEPTH} deep; take some away")
         known[id(node)] = None

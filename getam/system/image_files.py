@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Condition
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from getam.errors import InputError
-from getam.settings.foreign import MAX_MARKERS, MAX_PIXELS, MAX_SCANS, open_regular, refusing
+from getam.settings.foreign import IMAGE_BYTES, MAX_MARKERS, MAX_PIXELS, MAX_SCANS, open_regular, refusing
 from getam.system.files import atomic_file
 
 UNKNOWN = 255
@@ -51,6 +52,12 @@ BAND_PIXELS = 2**22
 
 NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends the pixels of a scan of a JPEG: a marker other than those within them."""
+
+JPEGS = ("JPEG", "MPO")
+"""What Pillow calls a JPEG, and one that holds further pictures behind its first."""
+
+TILE_SIDES = (322, 323)
+"""Tags of a TIFF's tiles: width and length."""
 
 SEQUENTIAL = (0xC0, 0xC1)
 ALONE, SCAN, END = 0x01, 0xDA, 0xD9
@@ -236,21 +243,31 @@ def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
     try:
         with (
             refusing(path, "cannot be decoded", cure="replace the file or take its id off the list"),
-            open_regular(path) as file,
+            open_regular(path, most=IMAGE_BYTES) as file,
             Image.open(file, formats=FORMATS) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down")
+            pixels = max(image.width * image.height, _tile_pixels(image))
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"a tile of {pixels} pixels")
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
-            if decode and image.format == "JPEG":
+            if decode and image.format in JPEGS:
                 _check_scans(file)
-            with room_for(image.width * image.height) if decode else nullcontext():
+            with room_for(pixels) if decode else nullcontext():
                 if decode:
                     image.load()
                 yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; add the file or take its id off the list") from None
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """The pixels of a tile of a TIFF, which may be larger than the image and is decoded whole; 0 if it has none."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    sides = [tags.get(side, 0) for side in TILE_SIDES]
+    return math.prod(side for side in sides if isinstance(side, int)) if all(sides) else 0
 
 
 def _check_scans(file: BinaryIO) -> None:

@@ -294,6 +294,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: edit(root, lambda v: v["categories"][0].update(name="")),
         ("class name '' is empty or has blanks around it; rename the class",),
     ),
+    "category name of 200,000 letters": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="é;" * 100_000)),
+        ("class name 'é;é;é;é;é;é;é;é;é;é;'... has 200000 letters; rename the class in 200 at most",),
+    ),
+    "file name of 200,000 letters": (
+        lambda root: edit(root, lambda v: v["images"][0].update(file_name="a" * 200_000 + ".jpg")),
+        ("is not the plain name",),
+    ),
     "category name with blanks around": (
         lambda root: edit(root, lambda v: v["categories"][0].update(name="dog ")),
         ("class name 'dog ' is empty or has blanks around it; rename the class",),
@@ -381,6 +389,7 @@ def test_a_damage_ends_the_command_with_one_message_and_nothing_written(
     error = capsys.readouterr().err
     assert all(part in error for part in parts), error
     assert "Traceback" not in error
+    assert len(error) < 20_000
     assert not out.parent.exists() or not list(out.parent.iterdir())
 
 

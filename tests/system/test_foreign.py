@@ -100,6 +100,45 @@ def test_segments_and_a_second_jpeg_behind_the_first_are_no_scans(tmp_path: Path
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
 
 
+def test_the_scans_of_a_jpeg_with_further_pictures_are_bounded(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    path = tmp_path / "a.jpg"
+    picture.save(path, format="MPO", save_all=True, append_images=[picture], progressive=True)
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+    assert read_image(path).shape == (64, 64, 3)
+    content = path.read_bytes()
+    end = content.index(b"\xff\xd9\xff\xd8")
+    last = content[content.rindex(b"\xff\xda", 0, end) : end]
+    path.write_bytes(content[:end] + last * MAX_SCANS + content[end:])
+    with pytest.raises(InputError, match="more than 50 scans"):
+        read_image(path)
+
+
+def test_a_tile_beyond_its_image_is_not_decoded(tmp_path: Path) -> None:
+    def tiled(side: int) -> bytes:
+        tile = zlib.compress(bytes(min(side, 64) ** 2))
+        numbers = (64, 64, 8, 8, 1, 1, side, side, 8, len(tile))
+        names = (256, 257, 258, 259, 262, 277, 322, 323, 324, 325)
+        entries = [struct.pack("<HHII", name, 4, 1, number) for name, number in zip(names, numbers, strict=True)]
+        directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+        return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + directory
+
+    (tmp_path / "a.tif").write_bytes(tiled(64))
+    assert read_image(tmp_path / "a.tif").shape == (64, 64, 3)
+    (tmp_path / "a.tif").write_bytes(tiled(16_384))
+    with pytest.raises(InputError, match="a tile of 268435456 pixels"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_file_that_is_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.webp").open("wb") as file:
+        file.write(b"RIFF\0\0\0\0WEBPVP8L")
+        file.truncate(10**12)
+    with pytest.raises(InputError, match=r"a\.webp: cannot be decoded \(is larger than 300000000 bytes\)"):
+        image_size(tmp_path / "a.webp")
+
+
 def test_the_segments_of_a_jpeg_are_bounded(tmp_path: Path) -> None:
     progressive(tmp_path / "a.jpg", side=16, scans=0)
     content = (tmp_path / "a.jpg").read_bytes()
@@ -236,8 +275,10 @@ YAMLS = {
     "deep": ("a: " + "[" * 100 + "]" * 100, "more than 30 deep"),
     "very deep": ("[" * 50_000, "not valid YAML"),
     "no date": ("a: 2024-99-99", "not valid YAML"),
-    "a number of thousands of digits": (f"a: {'9' * 5000}", "not valid YAML"),
+    "a number of thousands of digits": (f"a: {'9' * 5000}", "a number of 5000 characters"),
     "a key that is a list": ("? [a]\n: b", "not valid YAML"),
+    "a number without end": ("a: 1" + ":1" * 1000, "a number of 2001 characters"),
+    "a number of ones": ("a: 0b" + "1" * 20_000, "a number of 20002 characters"),
     "large": ("a: " + "x" * 2**18, "is larger than 262144 bytes"),
 }
 
