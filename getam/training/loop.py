@@ -419,8 +419,8 @@ class Position:
     """Number of complete epochs."""
     batch: int = 0
     """Number of batches of the next epoch that are done."""
-    sums: dict[str, Any] = field(default_factory=dict)
-    """Sums of the losses of those batches."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses of those batches: of a saved state as floats, of a running training as tensors."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Mean losses of each complete epoch, and its mIoU on val where it was validated."""
     best: float = -1.0
@@ -430,7 +430,7 @@ class Position:
         self.batch = batch
         for name, value in losses.items():
             # The sums stay on the device: reading one would wait for the GPU.
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()  # type: ignore[assignment]
 
     def means(self, batches: int) -> dict[str, float]:
         return {name: value / batches for name, value in self._sums_over_processes().items()}

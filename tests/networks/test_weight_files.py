@@ -187,6 +187,7 @@ STATES: dict[str, Callable[[dict[str, Tensor], dict[str, str]], object]] = {
     "progress is deep": lambda _, metadata: metadata.update(progress="[" * 100_000),
     "no progress": lambda _, metadata: metadata.pop("progress"),
     "an epoch that is text": lambda _, metadata: metadata.update(progress=progress(epoch="first")),
+    "a sum that is text": lambda _, metadata: metadata.update(progress=progress(sums={"loss": "x"})),
     "a history that is a number": lambda _, metadata: metadata.update(progress=progress(history=3)),
 }
 
