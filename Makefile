@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 SLURM_PACKAGES := slurmctld slurmd slurm-client munge
 
-.PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench docs lint
+.PHONY: demo run venv test test-fast test-slow browser vendor slurm test-slurm rehearsal bench fuzz docs lint
 .DEFAULT_GOAL := demo
 
 # The whole workflow on the embedded demo data set, from nothing to scores. Two network jobs run at a time, each on half
@@ -85,6 +85,10 @@ rehearsal: venv
 # Measures time and memory against literal implementations; exits with 1 if a limit that the project promises is missed.
 bench: venv
 	$(BIN)/python -m benchmarks
+
+# Changes honest files at random, and reads them by every reader of foreign bytes; keeps what it finds in fuzz_findings/.
+fuzz: venv
+	$(BIN)/python tests/fuzz
 
 # Builds the manual in site/; a warning is an error.
 docs: venv

@@ -57,8 +57,8 @@ def run(arguments: Arguments) -> None:
     arguments.set_threads()
     state = from_kazuto1011_state(read_state(arguments.file))
     classes = read_classes(arguments.classes) if arguments.classes is not None else VOC_CLASSES
-    if BIAS not in state or len(state[BIAS]) != len(classes) + 1:
-        has = len(state[BIAS]) - 1 if BIAS in state else "no"
+    if BIAS not in state or state[BIAS].shape != (len(classes) + 1,):
+        has = len(state[BIAS]) - 1 if BIAS in state and state[BIAS].ndim == 1 else "no"
         raise InputError(f"{arguments.file}: has {has} classes, --classes names {len(classes)}; name its own")
     settings = section_of(DeepLabSettings, read_config([RECIPE]).deeplab).model_copy(update=REFERENCE)
     model = build_deeplab(settings, num_classes=len(classes) + 1)

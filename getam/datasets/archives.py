@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import logging
 import shutil
+import struct
 import tarfile
 import time
 import urllib.error
@@ -13,11 +14,13 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from getam.errors import InputError, MachineError
+from getam.settings.foreign import ARCHIVE_FILES, ARCHIVE_GROWTH, ARCHIVE_HEADER_BYTES, open_regular, reason
 from getam.system.files import atomic_folder, locked_folder
 from getam.system.progress import progress
 
@@ -101,8 +104,17 @@ TIMEOUT = 60.0
 PIECE = 2**20
 """Bytes that are read at a time: a MiB, which progress counts."""
 
-MOST_TIMES = 20
-"""Most times its own size that an archive may take when it is unpacked."""
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+)
+"""Exceptions of a damaged or an encrypted archive. A failure of the disk that it is unpacked to is another OSError."""
 
 AGENT = "getam (https://arxiv.org/abs/2112.02841)"
 
@@ -188,13 +200,13 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
     Raises:
         InputError: the file is damaged or is no such archive.
     """
-    most = MOST_TIMES * file.stat().st_size
+    most = ARCHIVE_GROWTH * file.stat().st_size
     bad = f"{file}: cannot be unpacked"
     cure = "remove it, and it is downloaded again"
     try:
         with atomic_folder(target) as folder:
             empty = True
-            for name, size, content in _members(file):
+            for name, size, pieces in _members(file):
                 parts = PurePosixPath(name).parts
                 if parts[:1] != (archive.holds,):
                     continue
@@ -202,31 +214,80 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
                     raise InputError(f"{bad}: the member {name!r} leads out of it; {cure}")
                 most -= size
                 if most < 0:
-                    raise InputError(f"{bad}: it takes more than {MOST_TIMES} times its size; {cure}")
+                    raise InputError(f"{bad}: it takes more than {ARCHIVE_GROWTH} times its size; {cure}")
                 path = folder.joinpath(*parts[1:])
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("wb") as written:
-                    shutil.copyfileobj(content, written, PIECE)
+                    written.writelines(pieces)
                 empty = False
             if empty:
                 raise InputError(f"{bad}: it has no folder {archive.holds!r}; {cure}")
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{bad} ({error}); {cure}") from None
+    except DAMAGED as error:
+        raise InputError(f"{bad} ({reason(error)}); {cure}") from None
 
 
-def _members(file: Path) -> Iterator[tuple[str, int, Any]]:
-    """Yields name, size and content of the regular files of an archive."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as zipped:
-            files = [each for each in zipped.infolist() if not each.is_dir()]
-            for each in progress(files, total=len(files), unit="file", what=f"unpack {file.name}"):
-                with zipped.open(each) as content:
-                    yield each.filename, each.file_size, content
-        return
-    with tarfile.open(file, "r:*") as archive:
-        for member in archive:
-            if member.isfile():
-                yield member.name, member.size, archive.extractfile(member)
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tells a failure to read an archive from one to write what is unpacked, both of which are OSErrors."""
+    try:
+        yield
+    except OSError as error:
+        raise tarfile.ReadError(reason(error)) from None
+
+
+def _pieces(content: Any) -> Iterator[bytes]:
+    with _reading():
+        yield from iter(lambda: content.read(PIECE), b"")
+
+
+def _members(file: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+    """Yields name, size and content, in pieces, of the regular files of an archive.
+
+    Raises:
+        ValueError: there are too many files, or one is of a kind that no data set needs; one of DAMAGED.
+    """
+    with _reading(), open_regular(file) as packed:
+        if zipfile.is_zipfile(packed):
+            with zipfile.ZipFile(packed) as zipped:
+                files = [each for each in zipped.infolist() if not each.is_dir()]
+                _check_number(len(files))
+                for each in progress(files, total=len(files), unit="file", what=f"unpack {file.name}"):
+                    # Others take memory as the file says, and none of the data sets has them.
+                    if each.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError(f"{each.filename!a:.100} is compressed by method {each.compress_type}")
+                    with zipped.open(each) as content:
+                        yield each.filename, each.file_size, _pieces(content)
+            return
+        packed.seek(0)
+        mode: Literal["r:gz", "r:"] = "r:gz" if packed.read(2) == b"\x1f\x8b" else "r:"
+        packed.seek(0)
+        with tarfile.open(fileobj=packed, mode=mode, tarinfo=_Member) as archive:
+            for number, member in enumerate(archive, start=1):
+                _check_number(number)
+                if member.isfile():
+                    yield member.name, member.size, _pieces(archive.extractfile(member))
+                # tarfile keeps all members otherwise.
+                archive.members.clear()  # type: ignore[attr-defined]
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long name and further fields are of a bounded size; tarfile reads them before it shows them."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in PLAIN and self.size > ARCHIVE_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a sparse file")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+PLAIN = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
+"""Types of members without a header of their own."""
+
+
+def _check_number(files: int) -> None:
+    if files > ARCHIVE_FILES:
+        raise ValueError(f"has more than {ARCHIVE_FILES} files")
 
 
 def _receive(archive: Archive, partial: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from getam.datasets.index import composed
 from getam.errors import InputError
+from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.image_files import UNKNOWN
 
 NO_CLASSES = frozenset({"background", "_background_", "__background__", "bg", "void", "__ignore__"})
@@ -22,6 +23,8 @@ LONGEST_NAME = 200
 
 def class_name_problem(name: str) -> str | None:
     """What keeps a text from being the name of a class, with the cure; None if nothing does."""
+    if len(name) > LONGEST_NAME:
+        return f"class name {name[:20]!r}... has {len(name)} letters; rename the class in {LONGEST_NAME} at most"
     if not name or name != name.strip():
         return f"class name {name!r} is empty or has blanks around it; rename the class"
     if name.casefold() in NO_CLASSES:
@@ -30,8 +33,6 @@ def class_name_problem(name: str) -> str | None:
         return f"class name {name!r} holds ';' or a control character; rename the class"
     if name.startswith(FORMULAS):
         return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
-    if len(name) > LONGEST_NAME:
-        return f"class name {name[:20]!r}... has {len(name)} letters; rename the class in {LONGEST_NAME} at most"
     return None
 
 
@@ -41,7 +42,7 @@ def check_class_names(names: Sequence[str], path: Path) -> None:
         raise InputError(f"{path}: no class names; write one a line, without background")
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise InputError(f"{path}: class {repeated[0]!r} stands there twice; names must differ")
+        raise InputError(f"{path}: class {repeated[0][:LONGEST_NAME]!r} stands there twice; names must differ")
     if len(names) >= UNKNOWN:
         raise InputError(f"{path}: {len(names)} classes; label PNGs hold at most {UNKNOWN - 1}")
     for name in names:
@@ -68,8 +69,8 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         # Some editors write a byte order mark at the start of a UTF-8 file, and letters are compared as composed.
-        return composed(path.read_text(encoding="utf-8-sig")).splitlines()
+        return composed(read_text(path, DOCUMENT_BYTES, encoding="utf-8-sig")).splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the data set needs it") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None

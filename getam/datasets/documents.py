@@ -20,9 +20,7 @@ from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
 from getam.errors import InputError
-
-MOST_BYTES = 2**29
-"""Largest document that is read; COCO's largest file of instances has 448 MB."""
+from getam.settings.foreign import DOCUMENT_BYTES, read_bytes
 
 DELIMITERS = ("\t", ",", ";")
 """What may separate the cells of a table: spreadsheets of some languages write semicolons."""
@@ -114,25 +112,34 @@ def table_of(path: Path, rows: Sequence[tuple[int, tuple[str, ...]]]) -> Table:
     return Table(path, columns, tuple(row for _, row in others), tuple(line for line, _ in others))
 
 
-def read_json_document(path: Path) -> Any:
-    """Reads a user's JSON file.
+def read_json_document(
+    path: Path, *, most: int = DOCUMENT_BYTES, missing: str = "name one that exists", cure: str = "export it again"
+) -> Any:
+    """Reads a user's JSON file; the arguments are those of `read_xml_document`.
 
     Raises:
         InputError: the file is missing, too large, or not valid JSON.
     """
     try:
-        return json.loads(_bytes(path))
+        return json.loads(_bytes(path, most, missing=missing, cure=cure))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); export it again") from None
+        raise InputError(f"{path}: not valid JSON ({error}); {cure}") from None
 
 
-def read_xml_document(path: Path) -> Element:
+def read_xml_document(
+    path: Path, *, most: int = DOCUMENT_BYTES, missing: str = "name one that exists", cure: str = "export it again"
+) -> Element:
     """Reads a user's XML file and returns its root.
+
+    Args:
+        most: bytes that it has at most.
+        missing: what to do about a missing file.
+        cure: what to do about one that cannot be read.
 
     Raises:
         InputError: the file is missing, too large, no well-formed XML, or has entities.
     """
-    content = _bytes(path)
+    content = _bytes(path, most, missing=missing, cure=cure)
     declared = DECLARATION.match(content)
     encoding = declared[1].decode().lower() if declared else "utf-8"
     try:
@@ -142,10 +149,8 @@ def read_xml_document(path: Path) -> Element:
             # Some tools write file names and comments in the encoding of their machine, and declare none.
             content = content.decode(errors="replace").encode()
         root: Element = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise InputError(
-            f"{path}: not a harmless, well-formed XML file ({error!r}); export it again or replace it"
-        ) from None
+    except (ElementTree.ParseError, DefusedXmlException, ValueError, LookupError, RecursionError) as error:
+        raise InputError(f"{path}: not a harmless, well-formed XML file ({error!r}); {cure}") from None
     for element in root.iter():
         texts = (element.text if element.tag == "name" else None, element.get("name"), element.get("label"))
         if any(REPLACED in text for text in texts if text):
@@ -165,17 +170,15 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, most: int, *, missing: str = "name one that exists", cure: str = "name a file") -> bytes:
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        return read_bytes(path, most)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; name one that exists") from None
+        raise InputError(f"{path}: no such file; {missing}") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file") from None
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: larger than {MOST_BYTES} bytes; divide it into several files")
-    return content
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; take what isn't needed out of it") from None
 
 
 def read_document_text(path: Path) -> str:
@@ -186,6 +189,6 @@ def read_document_text(path: Path) -> str:
     """
     try:
         # Spreadsheets write a byte order mark at the start of a UTF-8 file.
-        return _bytes(path).decode("utf-8-sig")
+        return _bytes(path, DOCUMENT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None

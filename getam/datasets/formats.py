@@ -89,6 +89,7 @@ def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, t
     counts = settings.counts.model_dump()
     return coco.index_coco(
         settings.root,
+        files=settings.coco.splits(),
         masks=masks,
         images=settings.images,
         threads=threads,
@@ -98,13 +99,13 @@ def _index_coco(settings: IndexSettings, splits: Collection[str], masks: Path, t
 
 
 def _coco_files(settings: IndexSettings) -> list[Path]:
-    return [settings.root / "annotations" / f"instances_{split}{coco.YEAR}.json" for split in coco.SPLITS]
+    return [settings.root / file for file, _ in settings.coco.splits().values()]
 
 
 def _coco_findings(settings: IndexSettings) -> Iterator[Finding]:
-    for split, file in zip(coco.SPLITS, _coco_files(settings), strict=True):
-        yield f"{split}{coco.YEAR}", files_in(settings.root / f"{split}{coco.YEAR}", "*.jpg")
-        yield file.name, size_of(file)
+    for file, images in settings.coco.splits().values():
+        yield images, files_in(settings.root / images, "*")
+        yield Path(file).name, size_of(settings.root / file)
 
 
 def _index_folder(settings: IndexSettings, splits: Collection[str], masks: Path, threads: int) -> Index:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from getam.errors import InputError
+from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.files import read_json, write_text
 from getam.system.image_files import read_image
 
@@ -188,11 +189,11 @@ def read_index(path: Path) -> Index:
     """
     cure = "run index-dataset again"
     try:
-        text = path.read_text(encoding="utf-8")
-        names = (path.parent / CLASSES).read_text(encoding="utf-8")
+        text = read_text(path, DOCUMENT_BYTES)
+        names = read_text(path.parent / CLASSES, DOCUMENT_BYTES)
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: no such file; {cure}") from None
-    except (UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: not UTF-8 text ({error}); {cure}") from None
     classes = tuple(line for line in names.splitlines() if line)
     reader = csv.DictReader(io.StringIO(text))

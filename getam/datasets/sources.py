@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from getam.datasets.coco import YEAR
 from getam.datasets.folder import classes_file, read_list
 from getam.datasets.sbd import FOLDER, is_sbd
 from getam.datasets.voc import read_ids
@@ -107,8 +106,9 @@ def voc_sources(settings: IndexSettings, splits: Collection[str]) -> Sources:
 
 def coco_sources(settings: IndexSettings, splits: Collection[str]) -> Sources:
     """COCO's files. Its masks are in its annotations."""
-    indexed = [str(settings.root / "annotations" / f"instances_{split}{YEAR}.json") for split in splits]
-    return Sources([*indexed, *(path for split in splits for path in _files_below(settings.root / f"{split}{YEAR}"))])
+    places = [place for split, place in settings.coco.splits().items() if split in splits]
+    indexed = [str(settings.root / file) for file, _ in places]
+    return Sources([*indexed, *(path for _, images in places for path in _files_below(settings.root / images))])
 
 
 def folder_sources(settings: IndexSettings, splits: Collection[str]) -> Sources:

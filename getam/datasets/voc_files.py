@@ -13,6 +13,7 @@ from getam.datasets.index import composed
 from getam.datasets.named_files import NamedFiles
 from getam.datasets.photographs import SUFFIXES
 from getam.errors import InputError
+from getam.settings.foreign import ANNOTATION_BYTES
 
 MASK_ENDINGS = ("_mask", "-mask")
 """What some tools add to an id in the name of its mask."""
@@ -110,5 +111,8 @@ def twice(id: str) -> str:
 
 def read_annotation(path: Path) -> set[str]:
     """The class names of `object/name` in a VOC XML file; names of an object's parts are not image labels."""
-    names = (element.findtext("name") or "" for element in read_xml_document(path).findall("object"))
+    root = read_xml_document(
+        path, most=ANNOTATION_BYTES, missing="add it, or set data.labels to file", cure="replace it"
+    )
+    names = (element.findtext("name") or "" for element in root.findall("object"))
     return {composed(name.strip()) for name in names} - {""}

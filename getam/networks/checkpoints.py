@@ -7,18 +7,20 @@ import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 import getam.system.version
 from getam.errors import InputError
 from getam.networks.supervision import SUPERVISION, of_network
+from getam.networks.weight_files import check_tensors, read_safetensors
+from getam.settings.foreign import reason, refusing
 from getam.settings.networks import PretrainedSettings
 from getam.settings.section import SomeSection
 from getam.system.files import atomic_file, read_json, write_json
@@ -33,10 +35,17 @@ IMPLIED: dict[str, dict[str, Any]] = {
 }
 """Kind of a model -> settings that came later, with the values that models trained before them have."""
 
+STEP = "step"
+
+ENTRIES = {AdamW: {STEP, "exp_avg", "exp_avg_sq"}, SGD: {"momentum_buffer"}}
+"""Optimizer -> what it holds of a parameter: numbers of the parameter's shape, and the number of its steps."""
+
 UNUSED = "unused.safetensors"
 """File beside an imported model with those tensors of the imported file that no forward pass reads."""
 
 logger = logging.getLogger(__name__)
+
+Progress = TypeVar("Progress")
 
 
 def describe_model(
@@ -79,14 +88,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads the tensors of a safetensors file.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or holds others than plain weights.
     """
     try:
-        return load_file(path)
+        with refusing(path, "not a readable safetensors file", cure="train again"):
+            tensors, _ = read_safetensors(path)
+            check_tensors(tensors, path)
+            return tensors
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the training that writes it") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); train again") from None
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -110,9 +120,12 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
         raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
     try:
         built = settings.model_validate(_filled(IMPLIED.get(kind, {}), description["settings"]))
-        classes = tuple(str(name) for name in description.get("classes", []))
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
+    names = description.get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: its classes are no list of names; train the model again")
+    classes = tuple(names)
     return built.model_copy(update={"pretrained": False}), classes
 
 
@@ -120,8 +133,9 @@ def _filled(implied: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str
     """The recorded settings, with implied ones in the place of those that are missing, at every depth."""
     filled = dict(implied) | dict(recorded)
     for name, values in implied.items():
-        if isinstance(values, Mapping):
-            filled[name] = _filled(values, recorded.get(name, {}))
+        own = recorded.get(name, {})
+        if isinstance(values, Mapping) and isinstance(own, Mapping):
+            filled[name] = _filled(values, own)
     return filled
 
 
@@ -188,11 +202,21 @@ def save_state(
 
 
 def load_state(
-    path: Path, model: nn.Module, optimizer: Optimizer, *, key: str, code: str = "", any_code: bool = False
-) -> dict[str, Any] | None:
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    form: type[Progress],
+    *,
+    key: str,
+    code: str = "",
+    any_code: bool = False,
+) -> Progress | None:
     """Restores the state that `save_state` wrote.
 
+    Everything is checked before anything is restored, since who can write to the folder can write a state too.
+
     Args:
+        form: type of the `progress` of the state.
         key: identifies settings, initial weights and data.
         code: hash of the training's sources.
         any_code: whether a state that other sources saved is restored, with a warning.
@@ -203,14 +227,13 @@ def load_state(
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("key") != key:
-                logger.info("%s belongs to other settings: training starts anew", path)
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        logger.warning("%s cannot be read (%s): training starts anew", path, error)
+        tensors, metadata = read_safetensors(path)
+    # Every exception is meant, as in getam.settings.foreign.refusing, here and below.
+    except Exception as error:
+        logger.warning("%s cannot be read (%s): training starts anew", path, reason(error))
+        return None
+    if metadata.get("key") != key:
+        logger.info("%s belongs to other settings: training starts anew", path)
         return None
     if metadata.get("checksum") != _checksum(tensors, metadata.get("progress", "")):
         logger.warning("%s is damaged (its checksum is another): training starts anew", path)
@@ -220,17 +243,51 @@ def load_state(
             logger.warning("%s was saved by other sources: training starts anew (code_hash: false goes on)", path)
             return None
         logger.warning("%s was saved by other sources; goes on by these", path)
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, entry = name.split(".", 2)
-            state.setdefault(int(number), {})[entry] = tensor
+    try:
+        progress = TypeAdapter(form).validate_python(json.loads(metadata["progress"]))
+        weights = {n.removeprefix("model."): tensor for n, tensor in tensors.items() if n.startswith("model.")}
+        if misfit := misfits(model.state_dict(), weights):
+            raise ValueError(misfit)
+        state = _optimizer_state(tensors, optimizer)
+        for name, device in _random_states():
+            if name in tensors:
+                torch.Generator(device).set_state(tensors[name])
+        tensors["random"]  # Its absence is a KeyError.
+    except Exception as error:
+        logger.warning("%s is damaged (%s): training starts anew", path, reason(error))
+        return None
+    model.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random"])
     if "random_cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random_cuda"])
-    return json.loads(metadata["progress"])
+    return progress
+
+
+def _random_states() -> list[tuple[str, str]]:
+    """The names of the random states that this machine restores, and their devices."""
+    return [("random", "cpu"), *([("random_cuda", "cuda")] if torch.cuda.is_available() else [])]
+
+
+def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dict[int, dict[str, Tensor]]:
+    """The part of a state that is the optimizer's: {number of a parameter: {entry: tensor}}.
+
+    Raises:
+        ValueError: an entry is not of this optimizer or of none of its parameters, or has another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, entry = name.split(".", 2)
+            wanted = () if entry == STEP else parameters[int(number)].shape
+            if int(number) < 0 or tensor.shape != wanted or not tensor.is_floating_point():
+                raise ValueError(f"{name} is {tensor.dtype} of {tuple(tensor.shape)}, not of {tuple(wanted)}")
+            state.setdefault(int(number), {})[entry] = tensor
+    entries = ENTRIES[type(optimizer)]
+    if wrong := [number for number, found in state.items() if found.keys() != entries]:
+        raise ValueError(f"optimizer.{wrong[0]} does not hold {', '.join(sorted(entries))}")
+    return state
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

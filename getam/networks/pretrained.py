@@ -6,7 +6,6 @@ would no longer be those of image-level supervision. No code in a file of weight
 
 from __future__ import annotations
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
-import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HTTPError, RemoteEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from getam.errors import InputError, reason_of
+from getam.errors import InputError
+from getam.networks.weight_files import check_tensors, read_pth, read_safetensors
+from getam.settings.foreign import refusing
 from getam.settings.networks import TIMM
 from getam.system.files import sha256_of
 
@@ -189,32 +187,28 @@ def _refusal(weights: str) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a .safetensors or .pth file, by torch's restricted reader, which runs no code.
+    """Reads the tensors of a .safetensors or .pth file; see getam.networks.weight_files.
 
     Returns:
         The state dict, taken out of a checkpoint with other contents, without the prefix `module.`.
 
     Raises:
-        InputError: the file cannot be read, or holds no state dict.
+        InputError: the file cannot be read, or holds no state dict of plain weights.
     """
     cure = "name a .safetensors or .pth file of weights"
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+        with refusing(path, "is no file of weights", cure=cure):
+            content: Any = read_safetensors(path)[0] if path.suffix == ".safetensors" else read_pth(path)
+            for key in NESTED:
+                if isinstance(content, dict) and isinstance(content.get(key), dict):
+                    content = content[key]
+                    break
+            if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+                raise ValueError("no dict of tensors")
+            check_tensors(content, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {cure}") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is no file of weights ({reason_of(error)}); {cure}") from None
-    for key in NESTED:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path}: is no file of weights (no dict of tensors); {cure}")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
-
-
-def _torch_file(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def load_encoder(encoder: nn.Module, weights: Weights) -> None:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from getam.errors import InputError, listed
+from getam.settings.foreign import VERDICTS_BYTES, read_bytes
 
 Word = Literal["good", "bad", "unsure"]
 WORDS: tuple[str, ...] = get_args(Word)
 COLUMNS = ("id", "verdict", "note")
-
-MAX_BYTES = 64_000_000
-"""Size limit of the file; 100,000 images with long notes stay below."""
 
 CURE = "export it from the audit page again"
 
@@ -47,25 +45,22 @@ def read_verdicts(path: Path, known: Collection[str]) -> list[Verdict]:
         known: the ids of the index.
 
     Raises:
-        InputError: the file does not exist, is larger than MAX_BYTES or has another format; a verdict is none of the
-            three words; an id is unknown or has two different verdicts.
+        InputError: the file does not exist, is larger than VERDICTS_BYTES or has another format; a verdict is none of
+            the three words; an id is unknown or has two different verdicts.
     """
     read = {".json": _read_json, ".csv": _read_csv}.get(path.suffix.lower())
     if read is None:
         raise InputError(f"{path}: neither .json nor .csv; {CURE}")
     try:
-        # Reading one byte beyond the limit detects a larger file, even one that grows meanwhile.
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        text = read_bytes(path, VERDICTS_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; name one that the audit page has exported, or none: ''") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error}); {CURE}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a file of verdicts") from None
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: more than {MAX_BYTES} bytes are no file of verdicts; {CURE}")
+    except ValueError:
+        raise InputError(f"{path}: more than {VERDICTS_BYTES} bytes are no file of verdicts; {CURE}") from None
     try:
         found = list(read(text))
     except (ValueError, TypeError, KeyError, RecursionError, csv.Error) as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,13 +13,22 @@ from PIL import Image
 
 from getam.datasets.index import IndexRow
 from getam.errors import InputError, listed
+from getam.settings.foreign import open_regular, reason, refusing
 from getam.system.files import atomic_file
-from getam.system.image_files import DAMAGED, MAX_PIXELS, UNKNOWN, voc_palette
+from getam.system.image_files import UNKNOWN, voc_palette
 
 FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 """Folder of the label PNGs in the archive. comp6: trained on more than VOC's own data, such as saliency masks."""
 
 ARCHIVE = "results.tgz"
+
+HEADERS = (*tarfile.GNU_TYPES, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+"""Types of members that hold a long name, further fields or the parts of the next file."""
+
+FOLDERS = 100
+"""Folders that an archive may list beside its files."""
+
+TOO_LARGE = "it is larger than label PNGs of the images' sizes are"
 
 
 def pack_submission(folder: Path, archive: Path, ids: Sequence[str]) -> None:
@@ -53,40 +61,75 @@ def check_submission(archive: Path, rows: Sequence[IndexRow], *, num_classes: in
     problems: list[str] = []
     seen: set[str] = set()
     try:
-        with gzip.open(archive) as packed, tarfile.open(fileobj=packed, mode="r:") as tar:
-            for member in tar:
-                name = member.name.removeprefix("./")
-                if member.isdir():
-                    continue
-                if not member.isfile() or name not in wanted or name in seen:
+        with (
+            refusing(archive, "is no .tgz archive", cure="pack it again"),
+            open_regular(archive) as file,
+            gzip.open(file) as packed,
+        ):
+            for name, content in _members(packed, wanted):
+                if content is None or name not in wanted or name in seen:
                     problems.append(f"{name!r} does not belong there")
                     continue
                 seen.add(name)
-                content = tar.extractfile(member)
-                assert content is not None
-                if problem := _picture_problem(content.read(MAX_PIXELS), wanted[name], num_classes):
+                if problem := _picture_problem(content, wanted[name], num_classes):
                     problems.append(f"{name}: {problem}")
-            # gzip verifies its checksum only at the end, so the rest has to be read.
-            while packed.read(2**20):
-                pass
     except FileNotFoundError:
         raise InputError(f"{archive}: no such file; name the archive that voc-submission has written") from None
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise InputError(f"{archive}: is no .tgz archive ({error}); pack it again") from None
     problems += [f"{name} is missing" for name in wanted if name not in seen]
     if problems:
         raise InputError(f"{archive}: {listed(problems)}; predict and pack again")
 
 
+def _members(packed: gzip.GzipFile, wanted: Mapping[str, IndexRow]) -> Iterator[tuple[str, bytes | None]]:
+    """Yields name and content, None of a link, of the members of an archive that are no folders.
+
+    The archive is read to its end, where gzip verifies its checksum.
+
+    tarfile's own reading is not used because it reads long names and further fields of any size and number before it
+    shows a member. The archives of `pack_submission` have neither.
+
+    Raises:
+        ValueError: a member has headers beside its own, or there are more members or bytes than the images need.
+    """
+    left = sum(_most_bytes(row) for row in wanted.values()) + FOLDERS * tarfile.BLOCKSIZE
+    for _ in range(len(wanted) + FOLDERS):
+        header = packed.read(tarfile.BLOCKSIZE)
+        if header.count(b"\0") == tarfile.BLOCKSIZE:
+            break
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if member.type in HEADERS:
+            raise ValueError(f"{member.name!a} has a header of the type {member.type!a}")
+        size = -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        left -= tarfile.BLOCKSIZE + size
+        if left < 0 or member.size < 0:
+            raise ValueError(TOO_LARGE)
+        content = packed.read(size)
+        if len(content) < size:
+            raise ValueError("it ends early")
+        if not member.isdir():
+            yield member.name.removeprefix("./"), content[: member.size] if member.isfile() else None
+    else:
+        raise ValueError(f"it has more than {len(wanted)} files and {FOLDERS} folders")
+    if len(packed.read(tarfile.RECORDSIZE)) == tarfile.RECORDSIZE:
+        raise ValueError(TOO_LARGE)
+
+
+def _most_bytes(row: IndexRow) -> int:
+    """Bytes that the label PNG of an image has at most in an archive: pixels, header, palette, and room for more."""
+    return 2 * row.height * row.width + 2**16
+
+
 def _picture_problem(content: bytes, row: IndexRow, num_classes: int) -> str | None:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return f"is of {image.width}x{image.height} pixels"
+            # The size is compared before the pixels are decoded.
+            if (image.height, image.width) != (row.height, row.width):
+                return _size_problem((image.height, image.width), row)
             image.load()
             mode, palette, values = image.mode, image.getpalette("RGB"), np.asarray(image)
-    except DAMAGED as error:
-        return f"cannot be decoded ({error})"
+    # Every exception is meant, as in getam.settings.foreign.refusing.
+    except Exception as error:
+        return f"cannot be decoded ({reason(error)})"
     if mode != "P":
         return f"is {mode}, not a palette PNG"
     used = 3 * (num_classes + 1)
@@ -95,10 +138,14 @@ def _picture_problem(content: bytes, row: IndexRow, num_classes: int) -> str | N
     return label_problem(values, row, num_classes)
 
 
+def _size_problem(size: tuple[int, ...], row: IndexRow) -> str:
+    return f"is {size}, its image {(row.height, row.width)} (H, W)"
+
+
 def label_problem(values: np.ndarray, row: IndexRow, num_classes: int) -> str | None:
     """Says why the server would reject a prediction (H, W), or score it wrongly; None if it would not."""
     if values.shape != (row.height, row.width):
-        return f"is {values.shape}, its image {(row.height, row.width)} (H, W)"
+        return _size_problem(values.shape, row)
     if values.max() > num_classes:
         unknown = ": unknown pixels, which the server does not know" if values.max() == UNKNOWN else ""
         return f"holds the value {values.max()}, beyond {num_classes}{unknown}"

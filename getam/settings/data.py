@@ -21,6 +21,20 @@ class CountSettings(Section):
     test: Annotated[int, Field(ge=0)] = Field(description="images that test has to have if it is there; 0: any number")
 
 
+class CocoSettings(Section):
+    """Where the files of a data set of COCO's form are, as paths below the data set's folder."""
+
+    train: Annotated[str, Field(min_length=1)] = Field(description="of format coco: the file of train's annotations")
+    train_images: str = Field(description="of format coco: the folder of train's photographs")
+    val: str = Field(description="of format coco: the file of val's annotations; empty: no val")
+    val_images: str = Field(description="of format coco: the folder of val's photographs")
+
+    def splits(self) -> dict[str, tuple[str, str]]:
+        """The file of annotations and the folder of photographs of each split that there is."""
+        splits = {"train": (self.train, self.train_images), "val": (self.val, self.val_images)}
+        return {split: (file, folder) for split, (file, folder) in splits.items() if file}
+
+
 @dataclass(frozen=True)
 class DataFormat:
     """A format of data sets; its functions are in getam.datasets.formats.FORMATS.
@@ -39,7 +53,7 @@ class DataFormat:
 
 DATA_FORMATS = {
     "voc": DataFormat("VOC layout, as VOCdevkit/VOC2012"),
-    "coco": DataFormat("annotations/instances_{train,val}2014.json", own_labels="COCO's labels are in its JSON"),
+    "coco": DataFormat("COCO's JSON and folders, see coco", own_labels="COCO's labels are in its JSON"),
     "folder": DataFormat("a list .csv of photographs anywhere", own_labels="the labels are in the list", is_list=True),
 }
 
@@ -70,6 +84,7 @@ class IndexSettings(Section):
     )
     images: Annotated[int, Field(ge=0)] = Field(description="most images of a split, evenly spaced; 0: all")
     counts: CountSettings
+    coco: CocoSettings
 
     @model_validator(mode="after")
     def _of_a_format_with_labels_of_its_own(self) -> IndexSettings:

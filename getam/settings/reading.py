@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from getam.errors import InputError
+from getam.settings.foreign import YAML_BYTES, YAML_DEPTH, YAML_DIGITS, YAML_NODES, read_text, reason
 
 _INSTALLED = Path(__file__).resolve().parents[1] / "project"
 
@@ -27,8 +28,25 @@ def recipe_file(path: Path) -> Path:
     return PROJECT / path if path.parts[:1] == ("configs",) and not path.exists() else path
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML's readers keep the last one without a word."""
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+"""What YAML calls whole numbers and others."""
+
+
+class _BoundedError(yaml.YAMLError):
+    """A document would grow beyond the bounds of getam.settings.foreign when its aliases are followed."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML's readers keep the last one without a word.
+
+    A document that grows by its aliases is refused too, before anything is made of it.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None:
+            _measure(node, {}, depth=1)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
@@ -44,21 +62,53 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _measure(node: yaml.Node, known: dict[int, int | None], *, depth: int) -> int:
+    """The number of values below a node, with each alias counted as all that it stands for.
+
+    Args:
+        known: the number of each node that was measured, by its identity; None while it is being measured.
+
+    Raises:
+        _BoundedError: there are more than YAML_NODES, they lie deeper than YAML_DEPTH, a number is longer than
+            YAML_DIGITS, or a node holds itself.
+    """
+    count = known.get(id(node), 0)
+    if count is None:
+        raise _BoundedError("an alias stands for what it stands in; write the values out")
+    if not count:
+        if node.tag in NUMBERS and len(node.value) > YAML_DIGITS:
+            raise _BoundedError(f"a number of {len(node.value)} characters; write a shorter one")
+        if depth > YAML_DEPTH:
+            raise _BoundedError(f"values within values, more than {YAML_DEPTH} deep; take some away")
+        known[id(node)] = None
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        below = (each for part in parts for each in (part if isinstance(part, tuple) else (part,)))
+        count = 1 + sum(_measure(each, known, depth=depth + 1) for each in below)
+        known[id(node)] = count
+    if count > YAML_NODES:
+        raise _BoundedError(f"more than {YAML_NODES} values, its aliases followed; take some away")
+    return count
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a configuration or an overlay without checking its keys; see `recipe_file` for those of the project.
 
     Raises:
-        InputError: the file cannot be read, is not YAML, or is not a mapping.
+        InputError: the file cannot be read, is too large, is not YAML, or is not a mapping.
     """
     path = recipe_file(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = yaml.load(read_text(path, YAML_BYTES), Loader=_Loader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; name an existing configuration") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name an existing configuration") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    # PyYAML makes dates, numbers and sets of texts that look like some, and fails in as many ways; it reads nested
+    # values by recursion.
+    except Exception as error:
+        raise InputError(f"{path}: not valid YAML: {reason(error)}; correct the file") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold sections (`completion:` and so on), like config.yaml")
     return values

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
@@ -34,6 +36,7 @@ TAPS = {"vit_base_r50_s16_384": ("stage0", "stage1", 8)}
 """What the authors' decoder reads in addition to the last block; for all other backbones, blocks 2, 5 and 8."""
 STAGE_CHANNELS: dict[int | str, int] = {"stage0": 256, "stage1": 512}
 DEPTH = 12
+BLOCK = re.compile(r"classifier\.backbone\.blocks\.(\d{1,3})\.")
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +64,11 @@ def run(arguments: Arguments) -> None:
     ours, unused = from_released(state)
     settings = _settings(arguments, ours)
     classes = _classes(arguments, len(ours["classifier.readout.head.bias"]))
+    # Widths come from the file: that they fit is seen before a network of such widths takes memory.
+    with torch.device("meta"):
+        _check_fit(EndToEndNetwork(settings, num_classes=len(classes)), ours, arguments)
     network = EndToEndNetwork(settings, num_classes=len(classes))
-    _load(network, ours, arguments)
+    network.load_state_dict(ours)
     source = {"source": {"file": arguments.file.name, "sha256": sha256_of(arguments.file)}}
     write_tensors(arguments.out / UNUSED, unused)
     save_model(arguments.out, network, describe_end_to_end(settings, classes) | source)
@@ -91,9 +97,15 @@ def _settings(arguments: Arguments, ours: dict[str, Tensor]) -> EndToEndSettings
             f"{arguments.file}: is no checkpoint of the authors': it lacks what is {missing[0]} here; "
             "give the .pth file that they released"
         )
+    ranks = {name: ours[name].ndim for name in needed}
+    if odd := [name for name, rank in ranks.items() if rank != (4 if name.startswith("decoder.reduce") else 1)]:
+        raise InputError(
+            f"{arguments.file}: is no checkpoint of the authors': what is {odd[0]} here has {ranks[odd[0]]} axes; give "
+            "the .pth file that they released"
+        )
     name, _, tag = arguments.backbone.partition(".")
     name = AUTHORS_NAMES.get(name, name)
-    depth = 1 + max(int(key.split(".")[3]) for key in ours if key.startswith("classifier.backbone.blocks."))
+    depth = 1 + max(int(found[1]) for key in ours if (found := BLOCK.match(key)))
     if not arguments.taps and depth != DEPTH:
         raise InputError(f"--taps: {arguments.file} has {depth} blocks; name the three that its decoder reads")
     reduce = [ours[f"decoder.reduce.{level}.weight"] for level in range(3)]
@@ -133,7 +145,7 @@ def _classes(arguments: Arguments, count: int) -> tuple[str, ...]:
     return VOC_CLASSES
 
 
-def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
+def _check_fit(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Arguments) -> None:
     # Names in messages are those of the file.
     expected, found = to_released(network.state_dict()), to_released(ours)
     if misfit := misfits(expected, found):
@@ -141,4 +153,3 @@ def _load(network: EndToEndNetwork, ours: dict[str, Tensor], arguments: Argument
             f"{arguments.file}: does not fit the backbone {arguments.backbone}: {misfit}; name the checkpoint's own "
             "backbone"
         )
-    network.load_state_dict(ours)

@@ -7,18 +7,23 @@ exists is complete. Nothing here reads a pickle.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
+import os
+import reprlib
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from getam.errors import InputError, MachineError
+from getam.settings.foreign import ARRAY_AXES, ARRAYS_BYTES, DOCUMENT_BYTES, open_regular, read_text, refusing
 
 MARKER = ".getam"
 """Empty file in each folder that a stage writes; it marks the folder as one that may be replaced."""
@@ -222,12 +227,12 @@ def read_json(path: Path) -> Any:
         InputError: the file is missing or is not valid JSON, which excludes NaN and infinities.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        return json.loads(read_text(path, DOCUMENT_BYTES), parse_constant=_no_constant)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; name the folder that the stage before has written") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not valid JSON ({error}); delete it and run the stage that writes it again"
         ) from None
@@ -239,35 +244,73 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """Reads a .npy file.
+    """Reads a .npy file of numbers or truth values.
 
     Raises:
-        InputError: the file is missing, is not a .npy file, or holds a pickle.
+        InputError: the file is missing, is not a .npy file, has another size than its header states, or holds a pickle.
     """
     try:
-        # np.load is not used because it opens archives too.
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
+        # np.load is not used because it opens archives too, and no reader of numpy compares the sizes before it
+        # allocates.
+        with (
+            refusing(path, "not a plain .npy array", cure="delete it and run its stage again"),
+            open_regular(path) as file,
+        ):
+            return _read_array(file)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the stage that writes it first") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{path}: not a plain .npy array ({error}); delete it and run its stage again") from None
+
+
+def _read_array(file: BinaryIO) -> np.ndarray:
+    size = os.fstat(file.fileno()).st_size
+    shape, is_fortran, dtype = _array_header(file, size)
+    return _shaped(np.fromfile(file, dtype), shape, is_fortran)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a .npz file: {name: array}.
+    """Reads a user's .npz file of numbers or truth values: {name: array}.
 
     Raises:
-        InputError: the file is missing or damaged, holds a pickle, or its arrays are larger than MAX_ARRAYS.
+        InputError: the file is missing or damaged, holds a pickle, or its arrays are larger than ARRAYS_BYTES together.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        if size > MAX_ARRAYS:
-            raise InputError(f"{path}: arrays of {size / 2**30:.1f} GiB; those of one image have less: save it anew")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with (
+            refusing(path, "not a plain .npz file", cure="save it by np.savez, without objects"),
+            open_regular(path, most=ARRAYS_BYTES) as file,
+            zipfile.ZipFile(file) as archive,
+        ):
+            if sum(entry.file_size for entry in archive.infolist()) > ARRAYS_BYTES:
+                raise ValueError(f"its arrays are larger than {ARRAYS_BYTES} bytes")
+            return {entry.filename.removesuffix(".npy"): _unpacked(archive, entry) for entry in archive.infolist()}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(f"{path}: not a plain .npz file ({error}); save it by np.savez, without objects") from None
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    content = archive.read(entry)
+    file = io.BytesIO(content)
+    shape, is_fortran, dtype = _array_header(file, len(content))
+    return _shaped(np.frombuffer(content, dtype, offset=file.tell()), shape, is_fortran)
+
+
+def _array_header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Reads the header of a .npy file of `size` bytes: shape, whether it is in Fortran's order, and type.
+
+    Raises:
+        ValueError: the rest of the file has another size than the header states, or holds no numbers.
+    """
+    if (version := np.lib.format.read_magic(file)) != (1, 0):
+        raise ValueError(f"is of version {version[0]}.{version[1]}, not 1.0, which numpy writes")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"holds {dtype}, not numbers")
+    if len(shape) > ARRAY_AXES or any(isinstance(length, bool) or length < 0 for length in shape):
+        raise ValueError(f"is of the shape {reprlib.repr(shape)}")
+    expected, found = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if expected != found:
+        raise ValueError(f"holds {found} bytes, its header states {reprlib.repr(expected)}")
+    return shape, is_fortran, dtype
+
+
+def _shaped(values: np.ndarray, shape: tuple[int, ...], is_fortran: bool) -> np.ndarray:
+    return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Condition
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from getam.errors import InputError
+from getam.settings.foreign import IMAGE_BYTES, MAX_MARKERS, MAX_PIXELS, MAX_SCANS, open_regular, refusing
 from getam.system.files import atomic_file
 
 UNKNOWN = 255
 """Label value of a pixel whose class is not known (`void` in VOC's ground truth)."""
-
-MAX_PIXELS = 64_000_000
-"""Largest image that is decoded; a bigger one is refused as a decompression bomb."""
 
 # Pillow's own limit is switched off: it would print a warning in addition to the message about MAX_PIXELS.
 Image.MAX_IMAGE_PIXELS = None
@@ -38,14 +41,28 @@ TURNS = {
 }
 """EXIF orientation -> the operation that turns the image upright; orientations from 5 on swap height and width."""
 
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, struct.error, zlib.error)
-"""Exceptions that Pillow raises for a damaged file."""
+DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error, zlib.error)
+"""Exceptions that Pillow raises for damaged EXIF data."""
 
 NOTE = "getam"
 """Keyword of a text in a label PNG."""
 
-GRAY = 0
-"""Color type of a gray image in a PNG header."""
+BAND_PIXELS = 2**22
+"""Pixels of a large image that are converted at a time."""
+
+NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What ends the pixels of a scan of a JPEG: a marker other than those within them."""
+
+JPEGS = ("JPEG", "MPO")
+"""What Pillow calls a JPEG, and one that holds further pictures behind its first."""
+
+TILE_SIDES = (322, 323)
+"""Tags of a TIFF's tiles: width and length."""
+
+SEQUENTIAL = (0xC0, 0xC1)
+ALONE, SCAN, END = 0x01, 0xDA, 0xD9
+FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+"""Markers of a JPEG. The frame's says how its pixels are coded."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """The formats that are decoded, regardless of file names; some other decoders of Pillow start external programs."""
@@ -64,7 +81,23 @@ def read_image(path: Path) -> np.ndarray:
 def upright_rgb(image: Image.Image) -> np.ndarray:
     """The pixels of an image of 8 bits a channel, turned upright as EXIF asks: (H, W, 3), uint8 RGB."""
     turn = TURNS.get(_orientation(image))
-    return np.asarray((image if turn is None else image.transpose(turn)).convert("RGB"))
+    return _converted(image if turn is None else image.transpose(turn), "RGB")
+
+
+def _converted(image: Image.Image, mode: Literal["RGB", "L"]) -> np.ndarray:
+    """The pixels of an image in a mode: (H, W, 3) or (H, W), uint8.
+
+    A large image is converted in bands, since Pillow holds two more copies of what it gives to numpy.
+    """
+    height, width = image.height, image.width
+    rows = max(1, BAND_PIXELS // width)
+    if rows >= height:
+        return np.asarray(image if image.mode == mode else image.convert(mode))
+    pixels = np.empty((height, width, 3) if mode == "RGB" else (height, width), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)).convert(mode))
+    return pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -109,7 +142,7 @@ def check_drawn_upright(path: Path, size: tuple[int, int], drawn: tuple[int, int
 def read_gray(path: Path) -> np.ndarray:
     """Decodes an 8-bit image, such as a saliency map, to gray: (H, W), uint8."""
     with _open_image(path) as image:
-        return np.asarray(image.convert("L"))
+        return _converted(image, "L")
 
 
 def read_saliency(path: Path) -> np.ndarray:
@@ -120,10 +153,10 @@ def read_saliency(path: Path) -> np.ndarray:
     """
     with _open_image(path) as image:
         if image.mode not in ("L", "1"):
-            colors = np.asarray(image.convert("RGB"))
+            colors = _converted(image, "RGB")
             if (colors != colors[..., :1]).any():
                 raise InputError(f"{path}: has colors; a saliency map is gray, 0 to 255: save it as such")
-        return np.asarray(image.convert("L"))
+        return _converted(image, "L")
 
 
 def check_saliency_range(folder: Path, brightest: int) -> None:
@@ -142,29 +175,26 @@ def read_labels(path: Path) -> np.ndarray:
     Raises:
         InputError: the image is no PNG, has colors without a palette, or is gray with fewer than 8 bits.
     """
-    with _open_image(path) as image:
+    with _open_image(path, decode=False) as image:
         if image.format != "PNG":
             raise InputError(
                 f"{path}: a mask must be a PNG, this one is {image.format}, which changes label values; make it anew "
                 "as PNG"
             )
-        # Pillow scales gray values of fewer than 8 bits to 0..255.
-        depth, kind = _png_header(path)
-        if kind == GRAY and depth < 8:
+        # Pillow scales gray values of fewer than 8 bits to 0..255. What its decoder is told counts, since a second
+        # header of a damaged file may say something else than the first.
+        tiles = getattr(image, "tile", None)
+        coded = str(tiles[0][3]) if tiles else image.mode
+        if coded == "1" or coded.startswith("L;"):
+            depth = coded.removeprefix("L;")
             raise InputError(f"{path}: a {depth}-bit gray PNG, whose values are read scaled; save it with 8 bits")
         if image.mode not in ("P", "L"):
             raise InputError(
                 f"{path}: a mask must be a palette or gray PNG whose pixels are label values, this one is "
                 f"{image.mode}; convert its colors to label values first"
             )
-        return np.asarray(image)
-
-
-def _png_header(path: Path) -> tuple[int, int]:
-    """Bits per channel and color type of a PNG."""
-    with path.open("rb") as file:
-        header = file.read(26)
-    return header[24], header[25]
+        with room_for(image.width * image.height):
+            return np.asarray(image)
 
 
 def read_palette(path: Path) -> np.ndarray | None:
@@ -174,21 +204,113 @@ def read_palette(path: Path) -> np.ndarray | None:
     return None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
 
 
+class _Decoding:
+    """Lets a process decode images of MAX_PIXELS pixels together at the same time, by any number of threads."""
+
+    def __init__(self) -> None:
+        self.changed = Condition()
+        self.pixels = 0
+
+    @contextmanager
+    def room_for(self, pixels: int) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.pixels or self.pixels + pixels <= MAX_PIXELS)
+            self.pixels += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.pixels -= pixels
+                self.changed.notify_all()
+
+
+_decoding = _Decoding()
+# A process that loads images is forked from one whose other threads may be decoding.
+os.register_at_fork(after_in_child=_decoding.__init__)  # type: ignore[misc]
+
+
+def room_for(pixels: int) -> AbstractContextManager[None]:
+    """Waits until there is room to decode or paint an image of so many pixels, and keeps it during the block.
+
+    All images that a process decodes at the same time have at most MAX_PIXELS pixels together.
+    """
+    return _decoding.room_for(pixels)
+
+
 @contextmanager
 def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
+    """Opens an image; its pixels are decoded before the block, or within it by the caller, who then waits for room."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with (
+            refusing(path, "cannot be decoded", cure="replace the file or take its id off the list"),
+            open_regular(path, most=IMAGE_BYTES) as file,
+            Image.open(file, formats=FORMATS) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down")
+            pixels = max(image.width * image.height, _tile_pixels(image))
+            if pixels > MAX_PIXELS:
+                raise ValueError(f"a tile of {pixels} pixels")
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
-            if decode:
-                image.load()
-            yield image
+            if decode and image.format in JPEGS:
+                _check_scans(file)
+            with room_for(pixels) if decode else nullcontext():
+                if decode:
+                    image.load()
+                yield image
     except FileNotFoundError:
         raise InputError(f"{path}: no such image; add the file or take its id off the list") from None
-    except DAMAGED as error:
-        raise InputError(f"{path}: cannot be decoded ({error}); replace the file or take its id off the list") from None
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """The pixels of a tile of a TIFF, which may be larger than the image and is decoded whole; 0 if it has none."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    sides = [tags.get(side, 0) for side in TILE_SIDES]
+    return math.prod(side for side in sides if isinstance(side, int)) if all(sides) else 0
+
+
+def _check_scans(file: BinaryIO) -> None:
+    """Refuses a JPEG of more than MAX_SCANS scans; the file's position stays.
+
+    Raises:
+        ValueError: there are more, or more than MAX_MARKERS segments.
+    """
+    position = file.tell()
+    file.seek(2)
+    scans = components = 0
+    sequential = False
+    for _ in range(MAX_MARKERS):
+        marker = _next_marker(file)
+        if marker in (END, None):
+            break
+        if marker == ALONE:
+            continue
+        length = int.from_bytes(file.read(2), "big")
+        content = file.read(max(0, length - 2))
+        if marker in FRAMES:
+            sequential, components = marker in SEQUENTIAL, content[5] if len(content) > 5 else 0
+        if marker == SCAN:
+            scans += 1
+            if sequential and content[:1] == bytes([components]):
+                # A single scan has all pixels; the decoder reads no further one.
+                break
+            if scans > MAX_SCANS:
+                raise ValueError(f"more than {MAX_SCANS} scans")
+    else:
+        raise ValueError(f"more than {MAX_MARKERS} segments")
+    file.seek(position)
+
+
+def _next_marker(file: BinaryIO) -> int | None:
+    """The number of the next marker of a JPEG, behind which the file stands then; None if there is none."""
+    while chunk := file.read(2**16):
+        if found := NEXT_MARKER.search(chunk):
+            file.seek(found.end() - len(chunk), os.SEEK_CUR)
+            return found.group()[1]
+        if chunk.endswith(b"\xff") and len(chunk) > 1:
+            file.seek(-1, os.SEEK_CUR)
+    return None
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:

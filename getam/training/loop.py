@@ -227,8 +227,8 @@ class Training:
         """Loads the saved state, if there is one with this key and code; returns the position to train from."""
         path = self.out / STATE / STATE_FILE
         any_code = not self.arguments.code_hash
-        saved = load_state(path, self.model, self.optimizer, key=self.key, code=self.code, any_code=any_code)
-        position = Position(**(saved or {}))
+        saved = load_state(path, self.model, self.optimizer, Position, key=self.key, code=self.code, any_code=any_code)
+        position = saved or Position()
         if position.epoch or position.batch:
             done = f"{position.epoch} of {self.settings.epochs} epochs and {position.batch} batches"
             logger.info("%s: goes on after %s", self.name, done)
@@ -419,8 +419,8 @@ class Position:
     """Number of complete epochs."""
     batch: int = 0
     """Number of batches of the next epoch that are done."""
-    sums: dict[str, Any] = field(default_factory=dict)
-    """Sums of the losses of those batches."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the losses of those batches: of a saved state as floats, of a running training as tensors."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Mean losses of each complete epoch, and its mIoU on val where it was validated."""
     best: float = -1.0
@@ -430,7 +430,7 @@ class Position:
         self.batch = batch
         for name, value in losses.items():
             # The sums stay on the device: reading one would wait for the GPU.
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()  # type: ignore[assignment]
 
     def means(self, batches: int) -> dict[str, float]:
         return {name: value / batches for name, value in self._sums_over_processes().items()}

@@ -39,9 +39,9 @@ def tar_of(
     return buffer.getvalue()
 
 
-def zip_of(files: dict[str, bytes]) -> bytes:
+def zip_of(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -201,6 +201,19 @@ def linked(archive: tarfile.TarFile) -> None:
     archive.addfile(member)
 
 
+def long_header(archive: tarfile.TarFile) -> None:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 100_000_000
+    archive.addfile(member, io.BytesIO(bytes(member.size)))
+
+
+def chain(archive: tarfile.TarFile) -> None:
+    for _ in range(5000):
+        member = tarfile.TarInfo("x")
+        member.type, member.size = tarfile.XHDTYPE, 9
+        archive.addfile(member, io.BytesIO(b"9 a=bbbb\n"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -209,6 +222,9 @@ def linked(archive: tarfile.TarFile) -> None:
         (zip_of({"set/zeros": bytes(10_000_000)}), "it takes more than 20 times its size"),
         (tar_of({"other/a": b"x"}), "it has no folder 'set'"),
         (tar_of({}, extra=linked), "it has no folder 'set'"),
+        (tar_of({}, extra=long_header), r"cannot be unpacked \(a header of 100000000 bytes\)"),
+        (tar_of({}, extra=chain), "cannot be unpacked"),
+        (zip_of({"set/a": b"x"}, zipfile.ZIP_LZMA), r"cannot be unpacked \('set/a' is compressed by method 14\)"),
         (b"no archive", "cannot be unpacked"),
         (tar_of(FILES)[:-5000], "cannot be unpacked"),
     ],

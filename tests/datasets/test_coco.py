@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from support.bounded import said
 from support.images import turn
 
 from getam.cli import STAGES, command
-from getam.datasets.coco import _decoded_runs, index_coco
+from getam.datasets.coco import _Budget, _spans, index_coco
 from getam.datasets.index import Index, read_index, read_label_source
 from getam.errors import InputError
 from getam.system.image_files import read_labels
@@ -56,6 +57,7 @@ VAL: dict[int, list[Segment]] = {
     103: [(90, False, box(0, 0, 20, 12))],
 }
 GRAY, CMYK = 1, 3
+FILES = {split: (f"annotations/instances_{split}2014.json", f"{split}2014") for split in ("train", "val")}
 
 
 def name_of(number: int, split: str) -> str:
@@ -107,7 +109,7 @@ def edit(root: Path, change: Callable[[Any], Any], *, split: str = "train") -> N
 
 
 def index(root: Path, **settings: Any) -> Index:
-    return index_coco(root, masks=root.parent / "masks", threads=2, **settings)
+    return index_coco(root, **{"files": FILES, "masks": root.parent / "masks", "threads": 2} | settings)
 
 
 def mask(root: Path, number: int, split: str = "train") -> np.ndarray:
@@ -216,8 +218,11 @@ def test_packed_runs_are_those_of_pycocotools() -> None:
     for _ in range(50):
         region = generator.random((37, 53)) < generator.random() * 0.6
         packed = runs(region, packed=True)
-        assert (_decoded_runs(packed, region.shape) == region).all()
-        assert (_decoded_runs(runs(region, packed=False), region.shape) == region).all()
+        for coded in (packed, runs(region, packed=False)):
+            found = np.zeros(region.size, bool)
+            for start, end in zip(*_spans(coded, region.shape, _Budget()), strict=True):
+                found[start:end] = True
+            np.testing.assert_array_equal(found.reshape(region.shape[::-1]).T, region)
 
 
 def test_some_images_are_evenly_spaced(root: Path) -> None:
@@ -300,6 +305,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: edit(root, lambda v: v["categories"][0].update(name="")),
         ("class name '' is empty or has blanks around it; rename the class",),
     ),
+    "category name of 200,000 letters": (
+        lambda root: edit(root, lambda v: v["categories"][0].update(name="é;" * 100_000)),
+        ("class name 'é;é;é;é;é;é;é;é;é;é;'... has 200000 letters; rename the class in 200 at most",),
+    ),
+    "file name of 200,000 letters": (
+        lambda root: edit(root, lambda v: v["images"][0].update(file_name="a" * 200_000 + ".jpg")),
+        ("is not the plain name",),
+    ),
     "category name with blanks around": (
         lambda root: edit(root, lambda v: v["categories"][0].update(name="dog ")),
         ("class name 'dog ' is empty or has blanks around it; rename the class",),
@@ -350,6 +363,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": "oo"})),
         ("end within a number",),
     ),
+    "code that is none": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": "\x10"})),
+        ("hold a character that is no code",),
+    ),
+    "a code without end": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": "o" * 13 + "0"})),
+        ("a run is longer than any image",),
+    ),
+    "codes that add up by an overflow": (
+        lambda root: edit(root, lambda v: first(v, "segmentation", {"size": [12, 20], "counts": ["0", 240]})),
+        ("'0' is no whole number",),
+    ),
     "truncated JPEG": (cut, (name_of(2, "train"), "cannot be decoded")),
     "missing image": (lambda root: (root / "train2014" / name_of(1, "train")).unlink(), ("no such image",)),
     "photograph that EXIF turns": (
@@ -375,7 +400,150 @@ def test_a_damage_ends_the_command_with_one_message_and_nothing_written(
     error = capsys.readouterr().err
     assert all(part in error for part in parts), error
     assert "Traceback" not in error
+    assert len(error) < 20_000
     assert not out.parent.exists() or not list(out.parent.iterdir())
+
+
+# Of other people's files
+
+
+def test_boxes_without_outlines_suffice_for_image_labels(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {row.id: row.labels for row in index(root).rows}
+
+    def boxes(values: Any) -> None:
+        for number, entry in enumerate(values["annotations"]):
+            # Programs leave it out, or write an empty list or null.
+            for entry_of in (entry.pop("segmentation"), [], None)[1 : 1 + number % 3]:
+                entry["segmentation"] = entry_of
+
+    for split in ("train", "val"):
+        edit(root, boxes, split=split)
+    made = index(root)
+    assert {row.id: row.labels for row in made.rows} == before
+    assert all(row.mask is None for row in made.rows)
+    assert not list((root.parent / "masks").glob("*.png"))
+    assert "25 of 25 images have boxes without outlines: no mask of them" in caplog.text
+
+
+def test_an_image_with_a_box_among_its_outlines_has_no_mask(root: Path) -> None:
+    edit(root, lambda v: first(v, "segmentation", []))
+    made = index(root)
+    assert [row.id for row in made.rows if row.mask is None] == [Path(name_of(1, "train")).stem]
+    assert made.by_id[Path(name_of(1, "train")).stem].labels == ("airplane",)
+
+
+def test_other_files_and_folders_are_settings(root: Path, tmp_path: Path) -> None:
+    before = index(root)
+    (root / "train").mkdir()
+    for path in (root / "train2014").iterdir():
+        path.rename(root / "train" / path.name)
+    path_of(root, "train").rename(root / "train" / "_annotations.coco.json")
+    words = ["index-dataset", "--root", str(root), "--format", "coco", "--out", str(tmp_path / "run" / "index.csv")]
+    files = ["--coco.train", "train/_annotations.coco.json", "--coco.train-images", "train"]
+    assert command("getam", STAGES, [*words, *files]) == 0
+    made = read_index(tmp_path / "run" / "index.csv")
+    assert [(row.id, row.labels) for row in made.rows] == [(row.id, row.labels) for row in before.rows]
+    assert made.split("train")[0].image.parent == root / "train"
+    # A data set needs no val.
+    assert command("getam", STAGES, [*words, *files, "--coco.val", ""]) == 0
+    assert not read_index(tmp_path / "run" / "index.csv").split("val")
+
+
+def test_a_message_names_the_entry_and_a_cure_for_every_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def message(**changes: Any) -> str:
+        with pytest.raises(InputError) as raised:
+            index(root, **changes)
+        return str(raised.value)
+
+    edit(root, lambda v: v["images"][2].pop("height"))
+    assert "(images[2] has no 'height'); correct it or export the file again" in message()
+    edit(root, lambda v: v["images"][2].update(height=HEIGHT, file_name="photos/1.jpg"))
+    assert f"write the plain name, and put the photograph into {root / 'train2014'}" in message()
+    edit(root, lambda v: v["images"][2].update(file_name="none.webp"))
+    assert "none.webp: no such image; add it, or name the folder of photographs by data.coco.train_images" in message()
+    path_of(root, "train").unlink()
+    assert "instances_train2014.json: no such file; name the file by data.coco.train, or unpack" in message()
+
+
+# Of somebody who means harm
+
+
+def one_image(tmp_path: Path, segmentations: list[Any], *, height: int, width: int) -> str:
+    """The expression that indexes a data set of a single image with these annotations."""
+    root = tmp_path / "one"
+    (root / "train").mkdir(parents=True)
+    Image.new("L", (width, height)).save(root / "train" / "a.png")
+    values = {
+        "images": [{"id": 1, "file_name": "a.png", "height": height, "width": width}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 1, "segmentation": segmentation}
+            for number, segmentation in enumerate(segmentations, start=1)
+        ],
+    }
+    (root / "a.json").write_text(json.dumps(values))
+    files = {"train": ("a.json", "train")}
+    return f"index_coco(Path({str(root)!r}), files={files}, masks=Path({str(tmp_path / 'masks')!r}), threads=1).rows"
+
+
+def zigzag(points: int, *, height: int, width: int) -> list[list[int]]:
+    """A polygon to and fro over twice the image."""
+    return [[number for _ in range(points // 2) for number in (-width, -height, 2 * width, 2 * height)]]
+
+
+HOSTILE: dict[str, tuple[list[Any], str]] = {
+    "a zigzag": (zigzag(100_000, height=1000, width=1000), "outlines of more than 1000000 pixels"),
+    "many zigzags": ([zigzag(100, height=1000, width=1000)] * 100, "outlines of more than 1000000 pixels"),
+    "many runs": (
+        [{"size": [1000, 1000], "counts": "0" * 4_000_001}],
+        "more than 4000000 run lengths",
+    ),
+    "many coverings": (
+        [{"size": [1000, 1000], "counts": [0, 1_000_000]}] * 5000,
+        "an area of more than 4294967296 pixels",
+    ),
+    "lengths that overflow": (
+        [{"size": [1000, 1000], "counts": [2**62, 2**62, 2**62, 2**62, 1_000_000]}],
+        "do not add up",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_annotations_that_would_grow_are_refused_by_the_image(tmp_path: Path, name: str) -> None:
+    segmentations, message = HOSTILE[name]
+    if name == "a zigzag":
+        segmentations = [segmentations]
+    answer = said("getam.datasets.coco", one_image(tmp_path, segmentations, height=1000, width=1000), memory=300)
+    assert "a.png: annotation " in answer
+    assert "malformed segmentation" in answer
+    assert message in answer
+    assert "correct it or export the file again" in answer
+    assert not (tmp_path / "masks").exists()
+
+
+def test_many_annotations_of_a_large_image_take_the_memory_of_few(tmp_path: Path) -> None:
+    # A decoded mask of each would take 64 MB.
+    small = [box(70 * number, 50 * number, 60, 40) for number in range(100)]
+    answer = said("getam.datasets.coco", one_image(tmp_path, small, height=8000, width=8000), memory=800)
+    assert "IndexRow(id='a'" in answer
+    mask = read_labels(tmp_path / "masks" / "a.png")
+    assert mask.sum() == 100 * 60 * 40
+
+
+def test_a_region_of_many_polygons_is_their_union() -> None:
+    generator = np.random.default_rng(0)
+    size = (40, 50)
+    for _ in range(30):
+        corners = generator.random((generator.integers(1, 8), 5, 2)) * (70, 60) - 10
+        polygons = corners.reshape(len(corners), -1).tolist()
+        merged = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *size)))
+        starts, ends = _spans(polygons, size, _Budget())
+        assert (starts[1:] > ends[:-1]).all()
+        found = np.zeros(size, np.uint8).ravel()
+        for start, end in zip(starts, ends, strict=True):
+            found[start:end] = 1
+        np.testing.assert_array_equal(found.reshape(size[::-1]).T, merged)
 
 
 def test_a_count_that_is_not_the_published_one_is_refused(root: Path) -> None:

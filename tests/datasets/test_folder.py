@@ -275,8 +275,8 @@ def test_a_list_of_many_damages_counts_them(root: Path) -> None:
 
 
 def test_a_document_that_is_too_large_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MOST_BYTES", 10)
-    with pytest.raises(InputError, match=r"mine\.csv: larger than 10 bytes; divide it"):
+    monkeypatch.setattr(documents, "DOCUMENT_BYTES", 10)
+    with pytest.raises(InputError, match=r"mine\.csv: is larger than 10 bytes; take what isn't needed out of it"):
         read_list(root)
 
 

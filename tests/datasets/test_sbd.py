@@ -16,9 +16,10 @@ from PIL import Image
 
 from getam.cli import STAGES, command
 from getam.datasets.index import Index, read_index
-from getam.datasets.sbd import MAX_BYTES, read_sbd_mask
+from getam.datasets.sbd import read_sbd_mask
 from getam.datasets.voc import VOC_CLASSES, index_voc
 from getam.errors import InputError
+from getam.settings.foreign import MAT_BYTES
 from getam.system.image_files import read_labels, voc_palette, write_gray, write_labels
 
 SIZE = (8, 10)
@@ -234,7 +235,31 @@ def pack(kind: int, content: bytes) -> bytes:
 
 
 def bomb(path: Path) -> None:
-    path.write_bytes(pack(15, zlib.compress(bytes(MAX_BYTES + 1))))
+    path.write_bytes(pack(15, zlib.compress(bytes(MAT_BYTES + 1))))
+
+
+def bombs(path: Path) -> None:
+    """Variables that decompress to a part of the bound each; 200 of them took half a minute."""
+    variable = element(1, bytes(MAT_BYTES // 3))
+    packed = zlib.compress(element(14, element(6, bytes(8)) + element(5, bytes(8)) + element(1, b"") + variable))
+    path.write_bytes(pack(15, packed) + element(15, packed, aligned=False) * 199)
+
+
+def many(path: Path) -> None:
+    path.write_bytes(pack(14, matrix()) + element(14, matrix()) * 100_000)
+
+
+def matrix() -> bytes:
+    return element(6, bytes(8)) + element(5, bytes(8)) + element(1, b"other")
+
+
+def element(kind: int, content: bytes, *, aligned: bool = True) -> bytes:
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8 if aligned else 0)
+
+
+def of_many_dimensions(path: Path) -> None:
+    content = element(6, bytes(8)) + element(5, bytes(4 * 100)) + element(1, b"GTcls")
+    path.write_bytes(pack(14, content))
 
 
 def other_layout(path: Path) -> None:
@@ -279,7 +304,10 @@ MATS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no struct": (no_struct, "is no class mask of SBD"),
     "text": (text, "is no class mask of SBD"),
     "fractions": (fractions, "others than whole numbers"),
-    "decompression bomb": (bomb, f"unpacks to more than {MAX_BYTES} bytes"),
+    "decompression bomb": (bomb, f"unpacks to more than {MAT_BYTES} bytes"),
+    "many decompression bombs": (bombs, f"unpacks to more than {MAT_BYTES} bytes"),
+    "many variables": (many, "has more than 1000 elements beside each other"),
+    "many dimensions": (of_many_dimensions, "an array has 100 dimensions"),
     "wrong size": (wrong_size, "the mask is 11x8, its image 10x8 pixels"),
     "value 37": (beyond, "mask value 37 is beyond the 20 classes"),
 }

@@ -164,7 +164,7 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a readable safetensors file"):
         load_weights(tmp_path, small_model())
     model = small_model()
-    assert load_state(tmp_path / "state.safetensors", model, SGD(model.parameters()), key="key") is None
+    assert load_state(tmp_path / "state.safetensors", model, SGD(model.parameters()), dict, key="key") is None
     torch.save(small_model().state_dict(), pickled)
     (tmp_path / WEIGHTS).write_bytes(pickled.read_bytes())
     with pytest.raises(InputError, match="not a readable safetensors file"):
@@ -211,7 +211,7 @@ def test_state_round_trip(tmp_path: Path, kind: str) -> None:
 
     other = small_model(seed=1)
     other_optimizer = optimizer_of(other)
-    assert load_state(path, other, other_optimizer, key="key") == {"epoch": 3, "history": [{"loss": 0.1}]}
+    assert load_state(path, other, other_optimizer, dict, key="key") == {"epoch": 3, "history": [{"loss": 0.1}]}
     assert torch.equal(torch.rand(4), expected), "the random state was not restored"
     trained(other, other_optimizer)
     assert_same(other, model)
@@ -225,7 +225,7 @@ def test_state_of_another_key_touches_nothing(tmp_path: Path) -> None:
     save_state(path, model, optimizer, key="key", progress={"epoch": 1})
     other, untouched = small_model(seed=1), small_model(seed=1)
     random_state = torch.get_rng_state()
-    assert load_state(path, other, AdamW(other.parameters()), key="another") is None
-    assert load_state(tmp_path / "none.safetensors", other, AdamW(other.parameters()), key="key") is None
+    assert load_state(path, other, AdamW(other.parameters()), dict, key="another") is None
+    assert load_state(tmp_path / "none.safetensors", other, AdamW(other.parameters()), dict, key="key") is None
     assert_same(other, untouched)
     assert torch.equal(torch.get_rng_state(), random_state)

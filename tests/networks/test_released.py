@@ -289,3 +289,33 @@ def test_two_taps_are_refused(reference: Arrays, tmp_path: Path, capsys: pytest.
     words = ("--backbone", "vitb", "--backbone-options", json.dumps(SMALL), "--taps", "[0, 1]")
     assert run("import-checkpoint", tmp_path / "small.pth", *words, "--out", tmp_path / "model") == 1
     assert re.search(r"--taps: \[0, 1\] names 2, the decoder reads 3", capsys.readouterr().err)
+
+
+BIAS, REDUCE = "cls_head.bias", "scratch.layer1_rn.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update({BIAS: torch.tensor(1.0)}), r"classifier\.readout\.head\.bias here has 0 axes"),
+        (lambda s: s.update({REDUCE: torch.zeros(3)}), r"decoder\.reduce\.0\.weight here has 1 axes"),
+        (lambda s: s.update({f"pretrained.model.blocks.{'9' * 5000}.x": torch.zeros(1)}), "is unknown"),
+        # A network of that width would take terabytes.
+        (lambda s: s.update({REDUCE: torch.zeros(200_000, 1, 1, 1)}), "does not fit the backbone vitb: .* more; name"),
+    ],
+    ids=["a number", "a row", "a block beyond counting", "a giant width"],
+)
+def test_shapes_of_a_hostile_checkpoint_are_refused(
+    change: Callable[[dict[str, Tensor]], Any],
+    message: str,
+    reference: Arrays,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = small_state(reference("getam_small.npz"))
+    change(state)
+    assert import_small(state, tmp_path / "model") == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert "Traceback" not in error
+    assert not (tmp_path / "model").exists()

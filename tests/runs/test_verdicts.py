@@ -94,6 +94,6 @@ def test_what_is_no_text_file_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "v.csv").write_bytes(b"id,verdict\n\xff,bad\n")
     with pytest.raises(InputError, match=r"v\.csv: not UTF-8 text"):
         read_verdicts(tmp_path / "v.csv", KNOWN)
-    monkeypatch.setattr(verdicts, "MAX_BYTES", 10)
+    monkeypatch.setattr(verdicts, "VERDICTS_BYTES", 10)
     with pytest.raises(InputError, match="more than 10 bytes are no file of verdicts"):
         read_verdicts(write(tmp_path, "v.csv", CSV), KNOWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.bounded import said
 
 from getam.cli import STAGES, TOOLS, command
 from getam.datasets.index import Index, IndexRow, write_index
@@ -229,6 +231,71 @@ def test_an_archive_with_a_damaged_end_is_refused(
     assert "results.tgz: is no .tgz archive" in error
     assert "pack it again" in error
     assert "Traceback" not in error
+
+
+def longname(type: bytes, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = type, size
+    return member
+
+
+def hostile(data: Path, name: str) -> None:
+    """Puts an archive together whose headers make tarfile allocate, recurse or loop."""
+    (data / "out").mkdir()
+    with gzip.open(data / "out" / ARCHIVE, "wb", compresslevel=1) as file:
+        if name == "a long name of a terabyte":
+            file.write(longname(tarfile.GNUTYPE_LONGNAME, 2**40).tobuf(tarfile.GNU_FORMAT))
+        if name == "further fields of 500 MB":
+            file.write(longname(tarfile.XHDTYPE, 500 * 2**20).tobuf(tarfile.GNU_FORMAT))
+            for _ in range(500):
+                file.write(bytes(2**20))
+        if name == "a chain of headers":
+            file.write((longname(tarfile.XGLTYPE, 512).tobuf() + b"9 a=bbbb\n".ljust(512, b"\0")) * 5000)
+        if name == "a hundred thousand members":
+            file.write(tarfile.TarInfo("more.png").tobuf() * 100_000)
+        if name == "folders alone":
+            folder = tarfile.TarInfo("folder")
+            folder.type = tarfile.DIRTYPE
+            file.write(folder.tobuf() * 1000)
+        if name == "a file of 500 MB":
+            member = tarfile.TarInfo(FIRST)
+            member.size = 500 * 2**20
+            file.write(member.tobuf())
+            for _ in range(500):
+                file.write(bytes(2**20))
+        if name == "a long end":
+            for _ in range(500):
+                file.write(bytes(2**20))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a long name of a terabyte", "has a header of the type b'L'"),
+        ("further fields of 500 MB", "has a header of the type b'x'"),
+        ("a chain of headers", "has a header of the type b'g'"),
+        ("a hundred thousand members", "it has more than 2 files and 100 folders"),
+        ("folders alone", "it has more than 2 files and 100 folders"),
+        ("a file of 500 MB", "it is larger than label PNGs of the images' sizes are"),
+        ("a long end", "it is larger than label PNGs of the images' sizes are"),
+    ],
+)
+def test_an_archive_that_would_grow_is_refused(data: Path, name: str, message: str) -> None:
+    hostile(data, name)
+    path = data / "out" / ARCHIVE
+    rows = f"[IndexRow(id, 'test', Path(id), None, 8, 8, ()) for id in {list(SIZES)!r}]"
+    call = f"check_submission(Path({str(path)!r}), {rows}, num_classes=20)"
+    answer = said("getam.scores.voc_submission", call, memory=100)
+    assert answer.startswith(f"{path}: is no .tgz archive (")
+    assert message in answer
+    assert answer.endswith("; pack it again")
+
+
+def test_a_picture_of_another_size_is_not_decoded(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large = png(np.zeros((2000, 2000), np.uint8))
+    repack(data, lambda contents, _: contents.update({FIRST: large}))
+    assert check(data) == 1
+    assert "is (2000, 2000), its image (5, 7) (H, W)" in capsys.readouterr().err
 
 
 def test_any_byte_of_an_archive_may_be_wrong(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

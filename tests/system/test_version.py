@@ -124,6 +124,9 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.networks.checkpoints getam.networks.supervision": ALL
     - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,
+    "getam.networks.weight_files": ALL
+    - {"audit", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
+    - TABLES,
     "getam.datasets.shards getam.system.version getam.system.workers": ALL - WITHOUT_SHARDS,
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
     "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
@@ -132,7 +135,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.system.image_files": ALL - {"make_table", "plot_scores", "summary"},
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
-    "getam.settings.section": ALL,
+    "getam.settings.section getam.settings.foreign": ALL,
     "getam.settings.choices": ALL
     - {"collect_maps", "collect_saliency", "evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo"}
     - {"predict_saliency", "score_labels", "train_classifier", "train_saliency", "voc_submission"},

@@ -12,7 +12,7 @@ from getam.errors import InputError
 _UNUSED_KEYS = re.compile(r"noise_model\..*|.*\.(relative_position_index|attn_mask)")
 
 _AUTHORS_NAMES = (
-    (r"backbone\.(patch_embed|layers\.\d+\.(blocks|downsample))\.", r"backbone.\1."),
+    (r"backbone\.(patch_embed|layers\.\d{1,3}\.(blocks|downsample))\.", r"backbone.\1."),
     (r"neck\.conv_list\.(\d+)\.reduce\.(\d+)\.", r"neck.\1.\2."),
     (r"decoder\.rcab_conv\.body\.0\.", "decoder.refine.conv1."),
     (r"decoder\.rcab_conv\.body\.2\.", "decoder.refine.conv2."),
@@ -34,7 +34,7 @@ def from_authors_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         InputError: a key is not of the authors' network.
     """
-    stages = [int(key.split(".")[2]) for key in state if re.match(r"backbone\.layers\.\d+\.", key)]
+    stages = [int(found[1]) for key in state if (found := re.match(r"backbone\.layers\.(\d{1,3})\.", key))]
     if not stages:
         raise InputError("saliency weights: no key backbone.layers.*; pass the authors' state_dict unchanged")
     last_stage = f"backbone.layers.{max(stages)}."
