@@ -579,3 +579,18 @@ def test_the_multiples_that_a_message_gives_are_valid(size: int, patch: int, exp
     problem = size_problem(size, patch, key="crop.size", network="net")
     assert problem == f"crop.size: {size} is no multiple of {patch}, the side of net's patches; write {expected}"
     assert size_problem(2 * patch, patch, key="crop.size", network="net") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"classifier": {"backbone": "vit\x1b[2J"}}, "classifier: backbone"),
+        ({"classifier": {"backbone_options": {"a": [{"b": "\x9b1m"}]}}}, "classifier: backbone_options"),
+        ({"classifier": {"backbone_options": {"a\x07": 1}}}, "classifier: backbone_options"),
+        ({"data": {"root": "mine\nelse"}}, "data: root"),
+    ],
+)
+def test_control_characters_are_refused(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError, match=f"^config: {key}: holds a control character; write it without$"):
+        config(values)
+    assert config({"data": {"root": "mine für 写真\u00a0"}}).data.root == Path("mine für 写真\u00a0")
