@@ -290,8 +290,11 @@ def _parse(text: str) -> Any:
 
 
 def _with_flags(message: str, error: ValidationError) -> str:
-    for problem in error.errors():
-        path = tuple(str(part) for part in problem["loc"] if isinstance(part, str))
+    for path in dict.fromkeys(
+        tuple(str(part) for part in each["loc"] if isinstance(part, str)) for each in error.errors()
+    ):
         if path:
-            message = message.replace(".".join(path) + ":", flag_name(path) + ":")
+            # A key stands at the beginning of a line, and may be followed by the number of an element.
+            key = re.compile(rf"^( *){re.escape('.'.join(path))}(?=:|\.\d)", re.MULTILINE)
+            message = key.sub(rf"\g<1>{flag_name(path)}", message)
     return message

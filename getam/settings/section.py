@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
@@ -52,20 +52,16 @@ class Section(BaseModel):
                         raise ValueError(f"{name}: a number is needed, not {str(element).lower()}")
         return values
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_control_characters(cls, values: Any) -> Any:
-        if isinstance(values, Mapping):
-            for name, field in cls.model_fields.items():
-                # A section within looks after itself, and its message has the whole key.
-                nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-                if not nested and any(map(CONTROL.search, _texts(values.get(name)))):
-                    raise ValueError(f"{name}: holds a control character; write it without")
-        return values
+    @model_validator(mode="after")
+    def _refuse_control_characters(self) -> Self:
+        for name in type(self).model_fields:
+            if any(map(CONTROL.search, _texts(getattr(self, name)))):
+                raise ValueError(f"{name}: holds a control character; write it without")
+        return self
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts of a value and of the lists and mappings in it."""
+    """The texts of a value and of the lists and mappings in it; a section within looks after its own."""
     if isinstance(value, str | Path):
         yield str(value)
     elif isinstance(value, list | tuple):

@@ -164,16 +164,21 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def users_folder(folder: Path) -> Iterator[None]:
-    """Creates a folder that a user may share with other files, if needed, and holds its lock, which goes in the end.
+    """Creates a folder, if needed, that may hold a user's files too, and holds its lock; leaves no trace of its own.
 
     Raises:
         InputError: another process holds the lock, or the folder cannot be created.
     """
+    made = not folder.exists()
     with _lock(folder, prepare=lambda folder: None):
         try:
             yield
         finally:
             (folder / LOCK).unlink(missing_ok=True)
+            if made:
+                # A folder with files in it stays.
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -56,7 +56,7 @@ class _Printable(logging.Formatter):
 class _LogFile(logging.FileHandler):
     """A log file that is dropped with one warning once a write fails: a full disk must not end a training."""
 
-    def _open(self) -> TextIO:  # type: ignore[override]
+    def _open(self) -> Any:
         return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_itself)
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
+import getam.pages.rendering
 from getam.pages.text.documents import Document, Grid, Heading, Items, as_html, as_markdown
 from getam.pages.text.tables import aligned_table
 
@@ -69,3 +71,11 @@ def test_escapes_of_a_terminal_are_shown_in_documents_and_tables() -> None:
         assert all(name in text for name in shown)
         assert all(line.isprintable() for line in text.splitlines())
     assert aligned_table(("b\x1b",), [("\x07",)]).splitlines() == [r"b\x1b", "-----", r"\x07"]
+
+
+def test_every_page_has_a_policy() -> None:
+    folder = Path(getam.pages.rendering.__file__).with_name("templates")
+    for path in folder.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        has_one = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ' in text
+        assert has_one != text.startswith('{% extends "sheet.html" %}'), path

@@ -458,6 +458,9 @@ def test_a_users_folder_has_one_writer_and_keeps_no_trace(tmp_path: Path) -> Non
         ):
             raise AssertionError
     assert names(tmp_path / "out") == ["a"]
+    with pytest.raises(StoppedError), users_folder(tmp_path / "new"):
+        raise StoppedError
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

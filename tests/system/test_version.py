@@ -85,6 +85,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": SEGMENTERS | {"train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
+    "getam.networks.building": NETWORKS - {"fetch_weights"},
     "getam.networks.fine_tuning": NETWORKS - {"fetch_weights"},
     "getam.datasets.images getam.system.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages.audit.gallery getam.runs.image_results getam.pages.audit.page": {"audit"},
