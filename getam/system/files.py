@@ -59,7 +59,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     # The name is fixed, so that the next process removes what a killed one has left behind.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
     if os.path.isdir(temporary) and not os.path.islink(temporary):
-        raise InputError(f"{temporary}: is in the way; remove it")
+        raise UnwritableError(f"{temporary}: is in the way; remove it")
     try:
         # A link of this name would lead the writer to a file elsewhere, so the file is made anew.
         temporary.unlink(missing_ok=True)
@@ -143,10 +143,11 @@ def _take_place(temporary: Path, path: Path, old: Path) -> None:
                 _check_replaceable(path)
         # The kernel replaces no folder with files in it, and no file by a folder.
         temporary.replace(path)
-    except InputError as error:
-        raise MachineError(str(error)) from None
     except OSError as error:
         raise _unwritable(path, error) from None
+    except InputError as error:
+        # The work is kept: the user has but to move the files.
+        raise MachineError(str(error)) from None
 
 
 @contextmanager

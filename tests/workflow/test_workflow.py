@@ -599,7 +599,7 @@ def test_a_bad_configuration_ends_with_one_message(tmp_path: Path, name: str) ->
 
 def test_a_message_shows_settings_as_they_are(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)
-    overlay = workplace.overlay({"classifier": {"backbone": "{os}{{x}}"}, "data": {"root": "data/{sys}"}})
+    overlay = workplace.overlay({"classifier": {"backbone": "{os}{{x}}"}})
     result = workplace.snakemake("-n", "--configfile", str(overlay), "--", "train_classifier")
     output = result.stdout + result.stderr
     assert "train_classifier: demo, {os}{{x}}, " in output
