@@ -27,6 +27,7 @@ from deeplab.segmenters import SmpSegmenter
 from deeplab.vit_segmenters import build_vit_segmenter
 from getam.datasets.images import denormalize_rgb
 from getam.errors import InputError, chosen
+from getam.networks.building import built_from
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.fine_tuning import freeze
 from getam.networks.pretrained import encoder_weights, load_encoder
@@ -260,6 +261,7 @@ def describe_deeplab(settings: DeepLabSettings, classes: Sequence[str], *, learn
 def load_deeplab(folder: Path) -> tuple[MultiScaleNetwork, tuple[str, ...]]:
     """Loads a segmentation network from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="deeplab", settings=DeepLabSettings)
-    model = build_deeplab(settings, num_classes=len(classes) + 1)
+    with built_from(folder):
+        model = build_deeplab(settings, num_classes=len(classes) + 1)
     load_weights(folder, model)
     return model.eval(), classes

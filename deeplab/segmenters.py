@@ -107,6 +107,9 @@ def _create(architecture: str, encoder: str, num_classes: int, output_stride: in
     if encoder not in names and not encoder.startswith(TIMM):
         near = difflib.get_close_matches(encoder, names, n=3) or ["resnet101", "mit_b2"]
         raise InputError(f"encoder: {encoder!r} is none of segmentation-models-pytorch; near: {', '.join(near)}")
+    # timm would fetch a name such as hf-hub:..., which no list has.
+    if encoder.startswith(TIMM) and not timm.is_model(encoder.removeprefix(TIMM)):
+        raise InputError(f"encoder: {architecture} does not take {encoder} (timm has no such model); choose another")
     known = SEGMENTERS[architecture]
     if known.three_rates and len(atrous_rates) != 3:
         raise InputError(f"atrous_rates: {architecture} takes three, not {list(atrous_rates)}; write [12, 24, 36]")

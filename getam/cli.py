@@ -32,6 +32,7 @@ from getam.settings.help import FILES, MACHINE, default_text, example_of, group_
 from getam.settings.reading import BASE_CONFIG, PROJECT, describe, merge, read_yaml, recipe_file
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
+from getam.system.names import printable
 from getam.system.progress import set_up_logging
 from getam.system.version import VERSION
 
@@ -93,8 +94,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     if words[0] not in stages:
         near = difflib.get_close_matches(words[0], stages, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}", file=sys.stderr)
-        return 1
+        return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}")
     folder = "tools" if words[0] in tools else "stages"
     if folder == "tools":
         # The output of a tool may be piped to `head`, which closes the pipe early.
@@ -108,13 +108,12 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
             section=getattr(module, "SECTION", None),
         )
     except InputError as error:
-        print(f"{package} {words[0]}: {error}", file=sys.stderr)
-        return 1
+        return _refused(f"{package} {words[0]}: {error}")
     try:
         set_up_logging(arguments.log)
     except OSError as error:
-        print(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror})", file=sys.stderr)
-        return 1
+        cure = "name another file"
+        return _refused(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror}); {cure}")
     try:
         _run(package, words, module, arguments)
     except InputError as error:
@@ -134,6 +133,12 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         # This is no bad input but a bug or a failing machine: the traceback belongs in the log.
         return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0
+
+
+def _refused(message: str) -> int:
+    """Says what is wrong before there is a log; returns the exit code."""
+    print(printable(message), file=sys.stderr)
+    return 1
 
 
 def _run_workflow(words: Sequence[str]) -> NoReturn:
@@ -285,8 +290,11 @@ def _parse(text: str) -> Any:
 
 
 def _with_flags(message: str, error: ValidationError) -> str:
-    for problem in error.errors():
-        path = tuple(str(part) for part in problem["loc"] if isinstance(part, str))
+    for path in dict.fromkeys(
+        tuple(str(part) for part in each["loc"] if isinstance(part, str)) for each in error.errors()
+    ):
         if path:
-            message = message.replace(".".join(path) + ":", flag_name(path) + ":")
+            # A key stands at the beginning of a line, and may be followed by the number of an element.
+            key = re.compile(rf"^( *){re.escape('.'.join(path))}(?=:|\.\d)", re.MULTILINE)
+            message = key.sub(rf"\g<1>{flag_name(path)}", message)
     return message

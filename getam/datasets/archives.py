@@ -164,6 +164,8 @@ def download(archive: Archive, data: Path) -> None:
     """
     file = archive.file(data)
     partial = file.with_name(f"{file.name}.partial")
+    if partial.is_symlink():
+        raise InputError(f"{partial}: is a link, through which a file elsewhere would be changed; remove it")
     failed = 0
     while True:
         before = _bytes_of(partial)

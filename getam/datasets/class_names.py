@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,11 @@ def class_name_problem(name: str) -> str | None:
     if name.startswith(FORMULAS):
         return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
     return None
+
+
+def as_words(text: str) -> str:
+    """A text as a cell of a table, with an apostrophe before what a spreadsheet would read as a formula."""
+    return f"'{text}" if re.match(r"['\s]*[=+\-@]", text) else text
 
 
 def check_class_names(names: Sequence[str], path: Path) -> None:

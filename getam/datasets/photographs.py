@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,11 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 LONGEST_NAME = 200
 """Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
+
+ENDINGS = 8
+"""Number of endings of passed-over files that are named; the others are counted."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,12 @@ def find_photographs(given: Sequence[str], *, leave_out: Path) -> tuple[list[Pho
         InputError: nothing is found, or two photographs would have the same name.
     """
     found: dict[Path, tuple[Path, str]] = {}
+    others: set[Path] = set()
     for word in given:
-        for path, name in _files(word, leave_out.resolve()):
+        for path, name in _files(word, leave_out.resolve(), others):
             found.setdefault(path.resolve(), (Path(os.path.abspath(path)), name))
+    if others:
+        logger.warning("%s", _passed_over(others))
     names = {path: name for path, (_, name) in found.items()}
     if len({*names.values()}) < len(names):
         above = os.path.commonpath([file.parent for file, _ in found.values()])
@@ -139,8 +148,16 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     return ids
 
 
-def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:
-    """Yields the files that a word names, and their names without suffix."""
+def _passed_over(others: Collection[Path]) -> str:
+    """Says how many files are no photographs by their endings, and which endings those are."""
+    counts = Counter(path.suffix.lower() or "none" for path in others)
+    named = [f"{suffix} {count}" for suffix, count in counts.most_common(ENDINGS)]
+    rest = [f"{len(counts) - ENDINGS} others"] if len(counts) > ENDINGS else []
+    return f"{len(others)} files were passed over, whose endings are no photograph's: {', '.join(named + rest)}"
+
+
+def _files(word: str, leave_out: Path, others: set[Path]) -> Iterator[tuple[Path, str]]:
+    """Yields the files that a word names, and their names without suffix; adds to `others` what is no photograph."""
     path = Path(word)
     if path.is_file():
         yield path, path.stem
@@ -155,12 +172,16 @@ def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:
             raise InputError(f"{word}: no such file or folder; name photographs that exist")
         root, among = Path(*parts[:fixed]), map(Path, glob.iglob(word, recursive=True))
     empty, left_out = True, False
+    passed: set[Path] = set()
     for file in among:
         below = file.relative_to(root)
-        hidden = any(part.startswith(".") for part in below.parts)
-        if hidden or file.suffix.lower() not in SUFFIXES or not file.is_file():
+        if any(part.startswith(".") for part in below.parts) or not file.is_file():
             continue
-        if file.resolve().is_relative_to(leave_out):
+        in_results = file.resolve().is_relative_to(leave_out)
+        if file.suffix.lower() not in SUFFIXES:
+            passed |= set() if in_results else {file.resolve()}
+            continue
+        if in_results:
             left_out = True
             continue
         empty = False
@@ -168,4 +189,8 @@ def _files(word: str, leave_out: Path) -> Iterator[tuple[Path, str]]:
     if empty and left_out:
         raise InputError(f"{word}: its photographs lie in the folder of the results; choose another --out")
     if empty:
-        raise InputError(f"{word}: no photograph ({', '.join(SUFFIXES)}) there; name photographs, or their folder")
+        seen = f"; {_passed_over(passed)}" if passed else ""
+        raise InputError(
+            f"{word}: no photograph ({', '.join(SUFFIXES)}) there; name photographs, or their folder{seen}"
+        )
+    others |= passed

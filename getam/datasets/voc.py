@@ -100,9 +100,9 @@ def index_voc(
     """Checks a data set in VOC layout and returns its index.
 
     Every image and mask is decoded, so that a damaged file cannot stop a training hours later. Masks are needed only
-    for scores and may be missing. Each train image must have a label, unless `negatives`. An image of val without its XML
-    file, its line or its mask, whichever `labels` says, is one that nobody has labelled. The test split is included if
-    its list exists, and needs neither masks nor labels.
+    for scores and may be missing. Each train image must have a label, unless `negatives`. An image of val without its
+    XML file, its line or its mask, whichever `labels` says, is one that nobody has labelled. The test split is included
+    if its list exists, and needs neither masks nor labels.
 
     Args:
         labels: source of image labels: `annotations`, `file`, or `masks` (the classes that occur in an image's mask).

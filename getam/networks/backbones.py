@@ -150,6 +150,8 @@ def has_class_token(name: str, *, key: str, **options: Any) -> bool:
 
 
 def _create(name: str, key: str, **options: Any) -> Any:
+    # timm would fetch a name such as hf-hub:..., and read one such as local-dir:..., which no list has.
+    check_name(name, key=key)
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **options)
     except (TypeError, ValueError, KeyError, ArithmeticError, AssertionError) as error:

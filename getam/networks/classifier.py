@@ -27,6 +27,7 @@ from getam.networks.backbones import (
     create_vit,
     find_backbone,
 )
+from getam.networks.building import built_from
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.dpt import Reassemble
 from getam.networks.fine_tuning import FineTunedNetwork, freeze
@@ -337,6 +338,7 @@ def describe_classifier(settings: BackboneSettings, classes: Sequence[str]) -> d
 def load_classifier(folder: Path) -> tuple[ViTClassifier | CNNClassifier, tuple[str, ...]]:
     """Loads a classifier from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="classifier", settings=ClassifierSettings)
-    model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size)
+    with built_from(folder):
+        model = build_classifier(settings, num_classes=len(classes), image_size=settings.crop.size)
     load_weights(folder, model)
     return model.eval(), classes

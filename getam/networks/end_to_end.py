@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from getam.errors import InputError
+from getam.networks.building import built_from
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.classifier import DPTReadout, ViTClassifier, build_classifier
 from getam.networks.decoders import build_decoder
@@ -104,6 +105,7 @@ def describe_end_to_end(
 def load_end_to_end(folder: Path) -> tuple[EndToEndNetwork, tuple[str, ...]]:
     """Loads an end-to-end network from its folder; returns it in evaluation mode, and its class names."""
     settings, classes = read_description(folder, kind="end_to_end", settings=EndToEndSettings)
-    network = EndToEndNetwork(settings, num_classes=len(classes))
+    with built_from(folder):
+        network = EndToEndNetwork(settings, num_classes=len(classes))
     load_weights(folder, network)
     return network.eval(), classes

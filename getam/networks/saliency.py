@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from getam.errors import InputError
 from getam.networks.backbones import create_timm_model
+from getam.networks.building import built_from
 from getam.networks.checkpoints import describe_model, load_weights, read_description
 from getam.networks.fine_tuning import FineTunedNetwork, freeze
 from getam.networks.supervision import SALIENCY
@@ -246,6 +247,7 @@ def describe_saliency(settings: SaliencySettings) -> dict[str, Any]:
 def load_saliency(folder: Path) -> tuple[SaliencyNetwork, int]:
     """Loads a saliency network from its folder; returns it in evaluation mode, and the side of its inputs in pixels."""
     settings, _ = read_description(folder, kind="saliency", settings=SaliencySettings)
-    model = build_saliency(settings)
+    with built_from(folder):
+        model = build_saliency(settings)
     load_weights(folder, model)
     return model.eval(), settings.image_size

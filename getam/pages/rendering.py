@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
+
+from getam.system.names import printable
 
 
 def render(template: str, **values: Any) -> str:
@@ -20,7 +23,13 @@ def render(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_printable,
     )
     # NaN is not JSON: the scripts of a page with one would fail, and the page stay empty.
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment.get_template(template).render(**values)
+
+
+def _printable(value: Any) -> Any:
+    """What a template writes of a value; markup, such as JSON, is left as it is."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value

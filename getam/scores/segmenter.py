@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor
 
+from getam.datasets.class_names import check_class_names
 from getam.datasets.images import fit_long_side, normalized_input
 from getam.errors import InputError
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
@@ -22,7 +23,7 @@ from getam.scores.prediction import averaged_probabilities
 from getam.settings.prediction import ViewSettings
 from getam.settings.reading import describe
 from getam.system.files import atomic_file, read_json
-from getam.system.image_files import read_image, upright_rgb, voc_palette
+from getam.system.image_files import DAMAGED, read_image, upright_rgb, voc_palette
 
 Photograph = np.ndarray | Image.Image | Tensor | str | Path
 """What `Segmenter` takes: uint8 RGB (H, W, 3) or gray (H, W); a PIL image of 8 bits a channel, which is turned upright
@@ -192,7 +193,8 @@ def find_model(path: Path) -> Model:
         path: its folder, or one of the model's two files.
 
     Raises:
-        InputError: there is no model, several (a run's folder), or one of another kind.
+        InputError: there is no model, several (a run's folder), or one of another kind or with classes that no data set
+            may have, such as two of one name.
     """
     folder = path.parent if path.name in (WEIGHTS, DESCRIPTION) else path
     if not (folder / DESCRIPTION).is_file():
@@ -204,6 +206,11 @@ def find_model(path: Path) -> Model:
     if not isinstance(kind, str) or kind not in (CLASSIFIER, *SEGMENTERS):
         known = ", ".join([*SEGMENTERS, CLASSIFIER])
         raise InputError(f"{folder / DESCRIPTION}: describes none of {known}; name the folder of one")
+    classes = description.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{folder / DESCRIPTION}: its classes are no list of names; train the model again")
+    # They come onto pages and into tables, and may be anybody's.
+    check_class_names(classes, folder / DESCRIPTION)
     return Model(folder, kind, description)
 
 
@@ -230,7 +237,11 @@ def rgb_of(photograph: Photograph) -> np.ndarray:
         raise InputError(f"photograph: a {type(photograph).__name__}; give an array, a PIL image, a tensor or a path")
     if photograph.mode.startswith(("I", "F")):
         raise InputError(f"photograph: more than 8 bits a channel ({photograph.mode}); convert it to 8 bits")
-    return upright_rgb(photograph)
+    try:
+        return upright_rgb(photograph)
+    except DAMAGED as error:
+        # A PIL image reads its file only now.
+        raise InputError(f"photograph: cannot be decoded ({error}); give an intact one") from None
 
 
 def _pixels_of(photograph: Tensor) -> np.ndarray:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from getam.errors import enumerated
 from getam.settings.choices import Choice, readers
 from getam.settings.decoder import DecoderSettings
-from getam.settings.networks import TIMM, FineTuningSettings
+from getam.settings.networks import TIMM, BackboneOptions, FineTuningSettings
 from getam.settings.section import Digits, PositiveFloat, PositiveInt
 from getam.settings.training import CropSettings, ScheduleSettings
 
@@ -76,7 +76,7 @@ class DeepLabSettings(FineTuningSettings, ScheduleSettings):
         "the others any that they take (mit_b2, tu-convnext_tiny, ...); "
         f"for {_ON_VITS} timm's name of a ViT (vit_small_patch14_dinov2)"
     )
-    encoder_options: dict[str, Any] = Field(
+    encoder_options: BackboneOptions = Field(
         description=f"of {readers(SEGMENTERS, 'encoder_options')}, keyword arguments for timm.create_model; {{}} for "
         "none"
     )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from getam.settings.section import PositiveFloat, PositiveInt, Section
 
 TIMM = "tu-"
 """Prefix of segmentation-models-pytorch's names for timm's encoders."""
+
+LOADING = ("checkpoint_path", "cache_dir")
+"""Keyword arguments of timm.create_model that load weights or say where fetched ones are, beside `pretrained...`."""
+
+LARGEST_OPTION = 2**16
 
 
 def _pretrained(value: Any) -> Any:
@@ -24,6 +31,27 @@ def _trainable(value: Any) -> Any:
         return int(value)
     raise ValueError(f"{value!r} is no part of a backbone; write all, none, or a number of layers from 1 on")
 
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        if name in LOADING or name.startswith("pretrained"):
+            raise ValueError(
+                f"{name}: loads weights past the check of what they know; name their file in the section's `pretrained`"
+            )
+        if any(isinstance(number, int) and abs(number) > LARGEST_OPTION for number in _flat(value)):
+            raise ValueError(f"{name}: no network has more than {LARGEST_OPTION} of anything; write a smaller number")
+    return options
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        yield from itertools.chain.from_iterable(map(_flat, value))
+    else:
+        yield value
+
+
+BackboneOptions = Annotated[dict[str, Any], AfterValidator(_options)]
+"""Keyword arguments of timm.create_model that shape a network, and neither load nor fetch anything."""
 
 Pretrained = Annotated[bool | Annotated[str, Field(min_length=1)], BeforeValidator(_pretrained)]
 """Pretrained weights: whether there are any, fetched by the network's name, or a file of them."""
@@ -72,7 +100,7 @@ class NetworkWeights(PretrainedSettings):
         description="name of the backbone or encoder; of a ViT of timm that is an encoder, with tu- before it",
         min_length=1,
     )
-    options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    options: BackboneOptions = Field(description="keyword arguments for timm.create_model; {} for none")
 
 
 class BackboneSettings(FineTuningSettings):
@@ -81,7 +109,7 @@ class BackboneSettings(FineTuningSettings):
     backbone: str = Field(
         description="timm name of a ViT with a class token; of a CNN with the read-out pool", min_length=1
     )
-    backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    backbone_options: BackboneOptions = Field(description="keyword arguments for timm.create_model; {} for none")
     stem_channels: tuple[PositiveInt, ...] = Field(
         description="widths of a convolutional stem (stride 2 a layer) before the last, embedding layer; [] for "
         "the backbone's own patch embedding"

@@ -7,13 +7,16 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from getam.settings.crf import CrfSettings
-from getam.settings.section import ImageSize, LongSide, PositiveFloat, Section
+from getam.settings.section import ImageSize, LongSide, Section
+
+Scale = Annotated[float, Field(gt=0, le=8)]
+"""Multiple of an image's size; larger ones would take gigabytes for any photograph."""
 
 
 class ViewSettings(Section):
     """The views of an image over which a segmentation network's probabilities are averaged."""
 
-    scales: tuple[PositiveFloat, ...] = Field(description="inputs at these multiples of the image", min_length=1)
+    scales: tuple[Scale, ...] = Field(description="inputs at these multiples of the image", min_length=1)
     squares: tuple[ImageSize, ...] = Field(
         description="inputs stretched to squares of these sides, pixels, in the place of scales; [] for none"
     )

@@ -117,7 +117,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """Words a validation error, a line for each offending key: dotted name, fault, for an unknown key the nearest."""
     lines = []
-    for problem in error.errors():
+    problems = error.errors()
+    for problem in problems:
+        # pydantic counts a list's bad elements as missing; they are named themselves.
+        if problem["type"] == "too_short" and any(other["loc"][:-1] == problem["loc"] for other in problems):
+            continue
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)
         if problem["type"] == "extra_forbidden":

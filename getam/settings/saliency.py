@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from getam.settings.networks import FineTuningSettings
+from getam.settings.networks import BackboneOptions, FineTuningSettings
 from getam.settings.section import Fraction, ImageSize, PositiveInt, Section
 from getam.settings.training import ScheduleSettings
 
@@ -24,7 +24,7 @@ class SaliencySettings(FineTuningSettings, ScheduleSettings):
     """train_saliency: a transformer salient-object-detection network (Mao et al. 2021)."""
 
     backbone: str = Field(description="timm name of a Swin transformer", min_length=1)
-    backbone_options: dict[str, Any] = Field(description="keyword arguments for timm.create_model; {} for none")
+    backbone_options: BackboneOptions = Field(description="keyword arguments for timm.create_model; {} for none")
     image_size: ImageSize = Field(description="height and width that inputs are resized to, pixels")
     neck_width: PositiveInt = Field(description="channels of the neck")
     loss: Literal["weighted", "released"] = Field(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -19,6 +18,7 @@ from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.networks.pretrained import read_state
 from getam.networks.released import from_released, to_released
 from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.networks import BackboneOptions
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
@@ -48,7 +48,7 @@ class Arguments(MachineArguments):
     backbone: str = Field(
         description="timm name of its backbone, or the authors': vitb, deit, deit_distilled, vitb_hybrid"
     )
-    backbone_options: dict[str, Any] = Field(
+    backbone_options: BackboneOptions = Field(
         default_factory=dict, description="keyword arguments for timm.create_model; {} for the authors' own [{}]"
     )
     taps: tuple[int | str, ...] = Field(

@@ -6,6 +6,7 @@ exists is complete. Nothing here reads a pickle.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ import os
 import reprlib
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from getam.errors import InputError, MachineError
 from getam.settings.foreign import ARRAY_AXES, ARRAYS_BYTES, DOCUMENT_BYTES, open_regular, read_text, refusing
+from getam.system.opening import open_itself
 
 MARKER = ".getam"
 """Empty file in each folder that a stage writes; it marks the folder as one that may be replaced."""
@@ -35,8 +37,8 @@ LOCK = ".lock"
 """Lock file in an unfinished folder, held by the process that writes the folder."""
 
 
-MAX_ARRAYS = 2**31
-"""Most bytes that the arrays of a .npz file have when unpacked; a bigger one is refused as a decompression bomb."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+"""Errors of a file that has no room. Libraries that count what they have written raise one without a code."""
 
 
 class UnwritableError(MachineError):
@@ -44,7 +46,8 @@ class UnwritableError(MachineError):
 
 
 def _unwritable(path: Path, error: OSError) -> UnwritableError:
-    return UnwritableError(f"{path}: cannot be written ({error.strerror or error}); make room, or choose another place")
+    cure = "make room, or choose another place" if error.errno in NO_ROOM else "choose another place"
+    return UnwritableError(f"{path}: cannot be written ({error.strerror or error}); {cure}")
 
 
 @contextmanager
@@ -58,9 +61,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from None
-    # The name is fixed, so that the next process overwrites what a killed one has left behind.
+    # The name is fixed, so that the next process removes what a killed one has left behind.
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    if os.path.isdir(temporary) and not os.path.islink(temporary):
+        raise UnwritableError(f"{temporary}: is in the way; remove it")
     try:
+        # A link of this name would lead the writer to a file elsewhere, so the file is made anew.
+        temporary.unlink(missing_ok=True)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         temporary.replace(path)
     except OSError as error:
@@ -79,7 +87,8 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; it replaces `path` on success and is removed on failure.
 
     An existing folder is replaced only if it is empty or was written by this function, so that a wrong output path
-    never deletes a user's files. Only one process at a time can write a folder.
+    never deletes a user's files, nor those that appear there while the folder is written. Only one process at a time
+    can write a folder.
 
     Args:
         key: identifies the inputs of the files. With a key, the files of a stopped process stay under the temporary
@@ -92,9 +101,8 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
     """
     _check_replaceable(path)
     temporary, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for needed in (temporary, old):
-        if needed.is_symlink() or (needed.exists() and not _is_ours(needed)):
-            raise InputError(f"{needed}: is in the way; remove it")
+    _check_out_of_the_way(temporary)
+    _check_out_of_the_way(old)
     with locked_folder(temporary):
         if old.exists() and not path.exists():
             # An earlier process was killed between the two renames below.
@@ -103,14 +111,11 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
             _empty(temporary)
         keep = key is not None
         try:
-            (temporary / MARKER).touch()
+            _mark(temporary)
             if key is not None:
                 write_text(temporary / KEY, key)
             yield temporary
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                path.replace(old)
-            temporary.replace(path)
+            _take_place(temporary, path, old)
         except MachineError:
             raise
         except InputError:
@@ -121,7 +126,33 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
         for name in (KEY, LOCK):
             (path / name).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if _is_ours(old):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_place(temporary: Path, path: Path, old: Path) -> None:
+    """Renames a finished folder to `path`, and what was there to `old`.
+
+    Raises:
+        MachineError: files that are no stage's have appeared at one of the two meanwhile; they stay.
+    """
+    try:
+        _check_replaceable(path)
+        _check_out_of_the_way(old)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            path.replace(old)
+            if not _is_ours(old):
+                # They appeared after the check.
+                old.replace(path)
+                _check_replaceable(path)
+        # The kernel replaces no folder with files in it, and no file by a folder.
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    except InputError as error:
+        # The work is kept: the user has but to move the files.
+        raise MachineError(str(error)) from None
 
 
 @contextmanager
@@ -129,13 +160,40 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Creates an unfinished folder of a stage, if needed, and holds its lock.
 
     Raises:
+        InputError: another process holds the lock, or the folder is a link or cannot be created.
+    """
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, through which files elsewhere would be changed; remove it")
+    with _lock(folder, prepare=_mark):
+        yield
+
+
+@contextmanager
+def users_folder(folder: Path) -> Iterator[None]:
+    """Creates a folder, if needed, that may hold a user's files too, and holds its lock; leaves no trace of its own.
+
+    Raises:
         InputError: another process holds the lock, or the folder cannot be created.
     """
+    made = not folder.exists()
+    with _lock(folder, prepare=lambda folder: None):
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+            if made:
+                # A folder with files in it stays.
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+@contextmanager
+def _lock(folder: Path, *, prepare: Callable[[Path], None]) -> Iterator[None]:
     lock = FileLock(folder / LOCK, timeout=0)
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / MARKER).touch()
+            prepare(folder)
             lock.acquire()
         except Timeout:
             raise InputError(f"{folder}: another process is writing it; wait for it or stop it") from None
@@ -149,6 +207,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _mark(folder: Path) -> None:
+    os.close(open_itself(folder / MARKER, os.O_WRONLY | os.O_CREAT))
 
 
 def _key_of(folder: Path) -> str | None:
@@ -176,6 +238,12 @@ def _check_replaceable(path: Path) -> None:
         raise InputError(f"{path}: holds the working directory and would be replaced; {cure}")
     if path.is_dir() and not _is_ours(path):
         raise InputError(f"{path}: holds files that no stage has written and would be replaced; {cure} or empty it")
+
+
+def _check_out_of_the_way(folder: Path) -> None:
+    """Refuses a user's file or folder where a folder of this module's would be."""
+    if folder.is_symlink() or (folder.exists() and not _is_ours(folder)):
+        raise InputError(f"{folder}: is in the way; remove it")
 
 
 def _is_ours(folder: Path) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from getam.errors import InputError
+from getam.system.opening import open_itself
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Variable with the devices that CUDA shows to a process; a scheduler sets it for a job, or a user for a shell."""
@@ -104,9 +105,11 @@ def take(count: int) -> list[str]:
     waits = _Waits(f"waits for {count} of the GPUs {_listing(pool)}: other jobs have taken them")
     while (turn := _lock(queue)) is None:
         waits.again()
-    while len(taken := _free(pool, count)) < count:
-        waits.again()
-    os.close(turn)
+    try:
+        while len(taken := _free(pool, count)) < count:
+            waits.again()
+    finally:
+        os.close(turn)
     _held.update((device.name, file) for device, file in taken)
     os.environ[VISIBLE] = ",".join(_held)
     logger.info("takes GPU %s", ", ".join(_held))
@@ -180,7 +183,7 @@ def _lock(name: str) -> int | None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # If the file was removed meanwhile, its lock is worthless: other processes lock a new file of that name.
-        if os.path.samestat(os.fstat(file), path.stat()):
+        if os.path.samestat(os.fstat(file), path.lstat()):
             return file
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -189,18 +192,25 @@ def _lock(name: str) -> int | None:
 
 
 def _open(path: Path) -> int:
-    """Opens a lock file for reading, which suffices to lock a file that belongs to another user."""
+    """Opens a lock file for reading, which suffices to lock a file that belongs to another user.
+
+    Any user of the machine may write into its folder and into the one above, so a link is not followed in either.
+    """
     mask = os.umask(0)
     try:
-        if not LOCKS.is_dir():
-            LOCKS.mkdir(mode=0o1777, exist_ok=True)
-        if not path.exists():
+        with suppress(FileExistsError):
+            LOCKS.mkdir(mode=0o1777)
+        folder = os.open(LOCKS, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
             with suppress(PermissionError, FileExistsError):
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644))
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                os.close(os.open(path.name, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0o644, dir_fd=folder))
+            return open_itself(path.name, os.O_RDONLY, folder=folder)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be opened ({error.strerror}); its owner may chmod {LOCKS} to 1777 and the file to 644"
+            f"{path}: cannot be opened ({error.strerror}); its owner may chmod {LOCKS} to 1777 and the file to 644, or "
+            "remove the one that is a link or no file"
         ) from None
     finally:
         os.umask(mask)

@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Returns a text, of one or more lines, with what is not printable as an escape, such as \\x1b.
+
+    A terminal obeys escapes that it is sent: a name could set its title, clear it, or hide what follows.
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def shown_name(name: str, *, most: int = 0) -> str:
     """Returns a name as a single line of printable characters, without line feeds or terminal escapes.
 

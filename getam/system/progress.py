@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from getam.system.names import printable
+from getam.system.opening import open_itself
+
 Item = TypeVar("Item")
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
@@ -28,15 +31,12 @@ def set_up_logging(log: Path | None) -> None:
     if log is not None and _is_first():
         log.parent.mkdir(parents=True, exist_ok=True)
         # Under torchrun, the process of rank 0 appends to the log that the launching process has begun.
-        log.open("a" if "LOCAL_RANK" in os.environ else "w").close()
+        open(log, "a" if "LOCAL_RANK" in os.environ else "w", opener=open_itself).close()
         handlers.append(_LogFile(log, mode="a", encoding="utf-8"))
-    logging.basicConfig(
-        level=logging.INFO if _is_first() else logging.WARNING,
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
+    formatter = _Printable("%(asctime)s %(message)s", "%H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO if _is_first() else logging.WARNING, handlers=handlers, force=True)
     logging.captureWarnings(True)
     # huggingface_hub installs a handler of its own, which would print every record twice.
     logging.getLogger("huggingface_hub").handlers.clear()
@@ -47,8 +47,18 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class _Printable(logging.Formatter):
+    """Shows what is not printable as an escape: a record may hold names from a data set or from a file of weights."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _LogFile(logging.FileHandler):
     """A log file that is dropped with one warning once a write fails: a full disk must not end a training."""
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, opener=open_itself)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

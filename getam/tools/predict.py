@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 import getam.system.version
+from getam.datasets.class_names import as_words
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.datasets.index import evenly_spaced
 from getam.datasets.photographs import SUFFIXES, Photograph, find_photographs
@@ -43,9 +44,10 @@ from getam.scores.segmenter import (
     write_probabilities,
 )
 from getam.settings.maps import ActivationSettings
-from getam.settings.section import POSITIONAL, PositiveFloat
+from getam.settings.prediction import Scale
+from getam.settings.section import POSITIONAL
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import atomic_file, fingerprint, write_array, write_json, write_text
+from getam.system.files import atomic_file, fingerprint, users_folder, write_array, write_json, write_text
 from getam.system.image_files import read_image, read_labels, read_note, write_labels
 from getam.system.progress import image_progress, progress
 from getam.system.workers import ThreadPool
@@ -58,6 +60,9 @@ SHOWN = 400
 
 QUEUED = 4
 """Number of photographs that may wait for a writing thread."""
+
+LARGEST_SIDE = 2**14
+"""Largest --long-side, pixels."""
 
 Size = Callable[[Photograph], tuple[int, int]]
 
@@ -99,12 +104,12 @@ class Arguments(NetworkArguments):
         f"each class of a probability of {PRESENT} at least, or of the most probable one; maps/<name>.json names "
         "them, and --overlays draws them [false]",
     )
-    long_side: Annotated[int, Field(ge=0)] | None = Field(
+    long_side: Annotated[int, Field(ge=0, le=LARGEST_SIDE)] | None = Field(
         default=None,
         description="photographs whose longer side has more pixels go in scaled down to it; 0: none [the largest of "
         "the training]; into a classifier all go at this side [the training's crop; for maps, its largest]",
     )
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = Field(
         default=(1.0,), description="of a segmenter: multiples of the input's size that are averaged [1]"
     )
     flip: bool = Field(default=True, description="of a segmenter: average with the mirrored photograph [true]")
@@ -122,7 +127,8 @@ def run(arguments: Arguments) -> None:
     _check_options(arguments, model.kind)
     photographs, problems = find_photographs(arguments.photographs, leave_out=arguments.out)
     device = arguments.prepare()
-    damaged = (_classify if model.kind == CLASSIFIER else _segment)(arguments, model, photographs, device)
+    with users_folder(arguments.out):
+        damaged = (_classify if model.kind == CLASSIFIER else _segment)(arguments, model, photographs, device)
     problems += damaged
     if problems:
         rest = len(photographs) - len(damaged)
@@ -337,7 +343,7 @@ def _classify(arguments: Arguments, model: Model, photographs: Sequence[Photogra
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["photograph", *classes])
-    writer.writerows([each.name, *(f"{score:.6f}" for score in scores[each])] for each in intact)
+    writer.writerows([as_words(each.name), *(f"{score:.6f}" for score in scores[each])] for each in intact)
     write_text(arguments.out / "scores.csv", table.getvalue())
     if not arguments.maps:
         return list(inputs.damaged.values())

@@ -156,6 +156,15 @@ def test_a_download_that_was_stopped_goes_on(server: Server, tmp_path: Path) -> 
     assert unpacked(other) == WHOLE
 
 
+def test_a_download_does_not_go_through_a_link(server: Server, tmp_path: Path) -> None:
+    (tmp_path / ".downloads").mkdir()
+    (tmp_path / "elsewhere").write_text("another's")
+    (tmp_path / ".downloads" / "set.tgz.partial").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"set\.tgz\.partial: is a link, .*; remove it"):
+        fetch(server.archive(tar_of(FILES)), tmp_path)
+    assert (tmp_path / "elsewhere").read_text() == "another's"
+
+
 def test_a_corrupt_file_is_removed_and_never_unpacked(server: Server, tmp_path: Path) -> None:
     archive = server.archive(tar_of(FILES))
     server.plan = ["corrupt"]

@@ -96,6 +96,7 @@ def test_a_batch_of_one_is_refused_in_training_alone(architecture: str) -> None:
         ("segformr", "mit_b0", "'segformr' is not offered; use deeplabv2, deeplabv3plus, upernet, segformer"),
         ("segformer", "resnet19", "'resnet19' is none of .* near: resnet"),
         ("upernet", "tu-nothing", "upernet does not take tu-nothing"),
+        ("upernet", "tu-hf-hub:somebody/model", "upernet does not take tu-hf-hub:somebody/model"),
         ("deeplabv3plus", "vgg11", "deeplabv3plus does not take vgg11"),
     ],
 )

@@ -20,6 +20,7 @@ from support.audit_page import HEIGHT, Audit, half_mask, index_row, write_pseudo
 from support.browser import CHROMIUM, MISSING, PATIENCE, SCROLL, SPENT, Opened, browser, many_images, memory
 
 from getam.datasets.index import IndexRow
+from getam.pages.text.documents import Document, Grid, as_html
 from getam.runs.image_results import LAYERS
 from getam.runs.verdicts import read_verdicts
 from getam.system.files import write_array
@@ -295,7 +296,15 @@ def test_keys_with_altgr_and_capslock(opened: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    "kept", ['{"layers": null, "palette": "voc"}', '{"tile": "abc", "palette": "voc"}', '{"overlay": "x"}', "[]", "{"]
+    "kept",
+    [
+        '{"layers": null, "palette": "voc"}',
+        '{"tile": "abc", "palette": "voc"}',
+        '{"overlay": "x"}',
+        "[]",
+        "{",
+        '{"__proto__": 1, "constructor": 1, "toString": 1, "palette": "voc"}',
+    ],
 )
 def test_damaged_preferences_are_left_out(opened: Open, kept: str) -> None:
     one = opened(script=f"localStorage.setItem('getam-audit:preferences', {json.dumps(kept)});")
@@ -555,6 +564,53 @@ def test_an_import_says_what_it_changes(opened: Open, tmp_path: Path) -> None:
     assert "v.csv holds no verdicts" in one.page.locator(".problem").inner_text()
     one.press("j")
     assert one.page.locator(".problem").count() == 0
+
+
+def test_every_import_says_what_became_of_it(opened: Open, tmp_path: Path) -> None:
+    one = opened()
+    good = b'id,verdict,note\nsecond,good,"a ""word"", ""two"""\n'
+    most = 64_000_000
+    large = tmp_path / "large.csv"
+    with large.open("wb") as file:
+        file.write(good)
+        file.truncate(most + 1)
+    quotes = {
+        "odd.csv": b'"' * 10_000_001,
+        "even.csv": b"id,verdict,note\n" + b'"' * 10_000_000,
+        "deep.json": b"[" * 10**6,
+    }
+    for name, content in quotes.items():
+        (tmp_path / name).write_bytes(content)
+    for path, message in (
+        (large, "large.csv is larger than 64 MB: import a file that this page has exported."),
+        (tmp_path / "odd.csv", "odd.csv holds no verdicts: import a file that this page has exported."),
+        (tmp_path / "even.csv", "0 verdicts imported from even.csv. 1 entry was no verdict."),
+        (tmp_path / "deep.json", "deep.json holds no verdicts: import a file that this page has exported."),
+    ):
+        upload(one, "good.csv", good)
+        assert one.page.locator(".done").inner_text().startswith("1 verdict imported from good.csv.")
+        one.page.locator('input[type="file"]').set_input_files(path)
+        one.wait(f"document.querySelector('.bar .problem')?.textContent.includes({json.dumps(message)})")
+        assert one.page.locator(".done").count() == 0
+    assert read_verdicts(export(one, "Export JSON", tmp_path), {"second"})[0].note == 'a "word", "two"'
+
+
+def test_a_document_opens_under_its_policy(chromium: Browser, tmp_path: Path) -> None:
+    grid = Grid(("Score", "Value"), [("<script>alert(1)</script>", "0.5")], {1})
+    (tmp_path / "index.html").write_text(as_html(Document("A title", [grid])), encoding="utf-8")
+    one = Opened(chromium, tmp_path)
+    assert one.texts("h1") == ["A title"]
+    assert one.texts("td") == ["<script>alert(1)</script>", "0.5"]
+    assert one.page.evaluate("getComputedStyle(document.querySelector('td.right')).textAlign") == "right"
+    assert one.complaints == []
+    # What the policy is for: text that became markup in spite of all would run nothing and fetch nothing.
+    markup = '<img src="https://example.org/x" onerror="document.title = 1">'
+    one.page.evaluate(f"document.body.insertAdjacentHTML('beforeend', {json.dumps(markup)})")
+    one.wait_drawn()
+    assert one.page.title() == "A title"
+    for directive in ("img-src", "script-src"):
+        assert any("Content Security Policy" in each and directive in each for each in one.complaints), one.complaints
+    one.context.close()
 
 
 def test_a_note_comes_and_goes(opened: Open) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import html
+from pathlib import Path
+
+import getam.pages.rendering
 from getam.pages.text.documents import Document, Grid, Heading, Items, as_html, as_markdown
 from getam.pages.text.tables import aligned_table
 
@@ -56,3 +60,22 @@ def test_tables_below_each_other_are_aligned_by_least_widths() -> None:
     ]
     assert aligned_table((), [("a", "1")], least=(8,)) == "a         1"
     assert aligned_table((), []) == ""
+
+
+def test_escapes_of_a_terminal_are_shown_in_documents_and_tables() -> None:
+    document = Document("a\x1b[2J", [Grid(("b\x1b[2J",), [("c\u202e",)], set()), "d\x9b1m", Items(["e\x07"])])
+    shown = (r"b\x1b[2J", r"c\u202e", r"d\x9b1m", r"e\x07")
+    page = as_html(document)
+    # Markdown's own backslashes and brackets are character references.
+    for text in (page, html.unescape(as_markdown(document))):
+        assert all(name in text for name in shown)
+        assert all(line.isprintable() for line in text.splitlines())
+    assert aligned_table(("b\x1b",), [("\x07",)]).splitlines() == [r"b\x1b", "-----", r"\x07"]
+
+
+def test_every_page_has_a_policy() -> None:
+    folder = Path(getam.pages.rendering.__file__).with_name("templates")
+    for path in folder.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        has_one = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; ' in text
+        assert has_one != text.startswith('{% extends "sheet.html" %}'), path

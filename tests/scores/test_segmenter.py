@@ -131,6 +131,20 @@ def test_bad_photographs_are_one_message(models: Path, tmp_path: Path) -> None:
             network.predict(photograph)  # type: ignore[arg-type]
 
 
+def test_a_file_that_pil_reads_late_is_one_message(models: Path, tmp_path: Path) -> None:
+    network = load_segmenter(models / "deeplab", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    for suffix in (".jpg", ".png"):
+        path = tmp_path / f"a{suffix}"
+        Image.fromarray(pixels).save(path)
+        path.write_bytes(path.read_bytes()[:-300])
+        with (
+            Image.open(path) as photograph,
+            pytest.raises(InputError, match=r"^photograph: cannot be decoded \(.*\); give an intact one"),
+        ):
+            network.predict(photograph)
+
+
 def test_only_segmenters_are_loaded(models: Path, tmp_path: Path) -> None:
     names = ", ".join(str(models / kind) for kind in sorted(KINDS))
     (tmp_path / "odd").mkdir()

@@ -602,3 +602,40 @@ def test_the_multiples_that_a_message_gives_are_valid(size: int, patch: int, exp
     problem = size_problem(size, patch, key="crop.size", network="net")
     assert problem == f"crop.size: {size} is no multiple of {patch}, the side of net's patches; write {expected}"
     assert size_problem(2 * patch, patch, key="crop.size", network="net") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"classifier": {"backbone": "vit\x1b[2J"}}, "classifier: backbone"),
+        ({"classifier": {"backbone_options": {"a": [{"b": "\x9b1m"}]}}}, "classifier: backbone_options"),
+        ({"classifier": {"backbone_options": {"a\x07": 1}}}, "classifier: backbone_options"),
+        ({"data": {"root": "mine\nelse"}}, "data: root"),
+    ],
+)
+def test_control_characters_are_refused(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError, match=f"^config: {key}: holds a control character; write it without$"):
+        config(values)
+    assert config({"data": {"root": "mine für 写真\u00a0"}}).data.root == Path("mine für 写真\u00a0")
+
+
+@pytest.mark.parametrize(
+    "option", ["checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"]
+)
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("classifier", "backbone_options"),
+        ("saliency", "backbone_options"),
+        ("end_to_end", "backbone_options"),
+        ("deeplab", "encoder_options"),
+    ],
+)
+def test_options_that_load_or_fetch_weights_are_refused(section: str, key: str, option: str) -> None:
+    with pytest.raises(InputError, match=rf"{section}\.{key}: {option}: loads weights .* section's `pretrained`"):
+        config({section: {key: {option: "elsewhere.pth"}}})
+
+
+def test_sizes_that_no_network_has_are_refused() -> None:
+    with pytest.raises(InputError, match=r"classifier\.backbone_options: depths: no network has more than 65536"):
+        config({"classifier": {"backbone_options": {"depths": [2, 10**9]}}})

@@ -22,8 +22,10 @@ from getam.system.files import (
     atomic_file,
     atomic_folder,
     fingerprint,
+    locked_folder,
     read_array,
     read_json,
+    users_folder,
     write_array,
     write_json,
     write_text,
@@ -32,6 +34,14 @@ from getam.system.files import (
 
 class StoppedError(Exception):
     """What stops a writer half-way in these tests."""
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of another's with a file in it, to which links lead."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "precious").write_text("years")
+    return folder
 
 
 def names(folder: Path) -> list[str]:
@@ -77,6 +87,35 @@ def test_a_file_that_a_killed_process_left_is_written_over(tmp_path: Path) -> No
     write_text(path, "new")
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_link_of_the_temporary_name_is_not_written_through(
+    tmp_path: Path, elsewhere: Path, link: Callable[[Path, Path], None]
+) -> None:
+    path = tmp_path / "index.csv"
+    with atomic_file(path) as temporary:
+        pass
+    link(temporary, elsewhere / "precious")
+    write_text(path, "new")
+    assert (elsewhere / "precious").read_text() == "years"
+    assert not path.is_symlink()
+    assert path.read_text() == "new"
+
+
+def test_a_pipe_of_the_temporary_name_does_not_hang(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a.txt") as temporary:
+        pass
+    os.mkfifo(temporary)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_folder_of_the_temporary_name_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".a.partial.txt").mkdir()
+    with pytest.raises(InputError, match=r"\.a\.partial\.txt: is in the way; remove it"):
+        write_text(tmp_path / "a.txt", "new")
+    assert names(tmp_path) == [".a.partial.txt"]
 
 
 def test_a_folder_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -126,6 +165,12 @@ def write_with(error: OSError) -> Callable[[Path], None]:
             raise error
 
     return write
+
+
+def test_room_is_a_cure_of_a_full_disk_alone(tmp_path: Path) -> None:
+    for code, cure in ((errno.ENOSPC, "make room, or choose another place"), (errno.EACCES, "choose another place")):
+        with pytest.raises(InputError, match=rf"\); {cure}$"):
+            write_with(OSError(code, "no"))(tmp_path / "a")
 
 
 UNWRITABLE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -309,6 +354,113 @@ def test_a_link_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".shard.partial").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="is in the way"), atomic_folder(tmp_path / "shard", key="k"):
         raise AssertionError
+
+
+@pytest.mark.parametrize("name", [MARKER, LOCK])
+def test_a_link_in_an_unfinished_folder_is_not_followed(tmp_path: Path, elsewhere: Path, name: str) -> None:
+    partial = tmp_path / ".shard.partial"
+    partial.mkdir()
+    (partial / MARKER).touch()
+    (partial / name).unlink(missing_ok=True)
+    (partial / name).symlink_to(elsewhere / "new")
+    with pytest.raises(InputError, match=r"shard\.partial: "), atomic_folder(tmp_path / "shard", key="k"):
+        raise AssertionError
+    assert names(elsewhere) == ["precious"]
+
+
+def test_a_locked_folder_that_is_a_link_is_left_alone(tmp_path: Path, elsewhere: Path) -> None:
+    (tmp_path / ".state").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"\.state: is a link, .*; remove it"), locked_folder(tmp_path / ".state"):
+        raise AssertionError
+    assert names(elsewhere) == ["precious"]
+
+
+@pytest.mark.parametrize("name", ["shard", ".shard.old"])
+@pytest.mark.parametrize("put", ["folder", "file", "link"])
+@pytest.mark.parametrize("before", [True, False])
+def test_what_appears_while_a_folder_is_written_is_kept(
+    tmp_path: Path, elsewhere: Path, name: str, put: str, before: bool
+) -> None:
+    if before:
+        with atomic_folder(tmp_path / "shard") as folder:
+            (folder / "first").touch()
+    path = tmp_path / name
+
+    def write() -> None:
+        with atomic_folder(tmp_path / "shard", key="k") as folder:
+            (folder / "hours").touch()
+            if name == "shard" and before:
+                shutil.rmtree(path)
+            if put == "folder":
+                path.mkdir()
+                (path / "precious").write_text("mine")
+            elif put == "file":
+                path.write_text("mine")
+            else:
+                path.symlink_to(elsewhere)
+
+    with pytest.raises(InputError, match=rf"{name}: (holds files that no stage|is a link or a file|is in the way)"):
+        write()
+    assert (path if put == "file" else path / "precious").read_text() in ("mine", "years")
+    # What was written is kept as after a full disk, since the user has only to move what is in the way.
+    with atomic_folder(tmp_path / "other"):
+        pass
+    assert (tmp_path / ".shard.partial" / "hours").exists()
+
+
+def test_what_appears_between_check_and_rename_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "shard") as folder:
+        (folder / "first").touch()
+    replace = Path.replace
+
+    def late(self: Path, target: Path) -> Path:
+        if self == tmp_path / "shard":
+            shutil.rmtree(self)
+            self.mkdir()
+            (self / "precious").touch()
+        return replace(self, target)
+
+    def write() -> None:
+        with atomic_folder(tmp_path / "shard", key="k"):
+            monkeypatch.setattr(Path, "replace", late)
+
+    with pytest.raises(InputError, match="holds files that no stage has written"):
+        write()
+    assert (tmp_path / "shard" / "precious").exists()
+
+
+@pytest.mark.parametrize("put", ["folder", "file"])
+def test_what_appears_at_the_last_moment_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: str) -> None:
+    replace = Path.replace
+
+    def late(self: Path, target: Path) -> Path:
+        if target == tmp_path / "shard":
+            target.mkdir() if put == "folder" else target.write_text("mine")
+            if put == "folder":
+                (target / "precious").touch()
+        return replace(self, target)
+
+    def write() -> None:
+        with atomic_folder(tmp_path / "shard", key="k"):
+            monkeypatch.setattr(Path, "replace", late)
+
+    with pytest.raises(InputError, match=r"shard: cannot be written .*; choose another place"):
+        write()
+    assert (tmp_path / "shard" / "precious").exists() or (tmp_path / "shard").read_text() == "mine"
+
+
+def test_a_users_folder_has_one_writer_and_keeps_no_trace(tmp_path: Path) -> None:
+    with users_folder(tmp_path / "out"):
+        (tmp_path / "out" / "a").touch()
+        with (
+            pytest.raises(InputError, match="out: another process is writing it; wait for it or stop it"),
+            users_folder(tmp_path / "out"),
+        ):
+            raise AssertionError
+    assert names(tmp_path / "out") == ["a"]
+    with pytest.raises(StoppedError), users_folder(tmp_path / "new"):
+        raise StoppedError
+    assert names(tmp_path) == ["out"]
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,28 @@ def test_lock_files_that_cannot_be_opened_are_named(monkeypatch: pytest.MonkeyPa
         gpu.take(1)
 
 
+def test_a_lock_file_that_is_a_pipe_or_a_link_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(gpu.NAMED, "a")
+    (tmp_path / "elsewhere").write_text("another's")
+    assert gpu.take(1) == ["a"]
+    gpu._let_go()
+    lock = tmp_path / "locks" / "a"
+    for put, words in ((os.mkfifo, "it is no file"), (lambda path: path.symlink_to("../elsewhere"), "it is a link")):
+        lock.unlink()
+        put(lock)
+        with pytest.raises(InputError, match=rf"locks/a: cannot be opened \({words}\).* remove the one that is a link"):
+            gpu.take(1)
+
+
+def test_a_folder_of_locks_that_is_a_link_is_not_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(gpu.NAMED, "a")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to("elsewhere")
+    with pytest.raises(InputError, match=r"locks/queue-.*: cannot be opened .* remove the one that is a link"):
+        gpu.take(1)
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 @pytest.mark.parametrize(("gpus", "device"), [(1, "cpu"), (0, "auto")])
 def test_a_stage_on_the_cpu_takes_none(monkeypatch: pytest.MonkeyPatch, gpus: int, device: str) -> None:
     monkeypatch.setenv(gpu.NAMED, "a")

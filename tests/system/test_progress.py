@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import getam.system.progress
+from getam.cli import STAGES, TOOLS, command
 from getam.system.progress import progress, set_up_logging, three_digits
 
 
@@ -151,3 +153,39 @@ def test_warnings_go_into_the_log(tmp_path: Path) -> None:
         warnings.warn("careful", stacklevel=1)
         logging.captureWarnings(False)
     assert "careful" in log.read_text()
+
+
+@pytest.mark.parametrize("put", ["link", "pipe"])
+def test_a_log_that_is_a_link_or_a_pipe_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], put: str
+) -> None:
+    log, elsewhere = tmp_path / "stage.log", tmp_path / "elsewhere"
+    elsewhere.write_text("another's")
+    log.symlink_to(elsewhere) if put == "link" else os.mkfifo(log)
+    assert command("getam", STAGES | TOOLS, ["doctor", "--log", str(log)]) == 1
+    words = "it is a link" if put == "link" else "it is no file"
+    assert f"--log {log}: cannot be written ({words}); name another file" in capsys.readouterr().err
+    assert elsewhere.read_text() == "another's"
+
+
+def test_escapes_reach_neither_terminal_nor_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "stage.log"
+    set_up_logging(log)
+    try:
+        raise ValueError("\x1b]0;title\x07")
+    except ValueError:
+        logging.getLogger("getam.x").exception("a\x1b[2Jb\u202ec\udcff\r %s\n  second line, café", "\x9b1m")
+    error = capsys.readouterr().err
+    assert r"a\x1b[2Jb\u202ec\udcff\r \x9b1m" in error
+    assert "\n  second line, café\n" in error
+    assert r"ValueError: \x1b]0;title\x07" in error
+    assert log.read_text(encoding="utf-8") == error
+
+
+@pytest.mark.parametrize("words", [["x\x1b[2J"], ["doctor", "--x\x1b[2J"], ["predict", "--threads", "\x1b[2J", "a"]])
+def test_what_is_refused_before_there_is_a_log_is_printable(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("getam", STAGES | TOOLS, words) == 1
+    error = capsys.readouterr().err
+    assert error.rstrip("\n").isprintable()

@@ -73,7 +73,8 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.experiments.label_times": {"time_labels"},
     "getam.pages.map_sheet": {"compare_maps"},
     "getam.experiments.map_values": {"plot_fusions"},
-    "getam.system.names": {"audit", "compare_maps", "make_table", "plot_scores"},
+    "getam.system.names": ALL
+    - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "voc_submission"},
     "getam.datasets.demo.scenes getam.datasets.demo.drawing getam.datasets.demo.shapes": {"make_demo"},
     "getam.system.distributed": (NETWORKS - {"fetch_weights", "predict_saliency"}),
     "getam.training.double_backward": {"train_end_to_end"},
@@ -85,6 +86,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.system.gpu": ON_GPUS,
     "getam.training.losses": SEGMENTERS | {"train_end_to_end", "train_saliency"},
     "getam.networks.backbones getam.networks.pretrained": NETWORKS,
+    "getam.networks.building": NETWORKS - {"fetch_weights"},
     "getam.networks.fine_tuning": NETWORKS - {"fetch_weights"},
     "getam.datasets.images getam.system.seeds": ALL - WITHOUT_IMAGES,
     "getam.pages.audit.gallery getam.runs.image_results getam.pages.audit.page": {"audit"},
@@ -131,7 +133,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.datasets.index": ALL - {"fetch_weights", "make_demo", "make_table", "plot_scores", "summary"},
     "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
     "getam.pages.plots.spread getam.runs.spread": {"make_table"},
-    "getam getam.errors getam.system.files getam.system.arguments.machine": ALL,
+    "getam getam.errors getam.system.files getam.system.opening getam.system.arguments.machine": ALL,
     "getam.system.image_files": ALL - {"make_table", "plot_scores", "summary"},
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.

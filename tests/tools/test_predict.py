@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +23,7 @@ from getam.errors import MachineError
 from getam.networks.classifier import load_classifier
 from getam.scores.segmenter import Segmenter, load_segmenter
 from getam.settings.config import Config
-from getam.system.files import read_array, read_json
+from getam.system.files import read_array, read_json, users_folder
 from getam.system.image_files import read_image, read_labels
 from getam.tools import predict
 
@@ -188,9 +194,16 @@ def test_bad_input_is_one_message(
         ((models / "deeplab", shoot, *out, "--window", "3"), "getam predict: window: 3 pixels are too few"),
         ((models / "deeplab", shoot, *out, "--scales", "[]"), "--scales"),
         ((models / "deeplab", shoot, *out, "--overlays", "perhaps"), "perhaps"),
+        ((models / "deeplab", shoot, *out, "--scales", "[1e9]"), "--scales.0: Input should be less than or equal to 8"),
+        ((models / "deeplab", shoot, *out, "--scales", "[NaN]"), "--scales.0: Input should be less than"),
+        ((models / "deeplab", shoot, *out, "--scales", "[1, 0]"), "--scales.1: Input should be greater than 0"),
+        ((models / "classifier", shoot, *out, "--long-side", "1000000"), "--long-side: Input should be less than"),
+        ((models / "deeplab", shoot, *out, "--threads", "100000"), "--threads: Input should be less than or equal to"),
     ):
         assert run(*words) == 1, words
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -221,3 +234,177 @@ def test_a_classifier_writes_scores_and_maps(models: Path, shoot: Path, tmp_path
 
 
 CLASSIFIED = (("maps/", ".npy"), ("maps/", ".json"), ("overlays/", ".jpg"))
+
+
+def one_message(error: str) -> str:
+    """The message of a refused call, which is all that it says."""
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if "getam predict: " in line]
+    assert len(lines) == 1, error
+    return lines[0].partition("getam predict: ")[2]
+
+
+def test_a_folder_has_one_writer(models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    for kind in ("deeplab", "classifier"):
+        with users_folder(out):
+            assert run(models / kind, shoot, "--out", out) == 1
+        expected = f"{out}: another process is writing it; wait for it or stop it"
+        assert one_message(capsys.readouterr().err) == expected
+        assert not out.exists()
+
+
+def test_an_out_that_is_a_file_has_a_cure_that_cures(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    for kind in ("deeplab", "classifier"):
+        assert run(models / kind, shoot, "--out", out) == 1
+        expected = f"{out}: cannot be written (File exists); choose another output folder"
+        assert one_message(capsys.readouterr().err) == expected
+    assert out.read_text() == "mine"
+
+
+def test_names_like_formulas_are_words_in_the_table(models: Path, shoot: Path, tmp_path: Path) -> None:
+    names = ["=1+1", "+1", "-1", "@a", "'=1", "\t=1", "a=1"]
+    for name in names:
+        (shoot / f"{name}.png").write_bytes((shoot / "a.png").read_bytes())
+    assert run(models / "classifier", shoot, "--out", tmp_path / "out") == 0
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        found = {row[0] for row in csv.reader(file)} - {*NAMES, "photograph"}
+    assert found == {"'=1+1", "'+1", "'-1", "'@a", "''=1", "'\t=1", "a=1"}
+
+
+def test_what_is_passed_over_is_said(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x.heic", "sub/y.HEIC", "notes.txt", "README", "z.\x1b[2J", ".hidden.heic"):
+        (shoot / name).write_text("")
+    out = shoot / "out"
+    assert run(models / "classifier", shoot, "--out", out) == 0
+    said = "5 files were passed over, whose endings are no photograph's: .heic 2, .txt 1, none 1, .\\x1b[2j 1"
+    error = capsys.readouterr().err
+    assert sorted(said.partition(": ")[2].split(", ")) == sorted(
+        error.partition("no photograph's: ")[2].partition("\n")[0].split(", ")
+    )
+    assert said.partition(": ")[0] in error
+    # Results are none of the files that are passed over.
+    assert run(models / "classifier", shoot, "--out", out) == 0
+    assert "5 files were passed over" in capsys.readouterr().err
+    assert run(models / "classifier", shoot / "*.heic", "--out", out) == 1
+    message = one_message(capsys.readouterr().err)
+    assert message.endswith("1 files were passed over, whose endings are no photograph's: .heic 1")
+
+
+def test_an_escape_in_a_name_is_shown_on_the_sheet_and_in_messages(
+    models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shoot / "x\x1b[2J.png").write_bytes((shoot / "a.png").read_bytes())
+    (shoot / "y\x1b[2J.png").write_bytes(b"nothing")
+    assert run(models / "deeplab", shoot, "--out", tmp_path / "out", "--sheet") == 1
+    error, page = capsys.readouterr().err, (tmp_path / "out" / "contact_sheet.html").read_text()
+    assert r"y\x1b[2J.png: cannot be decoded" in error
+    assert r"<b>x\x1b[2J</b>" in page
+    assert "\x1b" not in error + page
+
+
+Change = Callable[[dict[str, Any]], object]
+
+HOSTILE: dict[str, tuple[str, Change, str]] = {
+    "many numbers a token": (
+        "classifier",
+        lambda model: model["settings"]["backbone_options"].update(embed_dim=65472, num_heads=3),
+        "describes a network far larger than model.safetensors beside it; copy both files of one training",
+    ),
+    "many blocks": (
+        "end_to_end",
+        lambda model: model["settings"]["backbone_options"].update(depth=60000),
+        "describes a network far larger than model.safetensors beside it; copy both files of one training",
+    ),
+    "more blocks than a network has": (
+        "end_to_end",
+        lambda model: model["settings"]["backbone_options"].update(depth=10**9),
+        "depth: no network has more than 65536 of anything",
+    ),
+    "a large backbone": (
+        "classifier",
+        lambda model: model["settings"].update(backbone="vit_large_patch16_224", backbone_options={}),
+        "describes a network far larger than model.safetensors beside it; copy both files of one training",
+    ),
+    "many classes": (
+        "deeplab",
+        lambda model: model.update(classes=[f"c{number}" for number in range(10**5)]),
+        "100000 classes; label PNGs hold at most 254",
+    ),
+    "a class twice": (
+        "deeplab",
+        lambda model: model.update(classes=["cat", "cat", "zebra"]),
+        "class 'cat' stands there twice; names must differ",
+    ),
+    "an escape in a class": (
+        "deeplab",
+        lambda model: model.update(classes=["cat", "\x1b[2J", "zebra"]),
+        "holds ';' or a control character; rename the class",
+    ),
+    "a formula for a class": (
+        "classifier",
+        lambda model: model.update(classes=["cat", "=1+1", "zebra"]),
+        "begins like a formula of a spreadsheet",
+    ),
+    "classes that are a word": (
+        "classifier",
+        lambda model: model.update(classes="cat"),
+        "its classes are no list of names; train the model again",
+    ),
+    "a file that timm loads": (
+        "classifier",
+        lambda model: model["settings"]["backbone_options"].update(checkpoint_path="elsewhere.pth"),
+        "checkpoint_path: loads weights past the check of what they know",
+    ),
+    "a model of the hub": (
+        "classifier",
+        lambda model: model["settings"].update(backbone="hf-hub:somebody/model"),
+        "timm has no model 'hf-hub:somebody/model'",
+    ),
+    "no number of blocks": (
+        "end_to_end",
+        lambda model: model["settings"]["backbone_options"].update(depth=[]),
+        "backbone_options: vit_tiny_patch16_224 does not take them",
+    ),
+}
+
+PREDICT = """
+import resource, sys
+from getam.cli import STAGES, TOOLS, command
+import getam.tools.predict
+resource.setrlimit(resource.RLIMIT_DATA, (3_000_000_000, 3_000_000_000))
+code = command("getam", STAGES | TOOLS, sys.argv[1:])
+print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_description_is_refused_before_it_takes_memory(
+    case: str, models: Path, shoot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, change, message = HOSTILE[case]
+    folder = tmp_path / "model"
+    shutil.copytree(models / kind, folder)
+    described = json.loads((folder / "model.json").read_text())
+    change(described)
+    (folder / "model.json").write_text(json.dumps(described))
+    words = ["predict", "--threads", "1", "--device", "cpu", str(folder), str(shoot), "--out", str(tmp_path / "out")]
+    if "larger than" in message:
+        result = subprocess.run([sys.executable, "-c", PREDICT, *words], capture_output=True, text=True, timeout=120)
+        code, kilobytes = map(int, result.stdout.split())
+        assert kilobytes < 1_500_000
+        error = result.stderr
+    else:
+        code, error = command("getam", STAGES | TOOLS, words), capsys.readouterr().err
+    assert code == 1
+    assert f"{folder / 'model.json'}: " in error
+    assert message in error
+    assert "Traceback" not in error
+    assert "\x1b" not in error
+    assert not (tmp_path / "out").exists()

@@ -572,6 +572,11 @@ BAD_CONFIGURATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"completion": {"verdicts": "nowhere.csv"}},
         "completion.verdicts: nowhere.csv: no such file; name one that the audit page has exported, or ''",
     ),
+    "an escape of the terminal": (
+        {"classifier": {"backbone": "vit\x1b[2J"}},
+        "classifier: backbone: holds a control character; write it without",
+    ),
+    "an escape in a key": ({"class\x1b[2Jifier": {}}, r"class\x1b[2Jifier: unknown key; did you mean classifier?"),
     "braces in the name of verdicts": (
         {"completion": {"verdicts": "{a}.csv"}},
         "completion.verdicts: {a}.csv: braces are wildcards to Snakemake; give the file or folder a name without",
@@ -612,7 +617,20 @@ def test_a_bad_configuration_ends_with_one_message(tmp_path: Path, name: str) ->
     assert output.count(message) == 1
     assert "Traceback" not in output
     assert ".smk" not in output
+    assert "\x1b" not in output
     assert not (workplace.folder / "results").exists()
+
+
+def test_a_message_shows_settings_as_they_are(tmp_path: Path) -> None:
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    overlay = workplace.overlay({"classifier": {"backbone": "{os}{{x}}"}})
+    result = workplace.snakemake("-n", "--configfile", str(overlay), "--", "train_classifier")
+    output = result.stdout + result.stderr
+    assert "train_classifier: demo, {os}{{x}}, " in output
+    assert "<module" not in output
+    # Whatever else a message says of a setting comes from `params`, as the backbone does.
+    for name, body in _rules().items():
+        assert not re.search(r"message:\s+f\"", body), name
 
 
 def test_options_of_a_backbone_are_replaced_whole(finished: Workplace) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel
 from snakemake.logging import logger
@@ -39,6 +40,7 @@ from getam.settings.reading import merge, read_yaml
 from getam.settings.maps import MapSettings
 from getam.settings.saliency import SaliencyMapSettings, SaliencySettings
 from getam.settings.section import section_of
+from getam.system.names import printable
 from getam.system.version import source_hash
 
 DEMO_DATA = "data/demo"
@@ -51,6 +53,11 @@ GPU_SLOTS = resource_limit(workflow, "gpu") or 1
 NETWORK_THREADS = max(1, min(8, (CORES or 8) // GPU_SLOTS))
 IMAGE_THREADS = 1
 DECODING_THREADS = max(1, min(8, CORES or 8))
+
+
+def exit_with(error: InputError) -> NoReturn:
+    """Ends Snakemake with one message; an exception would be printed with a file, a line and a trace."""
+    sys.exit(printable(str(error)))
 
 
 def run_of(wildcards: object) -> str:
@@ -128,7 +135,7 @@ def code_of(stage: str, *, rule: str | None = None) -> str | Callable[[object], 
     try:
         code = f"code {source_hash(stage)}"
     except InputError as error:
-        sys.exit(str(error))
+        exit_with(error)
     name = rule or stage.rpartition(".")[2]
 
     def recorded(wildcards: object) -> str:
@@ -256,6 +263,8 @@ def label_threads(wildcards: object) -> int:
 
 def about(words: Callable[[Config], str]) -> Callable[..., str]:
     """For `params`: a text about the settings of the job's run, for its message.
+
+    A message itself holds no setting: Snakemake formats it, and a backbone called {os} would print a module.
 
     A change of it reruns nothing, since Snakemake does not record params that are functions of the outputs.
     """
@@ -405,8 +414,7 @@ def parent_of(name: str) -> Callable[..., str]:
 try:
     VARIANTS = checked_config()
 except InputError as error:
-    # A WorkflowError would be printed with a file, a line and a trace of this check.
-    sys.exit(str(error))
+    exit_with(error)
 
 SETTINGS = VARIANTS[VARIANTS.run]
 # The folder of the run itself, which also contains the tables that compare it with its variants.

@@ -9,8 +9,7 @@ def runs_compared(comparison: str) -> list[tuple[str, str]]:
             for problem in missing_data(VARIANTS[name]):
                 raise InputError(f"{comparison}, {label}: {problem}")
     except InputError as error:
-        # An exception would be printed with a file, a line and a trace of this function.
-        sys.exit(str(error))
+        exit_with(error)
     return found
 
 

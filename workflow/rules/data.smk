@@ -17,8 +17,13 @@ rule make_demo:
     params:
         code=code_of("getam.stages.make_demo"),
         flags=section("demo"),
+        about=about(
+            lambda settings: (
+                f"{settings.demo.train_images} + {settings.demo.val_images} images, seed {settings.demo.seed}"
+            )
+        ),
     message:
-        f"make_demo: {SETTINGS.demo.train_images} + {SETTINGS.demo.val_images} images, seed {SETTINGS.demo.seed}"
+        "make_demo: {params.about}"
     shell:
         "getam make-demo --out {output:q} {params.flags:q} --threads {threads} --log {log:q}"
 
@@ -60,7 +65,7 @@ rule index_dataset:
 # The test split has an index of its own, so that test images that are added later retrain nothing.
 use rule index_dataset as index_test with:
     input:
-        test_list(SETTINGS.data),
+        lambda wildcards: test_list(settings_of(wildcards).data),
         newest_of("test images"),
     output:
         index="results/{run}/test/index.csv",
@@ -75,8 +80,9 @@ use rule index_dataset as index_test with:
         flags=section("data", IndexSettings),
         files=state_of("test images"),
         splits='["test"]',
+        about=about(lambda settings: f"the split test of {settings.data.root}"),
     message:
-        f"index_test: {{wildcards.run}}, the split test of {SETTINGS.data.root}"
+        "index_test: {wildcards.run}, {params.about}"
 
 
 # Weights are fetched on the machine that starts the workflow, since cluster nodes may have no internet connection.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from getam.system.names import printable
+
 
 def aligned_table(
     headings: Sequence[str],
@@ -21,7 +23,7 @@ def aligned_table(
         least: minimum widths of the first columns, in letters, by which several tables are aligned with each other.
         ruled: whether a line is drawn below the headings.
     """
-    table = [headings, *rows] if headings else rows
+    table = [[printable(cell) for cell in cells] for cells in ([headings, *rows] if headings else rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     widths = [max(width, *least[column : column + 1], 0) for column, width in enumerate(widths)]
     lines = [
@@ -47,5 +49,5 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right
 def escape(text: str) -> str:
     """Escapes text for one line of Markdown, so that untrusted class names add no markup, tag or table cell."""
     # Character references work in every dialect of Markdown; what a backslash escapes differs between them.
-    text = " ".join(text.split()).replace("&", "&amp;")
+    text = printable(" ".join(text.split())).replace("&", "&amp;")
     return "".join(f"&#{ord(character)};" if character in r"|`<>*[]\~$" else character for character in text)

@@ -8,14 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MOST_THREADS = 1024
+"""Most threads of a stage; no machine has many more, and more than a system allows would end it halfway."""
+
 
 class MachineArguments(BaseModel):
     """Flags that every stage takes besides its settings; they change its speed, not what it writes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    threads: Annotated[int, Field(ge=1)] = Field(
-        default_factory=lambda: os.cpu_count() or 1, description="CPU threads [all cores]"
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = Field(
+        default_factory=lambda: min(os.cpu_count() or 1, MOST_THREADS), description="CPU threads [all cores]"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="where networks run; auto: a GPU where there is one"

@@ -33,7 +33,7 @@
 
   // The stored values are checked, since any page that is opened from disk may have written them.
   function keptPreferences() {
-    const kept = Object.entries(verdicts.preferences() ?? {}).filter(([key, value]) => FITS[key]?.(value));
+    const kept = Object.entries(verdicts.preferences() ?? {}).filter(([key, value]) => Object.hasOwn(FITS, key) && FITS[key](value));
     return { ...PREFERENCES, ...Object.fromEntries(kept) };
   }
 
@@ -281,6 +281,7 @@
       </select>`;
     const upload = async (event) => {
       const [picked] = event.target.files;
+      setMessage(null); // that of an earlier import
       if (picked) setMessage(await verdicts.upload(picked));
       event.target.value = "";
       marked();

@@ -8,6 +8,8 @@ getamAudit.verdicts = (() => {
   const PREFERENCES = "getam-audit:preferences";
   const LONGEST_NOTE = 100000; // characters; Python's csv reads fields of up to 131072
 
+  const MOST_BYTES = 64e6; // of a file, as in getam/runs/verdicts.py
+
   let said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
   let kept = true; // whether the storage holds all verdicts
   const pending = new Map(); // id -> {verdict, note} or null for none: changes that the storage does not hold yet
@@ -109,14 +111,28 @@ getamAudit.verdicts = (() => {
 
   // Parses a CSV file into objects by its header; null if a quote is not closed or a column is missing.
   function readCsv(text) {
-    const field = /(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r\n|\n|\r|$)/y;
+    const plain = /[^",\r\n]*/y, end = /,|\r\n|\n|\r|$/y;
     const rows = [[]];
-    while (field.lastIndex < text.length) {
-      const found = field.exec(text);
+    let at = 0;
+    while (at < text.length) {
+      if (text[at] === '"') {
+        // A pattern for the whole field would need more stack than there is for a field of many quotes.
+        let close = text.indexOf('"', at + 1);
+        while (close >= 0 && text[close + 1] === '"') close = text.indexOf('"', close + 2);
+        if (close < 0) return null;
+        rows.at(-1).push(text.slice(at + 1, close).replaceAll('""', '"'));
+        at = close + 1;
+      } else {
+        plain.lastIndex = at;
+        const [field] = plain.exec(text);
+        rows.at(-1).push(field);
+        at += field.length;
+      }
+      end.lastIndex = at;
+      const found = end.exec(text);
       if (!found) return null;
-      const [, inQuotes, plain, end] = found;
-      rows.at(-1).push(inQuotes === undefined ? plain : inQuotes.replaceAll('""', '"'));
-      if (end !== ",") rows.push([]);
+      if (found[0] !== ",") rows.push([]);
+      at += found[0].length;
     }
     const [head, ...lines] = rows;
     if (!head.includes("id") || !head.includes("verdict")) return null;
@@ -126,12 +142,11 @@ getamAudit.verdicts = (() => {
     });
   }
 
-  // Parses an exported file to {run, verdicts}; undefined if it is not JSON.
+  // Parses an exported file to {run, verdicts}; undefined if it cannot be read or is not JSON.
   async function readFile(file) {
-    const text = await file.text();
-    if (file.name.toLowerCase().endsWith(".csv")) return { verdicts: readCsv(text) };
     try {
-      return JSON.parse(text);
+      const text = await file.text();
+      return file.name.toLowerCase().endsWith(".csv") ? { verdicts: readCsv(text) } : JSON.parse(text);
     } catch (error) {
       return undefined;
     }
@@ -141,6 +156,9 @@ getamAudit.verdicts = (() => {
 
   // Imports an exported file; returns {text, done}: a message, and whether any verdict was imported.
   async function upload(file) {
+    if (file.size > MOST_BYTES) {
+      return { text: `${file.name} is larger than ${MOST_BYTES / 1e6} MB: import a file that this page has exported.`, done: false };
+    }
     const content = await readFile(file);
     const list = content?.verdicts;
     if (!Array.isArray(list)) {
