@@ -18,7 +18,7 @@ import logging
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -250,7 +250,8 @@ def _check_image(
         raise InputError(f"{photograph.path}: its size is {decoded}, in the annotations {size} (H, W); replace it")
     if photograph.is_outlined:
         with room_for(math.prod(size)):
-            write_labels(written / f"{photograph.id}.png", _semantic_mask(photograph, values))
+            mask = semantic_mask(photograph.annotations, values, size, source=photograph.path)
+            write_labels(written / f"{photograph.id}.png", mask)
     present = sorted({values[annotation.category] for annotation in photograph.annotations})
     return IndexRow(
         id=photograph.id,
@@ -263,23 +264,29 @@ def _check_image(
     )
 
 
-def _semantic_mask(photograph: Photograph, values: Mapping[int, int]) -> np.ndarray:
+def semantic_mask(
+    annotations: Iterable[Annotation], values: Mapping[int, int], size: tuple[int, int], *, source: Path
+) -> np.ndarray:
     """The semantic mask of an image's annotations: (H, W), uint8 label values; the module says which one wins.
 
     Args:
         values: category id -> label value.
+        size: (H, W).
+        source: the photograph or the file of the annotations, for messages.
+
+    Raises:
+        InputError: a segmentation is malformed, or all together cost too much.
     """
-    size = (photograph.height, photograph.width)
     budget = _Budget()
     regions = []
-    for annotation in photograph.annotations:
+    for annotation in annotations:
         try:
             spans = _spans(annotation.segmentation, size, budget)
             area = int((spans[1] - spans[0]).sum())
             budget.take("painted", area)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{photograph.path}: annotation {annotation.id} has a malformed segmentation ({error}); {CURE}"
+                f"{source}: annotation {annotation.id} has a malformed segmentation ({error}); {CURE}"
             ) from None
         rank = (not annotation.crowd, 0 if annotation.crowd else -area, annotation.id)
         regions.append((rank, values[annotation.category], spans))

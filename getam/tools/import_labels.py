@@ -12,15 +12,16 @@ import numpy as np
 from pydantic import Field
 
 from getam.datasets.class_names import read_lines
+from getam.datasets.coco import Annotation, semantic_mask
 from getam.datasets.documents import read_json_document
-from getam.datasets.index import Index, IndexRow, read_index
+from getam.datasets.index import Index, IndexRow, composed, read_index
 from getam.errors import InputError
 from getam.labels.corrections import files_of_index, read_correction
 from getam.labels.outlines import BACKGROUND_NAME, LABEL_MAP, UNKNOWN_NAME, Outline, painted, value_of_name
 from getam.settings.section import POSITIONAL
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import atomic_folder
-from getam.system.image_files import read_image, write_labels
+from getam.system.image_files import UNKNOWN, read_image, write_labels
 
 MOST_POINTS = 100_000
 """Most corners of an outline."""
@@ -34,7 +35,7 @@ Labels = Iterator[tuple[IndexRow, np.ndarray]]
 
 
 class Arguments(MachineArguments):
-    """Write <id>.png, label values 0..C and 255, from labelme's files, or from VOC's masks as CVAT exports them.
+    """Write <id>.png, label values 0..C and 255, from labelme's files, COCO's JSON, or VOC's masks of CVAT.
 
     The other way round is export-labels.
     """
@@ -54,7 +55,9 @@ def run(arguments: Arguments) -> None:
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; name what the annotation program has written")
     read: Callable[[Path, Index], Labels]
-    if (source / "SegmentationClass").is_dir():
+    if source.is_file():
+        read = _read_coco
+    elif (source / "SegmentationClass").is_dir():
         read = _read_voc
     elif any(source.glob("*.json")):
         read = _read_labelme
@@ -163,3 +166,28 @@ def _colors(path: Path, index: Index) -> dict[tuple[int, ...], int]:
             raise InputError(f"{where}: the color {color} is no triple, or stands there twice; export it again")
         values[color] = 0 if name == "background" else _value(name, index, where)
     return values
+
+
+def _read_coco(source: Path, index: Index) -> Labels:
+    content = read_json_document(source)
+    try:
+        names = {each["id"]: each["name"] for each in content["categories"]}
+        rows = {each["id"]: _row_of_file(each["file_name"], index, source) for each in content["images"]}
+        drawn: dict[Any, list[Annotation]] = {id: [] for id in rows}
+        for number, each in enumerate(content["annotations"], start=1):
+            value = _value(names[each["category_id"]], index, f"{source}, annotation {number}")
+            drawn[each["image_id"]].append(Annotation(number, value, False, each["segmentation"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{source}: is not of COCO's form ({type(error).__name__}: {error}); export it again"
+        ) from None
+    values = {value: value for value in range(UNKNOWN + 1)}
+    for id, row in rows.items():
+        yield row, semantic_mask(drawn[id], values, (row.height, row.width), source=source)
+
+
+def _row_of_file(name: Any, index: Index, source: Path) -> IndexRow:
+    stem = composed(Path(name).stem)
+    if stem not in index.by_id:
+        raise InputError(f"{source}: {reprlib.repr(name)} is of no image of the index; remove it")
+    return index.by_id[stem]

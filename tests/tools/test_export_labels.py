@@ -55,8 +55,8 @@ def exported(run: Path, form: str, *words: object) -> int:
     return getam("export-labels", run / "pseudo_labels", "--format", form, *where, *words)
 
 
-def imported(run: Path) -> int:
-    return getam("import-labels", run / "out", "--index", run / "index.csv", "--out", run / "back", "--threads", 1)
+def imported(run: Path, what: str = "out") -> int:
+    return getam("import-labels", run / what, "--index", run / "index.csv", "--out", run / "back", "--threads", 1)
 
 
 @settings(deadline=None)
@@ -65,10 +65,13 @@ def test_outlines_give_the_image_again(labels: np.ndarray) -> None:
     assert (painted(outlines(labels, tolerance=0), labels.shape) == labels).all()
 
 
-@pytest.mark.parametrize(("form", "words"), [("labelme", ("--tolerance", 0)), ("voc", ())])
-def test_labels_come_back_as_they_were(run: Path, form: str, words: tuple[object, ...]) -> None:
+@pytest.mark.parametrize(
+    ("form", "what", "words"),
+    [("labelme", "out", ("--tolerance", 0)), ("voc", "out", ()), ("coco", "out/instances.json", ())],
+)
+def test_labels_come_back_as_they_were(run: Path, form: str, what: str, words: tuple[object, ...]) -> None:
     assert exported(run, form, *words) == 0
-    assert imported(run) == 0
+    assert imported(run, what) == 0
     for id, labels in IMAGES.items():
         assert (read_labels(run / "back" / f"{id}.png") == labels).all()
 
@@ -180,6 +183,32 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "labelmap.txt, line 1: the color (0, 0) is no triple",
     ),
 }
+
+
+COCO: dict[str, tuple[dict[str, Any], str]] = {
+    "no form": ({}, "is not of COCO's form (KeyError: 'categories')"),
+    "a stranger": ({"images": [{"id": 1, "file_name": "other.jpg"}]}, "'other.jpg' is of no image of the index"),
+    "a category": ({"annotations": [{"image_id": 1, "category_id": 9}]}, "is not of COCO's form (KeyError: 9)"),
+    "a name": ({"categories": [{"id": 1, "name": "cta"}]}, "annotation 1: label 'cta' is none of the classes cat, dog"),
+    "a region": (
+        {"annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3]]}]},
+        "annotation 1 has a malformed segmentation",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_bad_instances_end_with_one_message(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    changed, message = COCO[name]
+    content: dict[str, Any] = {
+        "images": [{"id": 1, "file_name": "photo 0.jpg"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}],
+    }
+    (run / "out.json").write_text(json.dumps(content | changed if changed else {}))
+    assert imported(run, "out.json") == 1
+    assert message in capsys.readouterr().err
+    assert not (run / "back").exists()
 
 
 @pytest.mark.parametrize("name", BAD)

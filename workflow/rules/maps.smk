@@ -43,6 +43,7 @@ rule collect_maps:
         classes=run_file("classes.txt"),
         # As in collect_saliency.
         folder=lambda wildcards: ancient(SETTINGS.maps.folder or "maps.folder"),
+        brought=newest_of("class maps"),
     output:
         directory("results/{run}/maps/{shard}"),
     log:
@@ -57,6 +58,7 @@ rule collect_maps:
         runtime=scaled(120),
     params:
         code=code_of("getam.stages.collect_maps"),
+        files=state_of("class maps"),
         shard=shard_number,
         shards=number_of_shards,
         split=split_of,

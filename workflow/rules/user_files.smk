@@ -39,9 +39,10 @@ def user_files(kind: str, wildcards: object) -> FilesState:
     data, saliency = settings.data, settings.saliency
     if not is_main_process(workflow):
         return NO_FILES
-    if kind == "saliency maps":
-        brought = saliency.source == "folder" and not in_demo(saliency.folder)
-        return state_of_folders(Path(saliency.folder)) if brought else NO_FILES
+    if kind in ("saliency maps", "class maps"):
+        source = saliency if kind == "saliency maps" else settings.maps
+        brought = source.source == "folder" and not in_demo(source.folder)
+        return state_of_folders(Path(source.folder)) if brought else NO_FILES
     if kind == "pairs of saliency":
         folders = {each for each in (data.saliency_train, data.saliency_val) if not in_demo(each)}
         return state_of_folders(*sorted(folders)) if folders else NO_FILES
