@@ -362,10 +362,12 @@ def test_a_link_in_an_unfinished_folder_is_not_followed(tmp_path: Path, elsewher
     partial.mkdir()
     (partial / MARKER).touch()
     (partial / name).unlink(missing_ok=True)
-    (partial / name).symlink_to(elsewhere / "new")
+    (partial / name).symlink_to(elsewhere / "precious")
+    os.utime(elsewhere / "precious", ns=(10**18, 10**18))
     with pytest.raises(InputError, match=r"shard\.partial: "), atomic_folder(tmp_path / "shard", key="k"):
         raise AssertionError
-    assert names(elsewhere) == ["precious"]
+    assert (elsewhere / "precious").read_text() == "years"
+    assert (elsewhere / "precious").stat().st_mtime_ns == 10**18
 
 
 def test_a_locked_folder_that_is_a_link_is_left_alone(tmp_path: Path, elsewhere: Path) -> None:
