@@ -98,11 +98,12 @@ def work(reader: Reader, scratch: Path, seed: int, numbers: range, sender: objec
     resource.setrlimit(resource.RLIMIT_AS, (_size() + 8 * MEMORY * 2**20,) * 2)
     # libtiff and libjpeg write what they think of a file to the standard error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    before = _peak()
     for number in numbers:
         random = Random(f"{seed} {reader.name} {number}")
         (scratch / reader.name).write_bytes(reader.change(random, random.choice(reader.seeds)))
         sender.send((number, ""))  # type: ignore[attr-defined]
-        before, started = _peak(), time.process_time()
+        started = time.process_time()
         fault = ""
         try:
             reader.read(scratch / reader.name)
