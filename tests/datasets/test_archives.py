@@ -237,6 +237,7 @@ def chain(archive: tarfile.TarFile) -> None:
         (b"no archive", "cannot be unpacked"),
         (tar_of(FILES)[:-5000], "cannot be unpacked"),
     ],
+    ids=["out of a tar", "out of a zip", "growth", "folder", "links", "header", "chain", "method", "text", "cut"],
 )
 def test_a_hostile_archive_leaves_nothing(content: bytes, message: str, server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
