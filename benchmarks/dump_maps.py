@@ -17,6 +17,8 @@ from benchmarks.measure import THREADS, Check, Row, Run, alternating, config, in
 from getam.datasets.index import Index, IndexRow, write_index
 from getam.networks.checkpoints import save_model
 from getam.networks.classifier import build_classifier, describe_classifier
+from getam.settings.maps import MapSettings
+from getam.settings.section import section_of
 from getam.stages.dump_maps import Arguments, run
 
 IMAGES = 320
@@ -85,7 +87,7 @@ def prepare(folder: Path, count: int) -> Run:
 def dump(folder: Path, count: int, out: Path) -> None:
     run(
         Arguments(
-            **config().maps.model_dump(),
+            **section_of(MapSettings, config().maps).model_dump(),
             index=folder / str(count) / "index.csv",
             classifier=folder / "classifier",
             split="train",

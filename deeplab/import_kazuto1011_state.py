@@ -17,7 +17,7 @@ _BLOCK_PARTS = {
     "shortcut": ("downsample.0", "downsample.1"),
 }
 _STEM_KEY = re.compile(r"base\.layer1\.conv1\.(conv|bn)\.(\w+)")
-_BLOCK_KEY = re.compile(rf"base\.layer([2-5])\.block([1-9]\d{0, 2})\.({'|'.join(_BLOCK_PARTS)})\.(conv|bn)\.(\w+)")
+_BLOCK_KEY = re.compile(rf"base\.layer([2-5])\.block([1-9]\d{{0,2}})\.({'|'.join(_BLOCK_PARTS)})\.(conv|bn)\.(\w+)")
 _ASPP_KEY = re.compile(r"base\.aspp\.c(\d+)\.(\w+)")
 
 

@@ -79,8 +79,6 @@ def read_class_maps(file: Path, present: Iterable[str], classes: tuple[str, ...]
     """
     present = tuple(present)
     maps = _by_name(file, present) if file.suffix.lower() == ARRAYS else _by_position(file, present, classes)
-    if maps.dtype.kind not in "fui":
-        raise InputError(f"{file}: values of type {maps.dtype}; class maps are numbers, such as float32")
     maps = maps.astype(np.float32)
     if not np.isfinite(maps).all():
         raise InputError(f"{file}: holds values that are not finite; write maps of finite values")

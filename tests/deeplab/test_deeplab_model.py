@@ -307,8 +307,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(
     spoil: Callable[[dict[str, torch.Tensor]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # No values: tensors of one number each, shown in their full shapes.
-    state = {key: torch.zeros(()).expand(shape) for key, shape in full_shapes("deeplabv2").items()}
+    state = {key: torch.zeros(shape) for key, shape in full_shapes("deeplabv2").items()}
     spoil(state)
     torch.save(state, tmp_path / "theirs.pth")
     assert import_deeplab(tmp_path / "theirs.pth") == 1

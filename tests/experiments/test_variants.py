@@ -33,7 +33,7 @@ FILES = {
 }
 """A file that each rule writes."""
 
-SHARED_DATA = ("demo", "data.format", "data.root", "data.augmented", "saliency.source", "saliency.folder")
+SHARED_DATA = ("demo", "data.coco", "data.format", "data.root", "data.augmented", "saliency.source", "saliency.folder")
 """What all variants have in common."""
 CNN = {
     "classifier": {"backbone": "resnet18", "backbone_options": {}, "stem_channels": [], "readout": "pool"},

@@ -70,7 +70,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no channels": (save("a_cam.npy", np.zeros((2, 3), np.float32)), "a_cam.npy: shape (2, 3); class maps are (K, h"),
     "no grid": (save("a_cam.npy", np.zeros((2, 0, 3), np.float32)), "a_cam.npy: shape (2, 0, 3); class maps are"),
-    "text": (save("a_cam.npy", np.full((2, 2, 3), "x")), "a_cam.npy: values of type <U1; class maps are numbers"),
+    "text": (save("a_cam.npy", np.full((2, 2, 3), "x")), "a_cam.npy: not a plain .npy array (holds <U1, not numbers)"),
     "negative": (save("a_cam.npy", -np.ones((2, 2, 3))), "a_cam.npy: holds negative values; save np.maximum(maps, 0)"),
     "not finite": (save("a_cam.npy", np.full((2, 2, 3), np.nan)), "a_cam.npy: holds values that are not finite"),
     "a pickle": (save("a_cam.npy", np.array({"cat": 1}, dtype=object)), "a_cam.npy: not a plain .npy array"),

@@ -214,6 +214,7 @@ for stage in json.loads(sys.argv[1]):
 
 INSIDE_OF_FUNCTIONS = {
     "getam.networks.checkpoints",
+    "getam.networks.weight_files",
     "getam.labels.bands",
     "getam.labels.completion",
     "getam.labels.decisions",

@@ -698,7 +698,8 @@ def test_nothing_is_half_written(
     write_names(folder, MANY)
     (Path.cwd() / ".my_photos.partial.yaml").mkdir()
     error = refusal(capsys, folder)
-    assert "my_photos.yaml: cannot be written" in error
+    assert ".my_photos.partial.yaml: is in the way; remove it" in error
+    assert not list(Path.cwd().glob("my_photos.*"))
 
 
 def test_a_symbolic_link_in_the_way_is_not_written_through(

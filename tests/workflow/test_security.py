@@ -80,7 +80,7 @@ def test_pretrained_weights_run_no_code(workplace: Workplace, section: str) -> N
     torch.save({"a": Payload()}, workplace.folder / "zipped.pth")
     for name in ("weights.pth", "zipped.pth"):
         result = run(workplace, f"results/hostile/weights/{section}.json", {section: {"pretrained": name}})
-        check_refused(workplace, result, f"{name}: is no file of weights (Weights only load failed.")
+        check_refused(workplace, result, f"{name}: is no file of weights (Weights only load failed)")
 
 
 def test_a_checkpoint_of_the_authors_runs_no_code(workplace: Workplace) -> None:
