@@ -483,7 +483,7 @@ def test_the_recipe_of_hard_photographs_differs_where_it_says_so() -> None:
     assert path.read_text().count(" # photos20") == len(tuned) + 1
 
 
-def test_the_best_recipe_is_that_of_dinov2_and_what_gains_beyond_the_paper() -> None:
+def test_the_recipe_beyond_the_paper_is_that_of_dinov2_but_for_its_rounds() -> None:
     path = PROJECT / "configs" / "beyond.yaml"
     dinov2, beyond = read_yaml(PROJECT / "configs" / "dinov2.yaml"), read_yaml(path)
     assert differing(dinov2, beyond) == {"rounds"}
