@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 import getam.system.version
-from getam.errors import InputError
+from getam.errors import InputError, reason_of
 from getam.networks.supervision import SUPERVISION, of_network
 from getam.networks.weight_files import check_tensors, read_safetensors
-from getam.settings.foreign import reason, refusing
+from getam.settings.foreign import refusing
 from getam.settings.networks import PretrainedSettings
 from getam.settings.section import SomeSection
 from getam.system.files import atomic_file, read_json, write_json
@@ -119,7 +119,7 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     if not isinstance(description, dict) or description.get("kind") != kind:
         raise InputError(f"{path}: does not describe a {kind}; name the folder of one")
     try:
-        built = settings.model_validate(_filled(IMPLIED.get(kind, {}), description["settings"]))
+        built = settings.model_validate(with_implied(IMPLIED.get(kind, {}), description["settings"]))
     except (ValidationError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: its settings are not this version's ({error}); train the model again") from None
     names = description.get("classes", [])
@@ -129,13 +129,13 @@ def read_description(folder: Path, *, kind: str, settings: type[SomeSection]) ->
     return built.model_copy(update={"pretrained": False}), classes
 
 
-def _filled(implied: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+def with_implied(implied: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
     """The recorded settings, with implied ones in the place of those that are missing, at every depth."""
     filled = dict(implied) | dict(recorded)
     for name, values in implied.items():
         own = recorded.get(name, {})
         if isinstance(values, Mapping) and isinstance(own, Mapping):
-            filled[name] = _filled(values, own)
+            filled[name] = with_implied(values, own)
     return filled
 
 
@@ -230,7 +230,7 @@ def load_state(
         tensors, metadata = read_safetensors(path)
     # Every exception is meant, as in getam.settings.foreign.refusing, here and below.
     except Exception as error:
-        logger.warning("%s cannot be read (%s): training starts anew", path, reason(error))
+        logger.warning("%s cannot be read (%s): training starts anew", path, reason_of(error))
         return None
     if metadata.get("key") != key:
         logger.info("%s belongs to other settings: training starts anew", path)
@@ -254,7 +254,7 @@ def load_state(
                 torch.Generator(device).set_state(tensors[name])
         tensors["random"]  # Its absence is a KeyError.
     except Exception as error:
-        logger.warning("%s is damaged (%s): training starts anew", path, reason(error))
+        logger.warning("%s is damaged (%s): training starts anew", path, reason_of(error))
         return None
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

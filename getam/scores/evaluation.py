@@ -12,15 +12,19 @@ import torch
 from pydantic import Field
 from torchmetrics.functional.classification import binary_average_precision
 
-from getam.datasets.index import Index, IndexRow, read_index, read_label_source
+from getam.datasets.index import Index, read_index, read_label_source
 from getam.datasets.shards import MANIFEST, check_classes, read_manifest
-from getam.datasets.working_size import working_size
+from getam.datasets.working_size import is_scaled_down
 from getam.errors import InputError
+from getam.networks.checkpoints import with_implied
 from getam.networks.supervision import of_shards
 from getam.settings.prediction import PredictionSettings
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_json
 from getam.system.image_files import UNKNOWN, read_labels
+
+EARLIER = {"long_side": 0, "crf": {"backend": "pydensecrf"}}
+"""Settings of predictions that came later, with the values that those before them have."""
 
 logger = logging.getLogger(__name__)
 
@@ -222,8 +226,7 @@ def evaluate_predictions(
     for row in scored:
         assert row.mask is not None
         matrix.add(read_labels(row.mask), read_labels(predictions / f"{row.id}.png"))
-    # Earlier versions scaled nothing down.
-    settings = PredictionSettings.model_validate({"long_side": 0} | manifest["settings"])
+    settings = PredictionSettings.model_validate(with_implied(EARLIER, manifest["settings"]))
     return {
         "split": split,
         "images": len(scored),
@@ -234,7 +237,11 @@ def evaluate_predictions(
             "scales": [] if settings.squares else list(settings.scales),
             "squares": list(settings.squares),
             **({"window": settings.window, "window_overlap": settings.window_overlap} if settings.window else {}),
-            **({"long_side": settings.long_side} if any(_is_scaled_down(row, settings) for row in scored) else {}),
+            **(
+                {"long_side": settings.long_side}
+                if any(is_scaled_down(row, settings.long_side) for row in scored)
+                else {}
+            ),
             "flip": settings.flip,
             "crf": settings.crf.iterations > 0,
             **({"architecture": manifest["architecture"]} if "architecture" in manifest else {}),
@@ -242,10 +249,6 @@ def evaluate_predictions(
             "image_labels": image_labels,
         },
     }
-
-
-def _is_scaled_down(row: IndexRow, settings: PredictionSettings) -> bool:
-    return working_size(row, settings.long_side) != (row.height, row.width)
 
 
 class EvaluationArguments(MachineArguments):

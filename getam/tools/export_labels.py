@@ -61,9 +61,7 @@ def run(arguments: Arguments) -> None:
         doubted = {each.id for each in read_verdicts(arguments.verdicts, index.by_id.keys()) if each.word != "good"}
         files = {id: path for id, path in files.items() if id in doubted}
     if not files:
-        raise InputError(
-            f"{arguments.labels}: no labels to write; name a folder of them, or verdicts that call some bad"
-        )
+        raise InputError(f"{arguments.labels}: no labels to write; name verdicts that call some bad or unsure")
     rows = [index.row(id, source=arguments.labels) for id in sorted(files)]
     labels = (
         (row, read_correction(files[row.id], row, len(index.classes)))

@@ -41,7 +41,8 @@ class Arguments(MachineArguments):
     """
 
     labels: Path = Field(
-        description=f"folder of labelme's <id>.json, of label PNGs <id>.png, or with SegmentationClass and {LABEL_MAP}",
+        description="folder of labelme's <id>.json, of label PNGs <id>.png, or with SegmentationClass and "
+        f"{LABEL_MAP}; or a .json of COCO's form",
         json_schema_extra=POSITIONAL,
     )
     index: Path = Field(description="index.csv")

@@ -40,9 +40,9 @@ def summary_document(summary: Mapping[str, Any], run_name: str) -> Document:
     blocks: list[str | Heading | Grid] = [
         "All scores are fractions of 1. Ground truth 255 is ignored, one confusion matrix is summed over all images at "
         "their original size, and the mIoU is the mean over the background and those classes that occur in ground "
-        "truth or prediction; the column Classes says how many. Supervision: I image labels, S saliency, V a person's "
-        "verdicts on pseudo labels, F pixel labels (of pretrained weights), with the origin of the image labels in "
-        "brackets.",
+        "truth or prediction; the column Classes says how many. Supervision: I image labels, S saliency, M class maps "
+        "that were brought along, V a person's verdicts on pseudo labels or corrections of them, F pixel labels (of "
+        "pretrained weights), with the origin of the image labels in brackets.",
         Grid(HEADINGS, scores, RIGHT),
         *notes_in(summary),
     ]
