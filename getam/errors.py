@@ -44,7 +44,12 @@ LONGEST_REASON = 300
 
 
 def reason_of(error: BaseException) -> str:
-    """What a library's exception says, on one line: its first whole sentences, without codes for a terminal."""
+    """What a library's exception says, on one line: its first whole sentences, without codes for a terminal.
+
+    Of an OSError that has a number it is the system's own words, without the path; of one that says nothing, its type.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     first, *others = re.split(r"(?<=[.;!?]) ", " ".join(TERMINAL_CODE.sub("", str(error)).split()))
     if len(first) > LONGEST_REASON:
         return f"{first[:LONGEST_REASON].rpartition(' ')[0] or first[:LONGEST_REASON]} ..."

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from getam.errors import InputError, MachineError
-from getam.settings.foreign import ARCHIVE_FILES, ARCHIVE_GROWTH, ARCHIVE_HEADER_BYTES, open_regular, reason
+from getam.errors import InputError, MachineError, reason_of
+from getam.settings.foreign import ARCHIVE_FILES, ARCHIVE_GROWTH, ARCHIVE_HEADER_BYTES, open_regular
 from getam.system.files import atomic_folder, locked_folder
 from getam.system.progress import progress
 
@@ -225,7 +225,7 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
             if empty:
                 raise InputError(f"{bad}: it has no folder {archive.holds!r}; {cure}")
     except DAMAGED as error:
-        raise InputError(f"{bad} ({reason(error)}); {cure}") from None
+        raise InputError(f"{bad} ({reason_of(error)}); {cure}") from None
 
 
 @contextmanager
@@ -234,7 +234,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise tarfile.ReadError(reason(error)) from None
+        raise tarfile.ReadError(reason_of(error)) from None
 
 
 def _pieces(content: Any) -> Iterator[bytes]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from getam.datasets.folder import classes_file, read_list
+from getam.datasets.index import composed
 from getam.datasets.sbd import FOLDER, is_sbd
 from getam.datasets.voc import read_ids
 from getam.errors import InputError
@@ -80,7 +80,7 @@ def voc_sources(settings: IndexSettings, splits: Collection[str]) -> Sources:
     ids: set[str] = set()
     for path in lists:
         try:
-            ids |= {name for id in read_ids(path) for name in (_plain(id), _plain(Path(id).stem))}
+            ids |= {name for id in read_ids(path) for name in (composed(id), composed(Path(id).stem))}
         except InputError:
             # index_dataset says what is wrong with it.
             continue
@@ -148,9 +148,4 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _stem(path: str) -> str:
-    return _plain(os.path.splitext(os.path.basename(path))[0])
-
-
-def _plain(name: str) -> str:
-    # A list that was written on one system may spell letters with accents otherwise than the file names of another.
-    return unicodedata.normalize("NFC", name)
+    return composed(os.path.splitext(os.path.basename(path))[0])

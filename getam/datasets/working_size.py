@@ -25,9 +25,14 @@ def working_size(row: IndexRow, long_side: int) -> tuple[int, int]:
     return height, width
 
 
+def is_scaled_down(row: IndexRow, long_side: int) -> bool:
+    """Whether an image is computed below its own size."""
+    return working_size(row, long_side) != (row.height, row.width)
+
+
 def say_scaled_down(rows: Sequence[IndexRow], long_side: int, *, what: str) -> None:
     """Says in the log of the stage `what` how many images are computed below their size."""
-    if large := sum(working_size(row, long_side) != (row.height, row.width) for row in rows):
+    if large := sum(is_scaled_down(row, long_side) for row in rows):
         logger.info(
             "%s: %d of %d images are computed at a longer side of %d pixels (long_side), which saves memory and time; "
             "their results have their own size",

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from getam.errors import InputError
+from getam.errors import InputError, reason_of
 from getam.networks.checkpoints import DESCRIPTION, WEIGHTS
 
 MOST_TIMES = 4
@@ -46,8 +46,7 @@ def built_from(folder: Path) -> Iterator[None]:
             f"{path}: describes a network far larger than {WEIGHTS} beside it; copy both files of one training"
         ) from None
     except UNFIT as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: no network can be built of it ({reason}); train the model again") from None
+        raise InputError(f"{path}: no network can be built of it ({reason_of(error)}); train the model again") from None
 
 
 def _tensors_in(weights: Path) -> int:

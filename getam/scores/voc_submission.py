@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from getam.datasets.index import IndexRow
-from getam.errors import InputError, listed
-from getam.settings.foreign import open_regular, reason, refusing
+from getam.errors import InputError, listed, reason_of
+from getam.settings.foreign import open_regular, refusing
 from getam.system.files import atomic_file
 from getam.system.image_files import UNKNOWN, voc_palette
 
@@ -129,7 +129,7 @@ def _picture_problem(content: bytes, row: IndexRow, num_classes: int) -> str | N
             mode, palette, values = image.mode, image.getpalette("RGB"), np.asarray(image)
     # Every exception is meant, as in getam.settings.foreign.refusing.
     except Exception as error:
-        return f"cannot be decoded ({reason(error)})"
+        return f"cannot be decoded ({reason_of(error)})"
     if mode != "P":
         return f"is {mode}, not a palette PNG"
     used = 3 * (num_classes + 1)

@@ -97,9 +97,8 @@ class LabelMethod:
         text: explanation in --help.
         needs_saliency: whether the method reads the image's saliency map; its labels then have the supervision I+S.
         reads_photograph: whether the method reads the image itself.
-        in_processes: whether images are labelled in a pool of processes, for methods that keep a core busy for
-            seconds an image and hold the interpreter; otherwise in threads.
-        runs_crf: whether the method runs the dense CRF; where torch computes it, images are labelled in threads.
+        runs_crf: whether the method runs the dense CRF, which keeps a core busy for seconds an image. pydensecrf
+            holds the interpreter, so that its images are labelled in a pool of processes, all others in threads.
         on_device: whether the method also accepts maps and saliency as tensors, and computes on their device.
         by_rules: whether Eq. 5 decides each pixel. The audit page then has a layer of the deciding rules, and the
             end-to-end training knows which pixels were mined.
@@ -109,7 +108,6 @@ class LabelMethod:
     text: str
     needs_saliency: bool = False
     reads_photograph: bool = False
-    in_processes: bool = False
     runs_crf: bool = False
     on_device: bool = False
     by_rules: bool = False
@@ -117,12 +115,8 @@ class LabelMethod:
 
 LABEL_METHODS = {
     "activation": LabelMethod("completion", "Eq. 4-5", needs_saliency=True, on_device=True, by_rules=True),
-    "crf": LabelMethod(
-        "dense CRF", "dense CRF on the maps, without saliency", reads_photograph=True, in_processes=True, runs_crf=True
-    ),
-    "rrm": LabelMethod(
-        "RRM", "RRM's reliable labels, without saliency", reads_photograph=True, in_processes=True, runs_crf=True
-    ),
+    "crf": LabelMethod("dense CRF", "dense CRF on the maps, without saliency", reads_photograph=True, runs_crf=True),
+    "rrm": LabelMethod("RRM", "RRM's reliable labels, without saliency", reads_photograph=True, runs_crf=True),
     "bands": LabelMethod("bands", "two background scores, without saliency", on_device=True),
 }
 """The label methods by the value of `completion.method`: the paper's first, then the baselines."""

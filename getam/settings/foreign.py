@@ -162,9 +162,4 @@ def refusing(path: Path, what: str, *, cure: str) -> Iterator[None]:
     except (InputError, FileNotFoundError):
         raise
     except Exception as error:
-        raise InputError(f"{path}: {what} ({reason(error)}); {cure}") from None
-
-
-def reason(error: Exception) -> str:
-    """What an exception says, on one line; the name of its type if it says nothing."""
-    return (error.strerror if isinstance(error, OSError) else None) or reason_of(error)
+        raise InputError(f"{path}: {what} ({reason_of(error)}); {cure}") from None

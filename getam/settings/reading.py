@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from getam.errors import InputError
-from getam.settings.foreign import YAML_BYTES, YAML_DEPTH, YAML_DIGITS, YAML_NODES, read_text, reason
+from getam.errors import InputError, reason_of
+from getam.settings.foreign import YAML_BYTES, YAML_DEPTH, YAML_DIGITS, YAML_NODES, read_text
 
 _INSTALLED = Path(__file__).resolve().parents[1] / "project"
 
@@ -108,7 +108,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     # PyYAML makes dates, numbers and sets of texts that look like some, and fails in as many ways; it reads nested
     # values by recursion.
     except Exception as error:
-        raise InputError(f"{path}: not valid YAML: {reason(error)}; correct the file") from None
+        raise InputError(f"{path}: not valid YAML: {reason_of(error)}; correct the file") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: must hold sections (`completion:` and so on), like config.yaml")
     return values

@@ -50,7 +50,7 @@ def run(arguments: Arguments) -> None:
     arguments.set_threads()
     if method.runs_crf:
         settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
-    in_processes = method.in_processes and not (method.runs_crf and settings.crf.backend == "torch")
+    in_processes = method.runs_crf and settings.crf.backend == "pydensecrf"
     if not in_processes:
         import torch
 

@@ -256,7 +256,7 @@ def end_to_end_model(file: str) -> Callable[[object], str]:
 def label_threads(wildcards: object) -> int:
     """The threads of complete_labels: methods that take seconds an image share the cores among the shards."""
     settings = settings_of(wildcards)
-    if not LABEL_METHODS[settings.completion.method].in_processes:
+    if not LABEL_METHODS[settings.completion.method].runs_crf:
         return IMAGE_THREADS
     return max(1, min(16, (CORES or 8) // settings.data.shards))
 
