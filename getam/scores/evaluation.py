@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field
-from torchmetrics.functional.classification import binary_average_precision
 
 from getam.datasets.index import Index, read_index, read_label_source
 from getam.datasets.shards import MANIFEST, check_classes, read_manifest
@@ -193,6 +192,9 @@ def average_precision(scores: torch.Tensor, targets: torch.Tensor, names: Sequen
         {"mean_average_precision", "average_precision": {name: ...}}; a class without a positive image has None
         and is left out of the mean.
     """
+    # Imported here, since it takes as long as torch itself, and of the stages that score only the classifier needs it.
+    from torchmetrics.functional.classification import binary_average_precision
+
     # Shifting keeps confident scores from saturating: the sigmoid makes all float32 logits above 17 equal.
     probabilities = (scores - scores.amax(0)).sigmoid()
     per_class = np.full(targets.shape[1], np.nan)
