@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from support.run_files import CLASSES, halves, segmentation, write_run
-from support.workplace import PLANNER, PROJECT, Workplace
+from support.workplace import PROJECT, Workplace
 
 from getam.datasets.index import read_index
 from getam.experiments.table_runs import content_flags
@@ -77,11 +77,9 @@ def test_the_rules_write_what_the_table_says(tmp_path: Path) -> None:
     overlay = workplace.overlay({"run": "tiny", "classifier": {"pretrained": True}})
     (workplace.folder / "data/demo/ImageSets/Segmentation").mkdir(parents=True)
     (workplace.folder / "data/demo/ImageSets/Segmentation/test.txt").touch()
-    code, output = PLANNER.ask(
-        workplace, "--summary", "--cores", "2", "--configfile", str(overlay), "--resources", "gpu=2", "--", *wanted
-    )
-    assert code == 0, output
-    lines = (line.split("\t") for line in output.splitlines() if line.startswith("results/tiny/"))
+    result = workplace.snakemake("--summary", "--configfile", str(overlay), "--resources", "gpu=2", "--", *wanted)
+    assert result.returncode == 0, result.stderr
+    lines = (line.split("\t") for line in result.stdout.splitlines() if line.startswith("results/tiny/"))
     written = {(rule, path.removeprefix("results/tiny/")) for path, _, rule, *_ in lines}
     for rule, path in written:
         known = [artifact.path for artifact in ARTIFACTS if artifact.stage == rule]

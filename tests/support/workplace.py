@@ -46,8 +46,8 @@ class Planner:
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, workplace: Workplace, *words: str) -> tuple[int, str]:
-        """Runs Snakemake with `words` in the workplace; returns exit code and output."""
+    def run(self, workplace: Workplace, *words: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
+        """Runs Snakemake with `words` in the workplace, and kills it after some seconds."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(PROJECT / "tests" / "support" / "planner.py")],
@@ -61,13 +61,14 @@ class Planner:
         request = {
             "folder": str(workplace.folder),
             "python": workplace.python,
-            "packages": [str(workplace.folder if workplace.sources else PROJECT)],
+            "environment": workplace.environment,
             "words": words,
+            "seconds": seconds,
         }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        code, output = json.loads(self.process.stdout.readline())
-        return code, output
+        code, output, errors = json.loads(self.process.stdout.readline())
+        return subprocess.CompletedProcess(words, code, output, errors)
 
 
 PLANNER = Planner()
@@ -119,14 +120,7 @@ class Workplace:
         return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.command, "--cores", str(cores), *words],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
+        return PLANNER.run(self, "--cores", str(cores), *words)
 
     def started(self) -> list[str]:
         """The stages for which stand-ins were called, in the order of the calls."""
@@ -134,8 +128,9 @@ class Workplace:
 
     def plan(self, *words: str, cores: int = 2) -> set[str]:
         """The rules that `snakemake -n` lists, without target rules."""
-        code, output = PLANNER.ask(self, "-n", "--cores", str(cores), *words)
-        assert code == 0, output
+        result = self.snakemake("-n", *words, cores=cores)
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
         if "Nothing to be done" in output:
             return set()
         table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", output, re.MULTILINE | re.DOTALL)
