@@ -53,7 +53,13 @@ class Annotation:
     category: int
     crowd: bool
     segmentation: Any
-    """Polygons or run-length encoding, as in the file; None or an empty list if there is a box alone."""
+    """Polygons or run-length encoding, as in the file; None, [] or [[]] if there is a box alone."""
+
+    @property
+    def is_outlined(self) -> bool:
+        return self.segmentation is not None and not (
+            isinstance(self.segmentation, list) and not any(self.segmentation)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Photograph:
     @property
     def is_outlined(self) -> bool:
         """Whether every annotation has an outline, so that the mask can be painted."""
-        return not any(each.segmentation is None or each.segmentation == [] for each in self.annotations)
+        return all(each.is_outlined for each in self.annotations)
 
 
 def index_coco(
