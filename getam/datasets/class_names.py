@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from getam.datasets.index import composed
@@ -12,7 +12,12 @@ from getam.errors import InputError
 from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.image_files import UNKNOWN
 
-NO_CLASSES = frozenset({"background", "_background_", "__background__", "bg", "void", "__ignore__"})
+NO_CLASSES = frozenset(
+    {
+        *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
+        *("void", "ignore", "__ignore__"),
+    }
+)
 """Names that tools give to pixels of no class or of an unknown one, in lower case."""
 
 FORMULAS = ("=", "+", "-", "@")
@@ -35,6 +40,14 @@ def class_name_problem(name: str) -> str | None:
     if name.startswith(FORMULAS):
         return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
     return None
+
+
+def alike_names(names: Iterable[str]) -> list[list[str]]:
+    """The groups of names that differ in case alone."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    return [group for group in alike.values() if len(group) > 1]
 
 
 def as_words(text: str) -> str:

@@ -27,6 +27,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from getam.datasets.class_names import check_class_names
+from getam.datasets.consistency import consistent_index
 from getam.datasets.documents import read_json_document
 from getam.datasets.index import Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.photographs import SUFFIXES
@@ -140,7 +141,7 @@ def index_coco(
         rows = check_in_threads(
             lambda photograph: _check_image(photograph, values, names, written=written, masks=masks), jobs, threads
         )
-    return Index(rows=rows, classes=names)
+    return consistent_index(rows, names, masks={}, source=root)
 
 
 def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[list[Photograph], dict[int, str]]:

@@ -252,7 +252,10 @@ def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
             if pixels > MAX_PIXELS:
                 raise ValueError(f"a tile of {pixels} pixels")
             if image.mode.startswith(("I", "F")):
-                raise InputError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
+                raise InputError(
+                    f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits (a mask: with its values "
+                    "as they are)"
+                )
             if decode and image.format in JPEGS:
                 _check_scans(file)
             with room_for(pixels) if decode else nullcontext():

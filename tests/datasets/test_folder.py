@@ -75,6 +75,7 @@ def test_the_rows_of_a_list(root: Path) -> None:
 
 def test_the_file_of_classes_gives_their_order_and_those_without_a_photograph(root: Path) -> None:
     classes_file(root).write_text("犬\nhorse\npotted plant\ndog\n")
+    write_labels(root.parent / "masks" / "t1.png", np.resize(np.array([0, 3, 4, 255], np.uint8), SIZE))
     found = index(root)
     assert found.classes == ("犬", "horse", "potted plant", "dog")
     assert found.by_id["t1"].labels == ("potted plant", "dog")
@@ -231,6 +232,16 @@ DAMAGES: dict[str, Damage] = {
     ),
     "a label twice": (labels("dog; dog"), ("mine.csv, line 5: label 'dog' stands there twice; leave one",)),
     "the background": (labels("dog;_Background_"), ("mine.csv, line 5: '_Background_' is no class but label value 0",)),
+    "names with commas": (
+        labels("dog, potted plant"),
+        ("mine.csv, line 5: label 'dog, potted plant' is one name or several", "join names by ; or write the names of"),
+    ),
+    "names with a bar": (labels("dog|potted plant"), ("line 5: label 'dog|potted plant' is one name or several",)),
+    "an unlabeled class": (labels("Unlabeled"), ("mine.csv, line 5: 'Unlabeled' is no class", "take it off the list")),
+    "folders of Windows": (
+        lambda root: change(root, 1, "image", "photographs\\v1.webp"),
+        ("mine.csv, line 3: ", "photographs\\v1.webp: no such image; write / in the place of \\ between folders"),
+    ),
     "a void class": (labels("void"), ("mine.csv, line 5: 'void' is no class", "take it off the list")),
     "a control character": (labels("d\x07og"), ("mine.csv, line 5: class name 'd\\x07og' holds ';' or a control",)),
     "a direction that changes": (labels("d\u202eog"), ("mine.csv, line 5: class name 'd\\u202eog' holds",)),

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
 from getam.datasets.annotations.records import Annotations, Record
-from getam.datasets.class_names import class_name_problem
+from getam.datasets.class_names import alike_names, class_name_problem
 from getam.datasets.index import composed
 from getam.errors import InputError, enumerated, listed
 
@@ -252,9 +252,5 @@ def _class_warnings(annotations: Annotations, shown: frozenset[str], classes: Gi
     else:
         for name in sorted(_normalized(annotations.declared) - shown):
             yield f"class {name!r}: no photograph shows it; it is left out"
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(shown):
-        alike[name.casefold()].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            yield f"the classes {enumerated(map(repr, names), 'and')} differ in case alone; are they one?"
+    for names in alike_names(sorted(shown)):
+        yield f"the classes {enumerated(map(repr, names), 'and')} differ in case alone; are they one?"
