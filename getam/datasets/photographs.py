@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 LONGEST_NAME = 200
 """Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
+
+MASK_ENDINGS = ("_mask", "-mask")
+"""What some tools add to an id in the name of its mask."""
+
+MASK = re.compile(rf"(.+)(?:{'|'.join(MASK_ENDINGS)})(?:[_-]?[0-9]+)?")
+"""The name of a photograph's mask, without suffix; there may be several: cat_mask, cat_mask_1."""
 
 ENDINGS = 8
 """Number of endings of passed-over files that are named; the others are counted."""
@@ -121,6 +128,12 @@ def files_below(folder: Path, suffixes: Collection[str], *, leave_out: Collectio
             if not name.startswith(".") and PurePosixPath(name).suffix.lower() in suffixes and (here / name).is_file()
         ]
     return sorted(found)
+
+
+def masks_among(paths: Collection[PurePosixPath]) -> list[PurePosixPath]:
+    """The files that are masks of others beside them, by their names: cat/1_mask.png beside cat/1.png."""
+    names = {path.with_suffix("") for path in paths}
+    return [path for path in paths if (match := MASK.fullmatch(path.stem)) and path.parent / match[1] in names]
 
 
 def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:

@@ -142,10 +142,18 @@ def _photograph_of_task(data: dict[str, Any]) -> str:
 
 
 def _names_of_results(results: list[Any]) -> Iterator[str]:
-    """Yields the classes that the results of an annotation name: choices, and labels of boxes, outlines and brushes."""
+    """Yields the classes that results of an annotation name: choices, and labels of boxes, outlines and brushes.
+
+    Of a taxonomy it is the last name of each chosen path.
+    """
     for result in results:
         kind = _typed(result, dict, "a result").get("type")
-        if kind == "choices" or (isinstance(kind, str) and kind.endswith("labels")):
+        if kind == "taxonomy":
+            value = _typed(result.get("value"), dict, "the value of a result")
+            for path in _typed(value.get(kind, []), list, f"the {kind} of a result"):
+                names = _typed(path, list, f"one of the {kind} of a result")
+                yield _typed(names[-1] if names else None, str, f"one of the {kind} of a result")
+        elif kind == "choices" or (isinstance(kind, str) and kind.endswith("labels")):
             value = _typed(result.get("value"), dict, "the value of a result")
             for name in _typed(value.get(kind, []), list, f"the {kind} of a result"):
                 yield _typed(name, str, f"one of the {kind} of a result")

@@ -222,6 +222,13 @@ def _records(reader: _Reader, rows: Sequence[tuple[int, str, tuple[str, ...]]], 
         InputError: a cell may be a name with a comma, or several names.
     """
     open_cells = [cell for *_, cells in rows for cell in cells if reader.classes is None or cell not in reader.classes]
+    for line, _, cells in rows:
+        for cell in cells:
+            if cell[:1] in ("[", "{") and cell[-1:] in ("]", "}"):
+                raise InputError(
+                    f"{reader.where(line)}: {cell!r} is a list in the form of a program's; write its names alone, "
+                    "joined by ;"
+                )
     joiner = next((each for each in JOINERS if any(each in cell for cell in open_cells)), None)
     if joiner == "," and reader.classes is None and not has_all:
         line, cell = next((line, cell) for line, _, cells in rows for cell in cells if "," in cell)
@@ -321,15 +328,17 @@ def _unread(table: Table, *read: str) -> tuple[str, ...]:
 
 
 def _of_classes(table: Table, key: str, classes: list[str]) -> Annotations:
-    problems = [
-        f"{where}: {row[name]!r} in column {name!r} is neither 0 nor 1; correct it, or call the column of the labels "
-        "`labels`"
-        for where, row in table.records()
-        for name in classes
-        if row[name].lower() not in TRUTH
-    ]
+    problems: dict[str, str] = {}
+    for where, row in table.records():
+        for name in classes:
+            if row[name].lower() not in TRUTH:
+                problems.setdefault(
+                    name,
+                    f"{where}: {row[name]!r} in column {name!r} is neither 0 nor 1; correct it, take the column off, "
+                    "or call the column of the labels `labels`",
+                )
     if problems:
-        raise InputError(listed(problems))
+        raise InputError(listed([*problems.values()]))
     records = [
         Record(
             photograph=row[key],
