@@ -191,7 +191,7 @@ def read_labels(path: Path) -> np.ndarray:
         if image.mode not in ("P", "L"):
             raise InputError(
                 f"{path}: a mask must be a palette or gray PNG whose pixels are label values, this one is "
-                f"{image.mode}; convert its colors to label values first"
+                f"{image.mode}; convert its colors to label values first (docs/own_data.md)"
             )
         with room_for(image.width * image.height):
             return np.asarray(image)

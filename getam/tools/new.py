@@ -350,7 +350,7 @@ def _report(
     if unlabelled := len(photographs.paths) - len(rows):
         yield f"{unlabelled} photographs that nobody has labelled are left out."
     if empty := sum(not row.labels for row in rows):
-        yield f"{empty} photographs show none of the classes."
+        yield f"{empty} photographs show none of the classes. If nobody has looked at some, take them off the list."
     if given_splits(labelled.labels):
         yield "They stay in the splits whose folders they lie in."
     splits = ("train", "val", *(["test"] if any(row.split == "test" for row in rows) else []))

@@ -887,6 +887,21 @@ def test_what_spreadsheets_add_to_a_table_is_passed_over(tmp_path: Path, name: s
     assert [(row["id"], row["labels"]) for row in rows("photos")] == [("1", "cat"), ("2", "dog")]
 
 
+def test_an_uploaded_photograph_may_have_kept_the_name_of_its_copy(tmp_path: Path) -> None:
+    names = ["0a1b2c3d-1.jpg", "2.jpg", "3.jpg", "0a1b2c3d-3.jpg"]
+    write_photographs(tmp_path / "photos", names)
+    tasks = [
+        {
+            "data": {"image": f"/data/upload/1/0a1b2c3d-{number}.jpg"},
+            "annotations": [{"result": [{"type": "choices", "value": {"choices": [label]}}]}],
+        }
+        for number, label in enumerate(["cat", "dog", "fox"], start=1)
+    ]
+    (tmp_path / "photos" / "labels.json").write_text(json.dumps(tasks))
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert {row["id"]: row["labels"] for row in rows("photos")} == {"0a1b2c3d-1": "cat", "2": "dog", "3": "fox"}
+
+
 def test_a_taxonomy_of_label_studio_names_the_leaf(tmp_path: Path) -> None:
     write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg"])
     results = {"1": [["animal", "cat"]], "2": [["animal", "dog"], ["plant"]]}

@@ -66,7 +66,14 @@ class NamedImages:
             MissingImageError: it names no image of the folder.
             ImageNameError: it names several, or a file outside of the folder.
         """
-        return self._beside(record) if record.by_stem else self.named(record.photograph, base=record.base)
+        if record.by_stem:
+            return self._beside(record)
+        try:
+            return self.named(record.photograph, base=record.base)
+        except MissingImageError:
+            if record.stored is None or not self.is_named(record.stored, base=record.base):
+                raise
+            return self.named(record.stored, base=record.base)
 
     def named(self, text: str, *, base: Path) -> PurePosixPath:
         """The image that a text names: an id (a file's name without suffix), a file's name, or a path.
