@@ -19,6 +19,9 @@ from getam.system.image_files import image_size
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
+UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".psd")
+"""Suffixes of photographs that are not read, in lower case."""
+
 LONGEST_NAME = 200
 """Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
 

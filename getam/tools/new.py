@@ -29,7 +29,7 @@ from getam.datasets.annotations.records import Annotations
 from getam.datasets.class_names import FORMULAS, check_class_names, read_classes
 from getam.datasets.folder import LIST_COLUMNS, classes_file
 from getam.datasets.index import CLASSES
-from getam.datasets.photographs import SUFFIXES, files_below, ids_of
+from getam.datasets.photographs import SUFFIXES, UNREAD, files_below, ids_of
 from getam.datasets.repeated import repeated_files
 from getam.datasets.split import given_splits, stratified_split
 from getam.errors import InputError, enumerated, listed
@@ -104,8 +104,15 @@ def run(arguments: Arguments) -> None:
     _check_paths(arguments, out)
     left_out = [each for each in (arguments.masks, arguments.saliency, RESULTS) if each is not None]
     paths = files_below(arguments.folder, SUFFIXES, leave_out=left_out)
+    unread = files_below(arguments.folder, UNREAD, leave_out=left_out)
+    others = f"{len(unread)} files, such as {str(unread[0])!r}, are not read: convert them to JPEG" if unread else ""
     if not paths:
-        raise InputError(f"{arguments.folder}: no photograph ({', '.join(SUFFIXES)}) there; name the folder of yours")
+        found = f" ({others})" if others else ""
+        raise InputError(
+            f"{arguments.folder}: no photograph ({', '.join(SUFFIXES)}) there{found}; name the folder of yours"
+        )
+    if others:
+        logger.warning("%s: %s", arguments.folder, others)
     paths = _readable(arguments, paths)
     ids = ids_of(paths)
     photographs = NamedImages(arguments.folder, paths, ids=ids)

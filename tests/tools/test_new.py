@@ -602,6 +602,10 @@ WARNED: dict[str, tuple[Callable[[Path], object], str]] = {
         text(CAT_AND_DOG + "3,Cat\n"),
         "the classes 'Cat' and 'cat' differ in case alone; are they one?",
     ),
+    "photographs of other formats": (
+        both(text(CAT_AND_DOG), text("", "4.HEIC"), text("", "5.gif")),
+        "{}: 2 files, such as '4.HEIC', are not read: convert them to JPEG",
+    ),
     "further columns": (
         text("id,labels,author\n1,cat,A\n2,dog,B\n"),
         "labels.csv: the columns 'author' are not read",
@@ -900,6 +904,22 @@ def test_an_uploaded_photograph_may_have_kept_the_name_of_its_copy(tmp_path: Pat
     (tmp_path / "photos" / "labels.json").write_text(json.dumps(tasks))
     assert new(tmp_path / "photos", "--val", 0) == 0
     assert {row["id"]: row["labels"] for row in rows("photos")} == {"0a1b2c3d-1": "cat", "2": "dog", "3": "fox"}
+
+
+def test_a_name_in_brackets_is_one_that_classes_txt_has(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    (tmp_path / "photos" / "labels.csv").write_text("id,label\n1,{x}\n2,[y]\n")
+    (tmp_path / "photos" / "classes.txt").write_text("[y]\n{x}\n")
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert [row["labels"] for row in rows("photos")] == ["{x}", "[y]"]
+
+
+def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.heic").touch()
+    assert "there (1 files, such as '1.heic', are not read: convert them to JPEG); name" in refusal(
+        capsys, tmp_path / "photos"
+    )
 
 
 def test_a_taxonomy_of_label_studio_names_the_leaf(tmp_path: Path) -> None:
