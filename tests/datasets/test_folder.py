@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.workplace import PROJECT
 
 from getam.cli import STAGES, command
 from getam.datasets import documents
 from getam.datasets.folder import LIST_COLUMNS, classes_file, index_folder, read_list
 from getam.datasets.index import Index, IndexRow, read_index
+from getam.datasets.sources import folder_sources
 from getam.errors import InputError
+from getam.settings.config import validate_config
+from getam.settings.reading import read_yaml
 from getam.system.image_files import write_labels
 
 ROWS = [
@@ -347,3 +351,6 @@ def test_accents_of_a_list_may_be_written_otherwise_than_those_of_the_files(root
     found = index(write(root, [row, *ROWS[1:]])).rows[0]
     assert found.id == unicodedata.normalize("NFC", "à")
     assert found.image.is_file()
+    # A change of the file is noticed by the name that it has.
+    settings = validate_config(read_yaml(PROJECT / "config.yaml")).data.model_copy(update={"root": root})
+    assert str(found.image) in folder_sources(settings, ["train"]).indexed
