@@ -20,6 +20,9 @@ NO_CLASSES = frozenset(
 )
 """Names that tools give to pixels of no class or of an unknown one, in lower case."""
 
+NOTHING = frozenset({"nan", "none", "null", "n/a"})
+"""What programs write into a cell that has no text, in lower case."""
+
 FORMULAS = ("=", "+", "-", "@")
 """First letters of a text that a spreadsheet reads as a formula."""
 
@@ -35,6 +38,8 @@ def class_name_problem(name: str) -> str | None:
         return f"class name {name!r} is empty or has blanks around it; rename the class"
     if name.casefold() in NO_CLASSES:
         return f"{name!r} is no class but label value 0 (unknown pixels are {UNKNOWN}); take it off the list"
+    if name.casefold() in NOTHING:
+        return f"{name!r} is what programs write for no name; leave the cell empty, or take the name off"
     if ";" in name or not name.isprintable():
         return f"class name {name!r} holds ';' or a control character; rename the class"
     if name.startswith(FORMULAS):

@@ -244,7 +244,11 @@ DAMAGES: dict[str, Damage] = {
     "an unlabeled class": (labels("Unlabeled"), ("mine.csv, line 5: 'Unlabeled' is no class", "take it off the list")),
     "folders of Windows": (
         lambda root: change(root, 1, "image", "photographs\\v1.webp"),
-        ("mine.csv, line 3: ", "photographs\\v1.webp: no such image; write / in the place of \\ between folders"),
+        ("mine.csv, line 3: ", "photographs\\v1.webp: no such image; write a path below the list's folder"),
+    ),
+    "a cell of pandas": (
+        labels("NaN"),
+        ("mine.csv, line 5: 'NaN' is what programs write for no name; leave the cell",),
     ),
     "a void class": (labels("void"), ("mine.csv, line 5: 'void' is no class", "take it off the list")),
     "a control character": (labels("d\x07og"), ("mine.csv, line 5: class name 'd\\x07og' holds ';' or a control",)),

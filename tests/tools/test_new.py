@@ -441,6 +441,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         text("id,labels\n1,cat\n2,_background_;cat\n"),
         ("labels.csv, line 3: '_background_' is no class but label value 0", "take it off the list"),
     ),
+    "cells of pandas": (
+        text("id,labels\n1,cat\n2,nan\n"),
+        ("labels.csv, line 3: 'nan' is what programs write for no name; leave the cell empty, or take the name off",),
+    ),
     "what labelme ignores": (
         as_json(LABELME | {"shapes": [{"label": "__ignore__"}]}, "1.json"),
         ("1.json: '__ignore__' is no class but label value 0", "take it off"),
