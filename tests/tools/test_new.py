@@ -380,6 +380,24 @@ def test_masks_are_matched_and_val_is_taken_from_them(
     assert index.count(b"masks/") == 4
 
 
+def test_a_mask_is_of_one_photograph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, masks = tmp_path / "photos", tmp_path / "masks"
+    write_photographs(folder, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.jpg"])
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    for name in ("1", "2", "3"):
+        write_labels(masks / f"{name}.png", np.full((12, 16), 2 if name == "3" else 1, np.uint8))
+    message = refusal(capsys, folder, "--masks", masks)
+    assert "--masks: '1.png' may be the mask of 'cat/1.jpg' and 'dog/1.jpg'; call it cat_1.png, or put the " in message
+    (masks / "1.png").rename(masks / "cat_1.png")
+    assert new(folder, "--masks", masks) == 0
+    assert {row["id"]: Path(row["mask"]).name for row in rows("photos")} == {
+        "cat_1": "cat_1.png",
+        "cat_2": "2.png",
+        "dog_1": "",
+        "dog_3": "3.png",
+    }
+
+
 def test_masks_need_names_of_their_values(folder: Path, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "classes.txt").unlink()
     assert f"--masks: the values of masks need names: write {folder / 'classes.txt'}" in refusal(

@@ -28,7 +28,12 @@ FORMS = (tables.FORM, json_files.LABELME, json_files.COCO, json_files.LABEL_STUD
 SUFFIXES = (*tables.SUFFIXES, *json_files.SUFFIXES, *xml_files.SUFFIXES)
 """The suffixes of files that may have image labels, in lower case."""
 
-MASKS = frozenset({"mask", "masks", "gt", "ground_truth", "groundtruth", "annotations", "labels", "segmentationclass"})
+MASKS = frozenset(
+    {
+        *("mask", "masks", "gt", "ground_truth", "groundtruth", "annotations", "labels", "segmentationclass"),
+        *("segmentationobject", "predicted", "predictions", "pseudo_labels"),
+    }
+)
 """Names of folders that have masks of the photographs in others, in lower case."""
 
 

@@ -28,7 +28,7 @@ def find_masks(
         Photograph -> its mask, as a path below `folder`.
 
     Raises:
-        InputError: a photograph has several masks, or none has one.
+        InputError: a photograph has several masks, a mask several photographs, or none has one.
     """
     among = {*masks_among(ids)}
     ids = {path: id for path, id in ids.items() if path not in among}
@@ -49,6 +49,13 @@ def find_masks(
             except ImageNameError as error:
                 problems.append(f"--masks: {error}")
                 break
+    of_mask: dict[PurePosixPath, PurePosixPath] = {}
+    for path, mask in found.items():
+        if (first := of_mask.setdefault(mask, path)) != path:
+            problems.append(
+                f"--masks: {str(mask)!r} may be the mask of {str(first)!r} and {str(path)!r}; call it {ids[first]}.png, "
+                "or put the masks into folders as the photographs"
+            )
     if problems:
         raise InputError(listed(problems))
     if not found:
