@@ -53,8 +53,8 @@ def find_masks(
     for path, mask in found.items():
         if (first := of_mask.setdefault(mask, path)) != path:
             problems.append(
-                f"--masks: {str(mask)!r} may be the mask of {str(first)!r} and {str(path)!r}; call it {ids[first]}.png, "
-                "or put the masks into folders as the photographs"
+                f"--masks: {str(mask)!r} may be the mask of {str(first)!r} and {str(path)!r}; call it {ids[first]}.png"
+                ", or put the masks into folders as the photographs"
             )
     if problems:
         raise InputError(listed(problems))
