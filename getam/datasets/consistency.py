@@ -103,8 +103,8 @@ def _check_labels(shown: Sequence[tuple[IndexRow, SeenMask]], classes: tuple[str
     if 2 * others > showing:
         raise InputError(
             f"{source}: {others} of {showing} masks show other classes than their image's labels: {example}; put "
-            f"the classes into the order of the masks' values ({order} and so on; 0 is background), or write those "
-            "values into the masks"
+            f"the classes into the order of the masks' values ({order} and so on; 0 is background), or correct masks "
+            "or labels"
         )
     logger.warning(
         "index_dataset: %d of %d masks show none of their image's labels: %s; look whether their values are those of "

@@ -171,8 +171,9 @@ def _label_problems(entries: list[Entry], known: tuple[str, ...] | None, file: P
 
 def _check(entry: Entry, classes: tuple[str, ...], seen: dict[Path, SeenMask]) -> IndexRow:
     image, mask = existing(entry.image), None if entry.mask is None else existing(entry.mask)
-    if "\\" in str(image) and not image.exists():
-        raise InputError(f"{entry.where}: {image}: no such image; write a path below the list's folder, with / in it")
+    for path in filter(None, (image, mask)):
+        if "\\" in str(path) and not path.exists():
+            raise InputError(f"{entry.where}: {path}: no such file; write a path below the list's folder, with / in it")
     height, width = read_image(image).shape[:2]
     if mask is not None:
         if not mask.is_file():

@@ -244,7 +244,11 @@ DAMAGES: dict[str, Damage] = {
     "an unlabeled class": (labels("Unlabeled"), ("mine.csv, line 5: 'Unlabeled' is no class", "take it off the list")),
     "folders of Windows": (
         lambda root: change(root, 1, "image", "photographs\\v1.webp"),
-        ("mine.csv, line 3: ", "photographs\\v1.webp: no such image; write a path below the list's folder"),
+        ("mine.csv, line 3: ", "photographs\\v1.webp: no such file; write a path below the list's folder, with /"),
+    ),
+    "a mask of Windows": (
+        lambda root: change(root, 0, "mask", "C:\\masks\\t1.png"),
+        ("mine.csv, line 2: ", "C:\\masks\\t1.png: no such file; write a path below the list's folder, with /"),
     ),
     "a cell of pandas": (
         labels("NaN"),
