@@ -160,7 +160,9 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
         elif (other := first.setdefault(id, path)) != path:
             problems.append(f"{str(other)!r} and {str(path)!r} would have the same id, {id!r}")
     if problems:
-        raise InputError(f"{listed(problems)}; rename the photographs")
+        raise InputError(
+            f"{listed(problems)}; rename the photographs (masks belong into a folder of their own, which --masks names)"
+        )
     return ids
 
 

@@ -31,8 +31,19 @@ def given_splits(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
     Returns:
         None unless each photograph lies in such a folder, and some in one of train. There may be none in val.
     """
-    splits = {path: next(filter(None, map(split_of_folder, path.parts[:-1])), "") for path in paths}
+    splits = _splits(paths)
     return splits if "train" in splits.values() and "" not in splits.values() else {}
+
+
+def outside_of_splits(paths: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    """The photographs that lie in no folder of a split, where others lie in one of train and one of another split."""
+    splits = _splits(paths)
+    named = {*splits.values()} - {""}
+    return [path for path, split in splits.items() if not split] if "train" in named and len(named) > 1 else []
+
+
+def _splits(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    return {path: next(filter(None, map(split_of_folder, path.parts[:-1])), "") for path in paths}
 
 
 def stratified_split(

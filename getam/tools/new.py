@@ -31,7 +31,7 @@ from getam.datasets.folder import LIST_COLUMNS, classes_file
 from getam.datasets.index import CLASSES
 from getam.datasets.photographs import SUFFIXES, UNREAD, files_below, ids_of
 from getam.datasets.repeated import repeated_files
-from getam.datasets.split import given_splits, stratified_split
+from getam.datasets.split import given_splits, outside_of_splits, stratified_split
 from getam.errors import InputError, enumerated, listed
 from getam.pages.text.tables import aligned_table
 from getam.runs.hours import measured_hours
@@ -136,7 +136,8 @@ def run(arguments: Arguments) -> None:
             out: recipe.overlay,
         }
     )
-    for message in (*annotations.notes, *labelled.warnings, *_copy_warnings(labelled, copies)):
+    warnings = (*annotations.notes, *labelled.warnings, *_copy_warnings(labelled, copies), *_split_warnings(labelled))
+    for message in warnings:
         logger.warning("%s", message)
     print("\n".join(_report(arguments, photographs, annotations, labelled, rows)))
     print("\n".join(_next_steps(arguments, out, recipe, rows)))
@@ -263,6 +264,14 @@ def _copy_warnings(labelled: Labelled, copies: Mapping[PurePosixPath, PurePosixP
     ]
     if differing:
         yield f"{listed(differing)}; correct one of them"
+
+
+def _split_warnings(labelled: Labelled) -> Iterator[str]:
+    if strays := outside_of_splits(labelled.labels):
+        yield (
+            f"{len(strays)} photographs, such as {str(strays[0])!r}, lie outside of the folders of splits, so that all "
+            "are divided anew; move them into one of these folders to keep the splits"
+        )
 
 
 def _divided(

@@ -840,6 +840,28 @@ def test_photographs_stay_in_the_splits_whose_folders_they_lie_in(
     assert index.count(b",test,") == 4
 
 
+def test_a_photograph_outside_of_the_splits_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"train/1.jpg": ["cat"], "train/2.jpg": ["dog"], "val/3.jpg": ["cat"], "4.jpg": ["dog"]}
+    write_photographs(tmp_path / "photos", [*labels])
+    write_names(tmp_path / "photos", labels)
+    assert new(tmp_path / "photos", "--out", "first.yaml") == 0
+    assert (
+        "1 photographs, such as '4.jpg', lie outside of the folders of splits, so that all are divided anew"
+        in capsys.readouterr().err
+    )
+    # One that nobody has labelled is left out anyway, and a class may be called train.
+    del labels["4.jpg"]
+    write_names(tmp_path / "photos", labels)
+    assert new(tmp_path / "photos", "--out", "second.yaml") == 0
+    assert splits("second") == {"1": "train", "2": "train", "3": "val"}
+    write_photographs(
+        tmp_path / "vehicles", [f"{name}/{name}{number}.jpg" for name in ("train", "bus") for number in (1, 2)]
+    )
+    assert new(tmp_path / "vehicles") == 0
+    assert {row["labels"] for row in rows("vehicles")} == {"bus", "train"}
+    assert "splits" not in capsys.readouterr().err
+
+
 def test_without_a_folder_of_val_it_is_taken_from_train_alone(tmp_path: Path) -> None:
     photographs = [
         f"{split}/{label}/{label}{number}.jpg"
