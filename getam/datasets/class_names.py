@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from getam.datasets.index import composed
@@ -12,8 +12,16 @@ from getam.errors import InputError
 from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.image_files import UNKNOWN
 
-NO_CLASSES = frozenset({"background", "_background_", "__background__", "bg", "void", "__ignore__"})
+NO_CLASSES = frozenset(
+    {
+        *("background", "_background_", "__background__", "bg", "unlabeled", "unlabelled"),
+        *("void", "ignore", "__ignore__"),
+    }
+)
 """Names that tools give to pixels of no class or of an unknown one, in lower case."""
+
+NOTHING = frozenset({"nan", "none", "null", "n/a"})
+"""What programs write into a cell that has no text, in lower case."""
 
 FORMULAS = ("=", "+", "-", "@")
 """First letters of a text that a spreadsheet reads as a formula."""
@@ -30,11 +38,21 @@ def class_name_problem(name: str) -> str | None:
         return f"class name {name!r} is empty or has blanks around it; rename the class"
     if name.casefold() in NO_CLASSES:
         return f"{name!r} is no class but label value 0 (unknown pixels are {UNKNOWN}); take it off the list"
+    if name.casefold() in NOTHING:
+        return f"{name!r} is what programs write for no name; leave the cell empty, or take the name off"
     if ";" in name or not name.isprintable():
         return f"class name {name!r} holds ';' or a control character; rename the class"
     if name.startswith(FORMULAS):
         return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
     return None
+
+
+def alike_names(names: Iterable[str]) -> list[list[str]]:
+    """The groups of names that differ in case alone."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[name.casefold()].append(name)
+    return [group for group in alike.values() if len(group) > 1]
 
 
 def as_words(text: str) -> str:

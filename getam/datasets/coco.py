@@ -27,6 +27,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from getam.datasets.class_names import check_class_names
+from getam.datasets.consistency import consistent_index
 from getam.datasets.documents import read_json_document
 from getam.datasets.index import Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.photographs import SUFFIXES
@@ -53,7 +54,13 @@ class Annotation:
     category: int
     crowd: bool
     segmentation: Any
-    """Polygons or run-length encoding, as in the file; None or an empty list if there is a box alone."""
+    """Polygons or run-length encoding, as in the file; None, [] or [[]] if there is a box alone."""
+
+    @property
+    def is_outlined(self) -> bool:
+        return self.segmentation is not None and not (
+            isinstance(self.segmentation, list) and not any(self.segmentation)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class Photograph:
     @property
     def is_outlined(self) -> bool:
         """Whether every annotation has an outline, so that the mask can be painted."""
-        return not any(each.segmentation is None or each.segmentation == [] for each in self.annotations)
+        return all(each.is_outlined for each in self.annotations)
 
 
 def index_coco(
@@ -134,7 +141,7 @@ def index_coco(
         rows = check_in_threads(
             lambda photograph: _check_image(photograph, values, names, written=written, masks=masks), jobs, threads
         )
-    return Index(rows=rows, classes=names)
+    return consistent_index(rows, names, masks={}, source=root)
 
 
 def _read(source: Path, folder: Path, split: str, problems: list[str]) -> tuple[list[Photograph], dict[int, str]]:

@@ -25,6 +25,8 @@ from getam.settings.foreign import DOCUMENT_BYTES, read_bytes
 DELIMITERS = ("\t", ",", ";")
 """What may separate the cells of a table: spreadsheets of some languages write semicolons."""
 
+SEPARATOR = re.compile(r"\Asep=.(?=\r?\n)", re.IGNORECASE)
+"""The first line of a table by which some programs tell a spreadsheet what separates its cells."""
 
 DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
 """The first line of an XML file that declares its encoding."""
@@ -70,8 +72,8 @@ def read_table(path: Path) -> Table:
 
 
 def frequent_delimiter(text: str) -> str:
-    """The character of DELIMITERS that is most frequent in the first line."""
-    return max(DELIMITERS, key=text.partition("\n")[0].count)
+    """The character of DELIMITERS that is most frequent in the first line that is not empty."""
+    return max(DELIMITERS, key=text.lstrip("\r\n").partition("\n")[0].count)
 
 
 def rows_of(path: Path, text: str, *, delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
@@ -95,12 +97,15 @@ def rows_of(path: Path, text: str, *, delimiter: str) -> Iterator[tuple[int, tup
 def table_of(path: Path, rows: Sequence[tuple[int, tuple[str, ...]]]) -> Table:
     """A table of rows with their lines, the first of which names the columns.
 
+    Spreadsheets write empty cells behind the last column, which are dropped.
+
     Raises:
         InputError: there is no row, a row has other cells than the header, or two columns have one name.
     """
     if not rows:
         raise InputError(f"{path}: is empty; write a header, such as id,labels, and a row a photograph")
-    (_, columns), *others = rows
+    width = max(number for _, row in rows for number, cell in enumerate(row, start=1) if cell)
+    (_, columns), *others = [(line, row[:width]) for line, row in rows]
     for line, row in others:
         if len(row) != len(columns):
             raise InputError(
@@ -189,6 +194,6 @@ def read_document_text(path: Path) -> str:
     """
     try:
         # Spreadsheets write a byte order mark at the start of a UTF-8 file.
-        return _bytes(path, DOCUMENT_BYTES).decode("utf-8-sig")
+        return SEPARATOR.sub("", _bytes(path, DOCUMENT_BYTES).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error}); save it as such") from None

@@ -17,11 +17,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from getam.datasets.annotations.tables import JOINERS
 from getam.datasets.class_names import check_class_names, class_name_problem, read_classes
+from getam.datasets.consistency import SeenMask, consistent_index
 from getam.datasets.documents import read_table
 from getam.datasets.index import LABELLED, Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.named_files import existing
-from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, check_masks_show_classes, checked_mask
+from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, checked_mask
 from getam.errors import InputError, listed
 from getam.system.image_files import read_image, read_labels
 
@@ -130,10 +132,9 @@ def index_folder(
     if problems:
         raise InputError(listed(problems))
     jobs = [each for entries in lists.values() for each in evenly_spaced(entries, images)]
-    seen: set[int] = set()
+    seen: dict[Path, SeenMask] = {}
     rows = check_in_threads(lambda entry: _check(entry, classes, seen), jobs, threads)
-    check_masks_show_classes(rows, seen, classes, source=path)
-    return Index(rows, classes)
+    return consistent_index(rows, classes, masks=seen, source=path)
 
 
 def _classes(path: Path, entries: list[Entry]) -> tuple[str, ...]:
@@ -159,12 +160,20 @@ def _label_problems(entries: list[Entry], known: tuple[str, ...] | None, file: P
                 yield f"{entry.where}: label {name!r} is not in {file}; add it there or correct it"
             elif problem := class_name_problem(name):
                 yield f"{entry.where}: {problem}"
+            elif known is None and {*name} & {*JOINERS}:
+                yield (
+                    f"{entry.where}: label {name!r} is one name or several; join names by ; or write the names of the "
+                    f"classes into {file}"
+                )
             elif count > 1:
                 yield f"{entry.where}: label {name!r} stands there twice; leave one"
 
 
-def _check(entry: Entry, classes: tuple[str, ...], seen: set[int]) -> IndexRow:
+def _check(entry: Entry, classes: tuple[str, ...], seen: dict[Path, SeenMask]) -> IndexRow:
     image, mask = existing(entry.image), None if entry.mask is None else existing(entry.mask)
+    for path in filter(None, (image, mask)):
+        if "\\" in str(path) and not path.exists():
+            raise InputError(f"{entry.where}: {path}: no such file; write a path below the list's folder, with / in it")
     height, width = read_image(image).shape[:2]
     if mask is not None:
         if not mask.is_file():

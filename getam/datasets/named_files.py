@@ -71,13 +71,24 @@ class NamedFiles:
         return f"; {word} is there: write one id a line, and nothing else" if more and word in self else ""
 
 
-def existing(path: Path) -> Path:
-    """The path itself, or the one that is there under the same name with its accents written otherwise."""
+Listings = dict[Path, dict[str, str]]
+"""What lies in folders: name with composed accents -> name, by folder."""
+
+
+def existing(path: Path, listings: Listings | None = None) -> Path:
+    """The path itself, or the one that is there under the same name with its accents written otherwise.
+
+    Args:
+        listings: gets what lies in folders, so that many paths of one folder are found fast.
+    """
     if path.exists():
         return path
+    listings = {} if listings is None else listings
     found = Path(path.anchor)
     for part in path.parts[1:] if path.anchor else path.parts:
         if not (found / part).exists() and found.is_dir():
-            part = next((name for name in os.listdir(found) if composed(name) == composed(part)), part)
+            if found not in listings:
+                listings[found] = {composed(name): name for name in os.listdir(found)}
+            part = listings[found].get(composed(part), part)
         found /= part
     return found if found.exists() else path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,17 @@ from getam.system.image_files import image_size
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
 
+UNREAD = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".psd")
+"""Suffixes of photographs that are not read, in lower case."""
+
 LONGEST_NAME = 200
 """Most bytes of a name without suffix, as of an id: file systems allow 255, and results have longer names."""
+
+MASK_ENDINGS = ("_mask", "-mask")
+"""What some tools add to an id in the name of its mask."""
+
+MASK = re.compile(rf"(.+)(?:{'|'.join(MASK_ENDINGS)})(?:[_-]?[0-9]+)?")
+"""The name of a photograph's mask, without suffix; there may be several: cat_mask, cat_mask_1."""
 
 ENDINGS = 8
 """Number of endings of passed-over files that are named; the others are counted."""
@@ -123,6 +133,12 @@ def files_below(folder: Path, suffixes: Collection[str], *, leave_out: Collectio
     return sorted(found)
 
 
+def masks_among(paths: Collection[PurePosixPath]) -> list[PurePosixPath]:
+    """The files that are masks of others beside them, by their names: cat/1_mask.png beside cat/1.png."""
+    names = {path.with_suffix("") for path in paths}
+    return [path for path in paths if (match := MASK.fullmatch(path.stem)) and path.parent / match[1] in names]
+
+
 def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     """An id for each photograph of a folder: its name without suffix, by which masks and saliency maps are called.
 
@@ -144,7 +160,9 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
         elif (other := first.setdefault(id, path)) != path:
             problems.append(f"{str(other)!r} and {str(path)!r} would have the same id, {id!r}")
     if problems:
-        raise InputError(f"{listed(problems)}; rename the photographs")
+        raise InputError(
+            f"{listed(problems)}; rename the photographs (masks belong into a folder of their own, which --masks names)"
+        )
     return ids
 
 

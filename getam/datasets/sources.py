@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from getam.datasets.folder import classes_file, read_list
 from getam.datasets.index import composed
+from getam.datasets.named_files import Listings, existing
 from getam.datasets.sbd import FOLDER, is_sbd
 from getam.datasets.voc import read_ids
 from getam.errors import InputError
@@ -119,8 +120,9 @@ def folder_sources(settings: IndexSettings, splits: Collection[str]) -> Sources:
     except InputError:
         # index_dataset says what is wrong with it.
         return Sources(indexed)
-    indexed += [str(entry.image) for entry in entries]
-    masks += [str(entry.mask) for entry in entries if entry.mask is not None]
+    listings: Listings = {}
+    indexed += [str(existing(entry.image, listings)) for entry in entries]
+    masks += [str(existing(entry.mask, listings)) for entry in entries if entry.mask is not None]
     return Sources(indexed, masks)
 
 

@@ -7,8 +7,43 @@ of photographs comes from a hash of seed and id, so that the split is the same o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What the folders of a split are called, in lower case; a further word may follow, as in training_set."""
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split that a folder is of by its name; None if it is of none."""
+    return FOLDERS.get(re.split(r"[^a-z]", name.lower())[0])
+
+
+def given_splits(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """The split of each photograph by the folders that it lies in, as in train/1.jpg.
+
+    Returns:
+        None unless each photograph lies in such a folder, and some in one of train. There may be none in val.
+    """
+    splits = _splits(paths)
+    return splits if "train" in splits.values() and "" not in splits.values() else {}
+
+
+def outside_of_splits(paths: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    """The photographs that lie in no folder of a split, where others lie in one of train and one of another split."""
+    splits = _splits(paths)
+    named = {*splits.values()} - {""}
+    return [path for path, split in splits.items() if not split] if "train" in named and len(named) > 1 else []
+
+
+def _splits(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    return {path: next(filter(None, map(split_of_folder, path.parts[:-1])), "") for path in paths}
 
 
 def stratified_split(

@@ -23,6 +23,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from getam.datasets.class_names import read_classes, read_lines
+from getam.datasets.consistency import SeenMask, consistent_index, seen_mask
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.datasets.voc_files import (
@@ -139,7 +140,7 @@ def index_voc(
     check_masks_have_images(files)
     table = read_label_file(root / "image_labels.txt", files.images, classes) if labels == "file" else None
     jobs = [(id, split) for split in lists for id in evenly_spaced(lists[split], images)]
-    seen: set[int] = set()
+    seen: dict[Path, SeenMask] = {}
 
     def check(job: tuple[str, str], written: Path | None) -> IndexRow:
         id, split = job
@@ -164,28 +165,7 @@ def index_voc(
             rows = check_in_threads(lambda job: check(job, written), jobs, threads)
     else:
         rows = check_in_threads(lambda job: check(job, None), jobs, threads)
-    check_masks_show_classes(rows, seen, classes, source=root / "SegmentationClass")
-    return Index(rows=rows, classes=classes)
-
-
-def check_masks_show_classes(rows: Sequence[IndexRow], seen: set[int], classes: Sequence[str], *, source: Path) -> None:
-    """Refuses masks without any class value, such as those in which 255 is the object, as many tools export them.
-
-    A network that predicts background alone would score an mIoU of 1 on them, since 255 is not scored.
-
-    Args:
-        seen: the values of all masks.
-        source: where the masks come from, for the message.
-
-    Raises:
-        InputError: the masks have pixels of 255 and none of a class, although images with masks have labels.
-    """
-    if UNKNOWN in seen <= {0, UNKNOWN} and any(row.mask is not None and row.labels for row in rows):
-        first = f"{classes[0]} is 1" + (f", {classes[1]} is 2" if len(classes) > 1 else "")
-        raise InputError(
-            f"{source}: no mask shows a class, only {' and '.join(map(str, sorted(seen)))}; write the value of its "
-            f"class into an object's pixels ({first} and so on; 255 is void, which isn't scored), or remove the masks"
-        )
+    return consistent_index(rows, classes, masks=seen, source=root / "SegmentationClass")
 
 
 def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], threads: int) -> tuple[IndexRow, ...]:
@@ -232,7 +212,7 @@ def _check_row(
     augmented: ExtraMasks | None,
     written: Path | None,
     masks: Path | None,
-    seen: set[int],
+    seen: dict[Path, SeenMask],
     negatives: bool,
 ) -> IndexRow:
     """Checks one image with its mask and labels, and returns its row.
@@ -243,7 +223,7 @@ def _check_row(
         augmented: the extra masks of train, if any.
         written: temporary folder to which converted masks are written; None if none are converted.
         masks: final path of that folder.
-        seen: gets the values of its mask.
+        seen: gets its mask.
         negatives: whether it may show none of the classes.
     """
     path = files.images.find(id)
@@ -326,14 +306,14 @@ def checked_mask(
     size: tuple[int, int],
     classes: Sequence[str],
     *,
-    seen: set[int],
+    seen: dict[Path, SeenMask],
 ) -> np.ndarray:
     """Reads the mask of an image and checks it: label values (H, W), uint8.
 
     Args:
         read: reads the file to label values.
         size: (H, W) of the image.
-        seen: gets the mask's values.
+        seen: gets the mask, by the image.
 
     Raises:
         InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
@@ -345,23 +325,20 @@ def checked_mask(
             f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
         )
-    found = np.unique(values).tolist()
-    seen.update(found)
-    if beyond := [value for value in found if len(classes) < value != UNKNOWN]:
+    palette = read_palette(path) if read is read_labels else None
+    seen[image] = found = seen_mask(path, values, palette)
+    if beyond := [value for value in sorted(found.values) if len(classes) < value != UNKNOWN]:
         raise InputError(
             f"{path}: mask value {beyond[0]} is beyond the {len(classes)} classes of classes.txt; "
             f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
-    if classes == VOC_CLASSES and read is read_labels:
-        _check_colors(path, values)
+    if classes == VOC_CLASSES and palette is not None:
+        _check_colors(path, values, palette)
     return values
 
 
-def _check_colors(path: Path, values: np.ndarray) -> None:
+def _check_colors(path: Path, values: np.ndarray, palette: np.ndarray) -> None:
     """Refuses a mask whose palette shows a class in the VOC color of another: its label values are not VOC's."""
-    palette = read_palette(path)
-    if palette is None:
-        return
     names = ("background", *VOC_CLASSES)
     numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
     for value in np.unique(values[values < len(palette)]).tolist():

@@ -11,12 +11,9 @@ from getam.datasets.annotations.tables import read_label_table
 from getam.datasets.documents import read_xml_document
 from getam.datasets.index import composed
 from getam.datasets.named_files import NamedFiles
-from getam.datasets.photographs import SUFFIXES
+from getam.datasets.photographs import MASK_ENDINGS, SUFFIXES
 from getam.errors import InputError
 from getam.settings.foreign import ANNOTATION_BYTES
-
-MASK_ENDINGS = ("_mask", "-mask")
-"""What some tools add to an id in the name of its mask."""
 
 
 class DatasetFiles(NamedTuple):

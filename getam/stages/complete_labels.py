@@ -92,8 +92,14 @@ def run(arguments: Arguments) -> None:
         ) as shard,
     ):
         todo = shard.unfinished_rows(rows)
+        hollow = 0
         for row in (row for row in todo if row.id in corrected):
-            write_labels(shard.path(row.id), read_correction(corrected[row.id], row, len(index.classes)))
+            labels = read_correction(corrected[row.id], row, len(index.classes))
+            hollow += {UNKNOWN} <= {*np.unique(labels).tolist()} <= {0, UNKNOWN}
+            write_labels(shard.path(row.id), labels)
+        if hollow:
+            # As the masks of many tools, in which 255 is the object.
+            logger.warning("%d corrected labels in %s show no class, only unknown pixels", hollow, settings.corrected)
         todo = [row for row in todo if row.id not in corrected]
         written = shard.write_all(
             todo,

@@ -191,7 +191,7 @@ def read_labels(path: Path) -> np.ndarray:
         if image.mode not in ("P", "L"):
             raise InputError(
                 f"{path}: a mask must be a palette or gray PNG whose pixels are label values, this one is "
-                f"{image.mode}; convert its colors to label values first"
+                f"{image.mode}; convert its colors to label values first (docs/own_data.md)"
             )
         with room_for(image.width * image.height):
             return np.asarray(image)
@@ -252,7 +252,10 @@ def _open_image(path: Path, *, decode: bool = True) -> Iterator[Image.Image]:
             if pixels > MAX_PIXELS:
                 raise ValueError(f"a tile of {pixels} pixels")
             if image.mode.startswith(("I", "F")):
-                raise InputError(f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits")
+                raise InputError(
+                    f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits (a mask: with its values "
+                    "as they are)"
+                )
             if decode and image.format in JPEGS:
                 _check_scans(file)
             with room_for(pixels) if decode else nullcontext():

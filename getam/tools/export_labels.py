@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pydantic import Field
 
-from getam.datasets.index import IndexRow, read_index
+from getam.datasets.index import Index, IndexRow, read_index
 from getam.datasets.shards import MANIFEST, check_classes, files_in_folders, files_in_shards, read_manifest
 from getam.errors import InputError
 from getam.labels.corrections import read_correction
@@ -68,7 +68,7 @@ def run(arguments: Arguments) -> None:
         for row in progress(rows, total=len(rows), unit="image", what="export_labels")
     )
     with atomic_folder(arguments.out) as folder:
-        WRITERS[arguments.format](labels, index.classes, folder, arguments)
+        WRITERS[arguments.format](labels, index, folder, arguments)
     logger.info("%s: labels of %d images; docs/correct_labels.md says how to bring them back", arguments.out, len(rows))
 
 
@@ -87,7 +87,7 @@ def label_files(folder: Path) -> dict[str, Path]:
 Labelled = Iterator[tuple[IndexRow, np.ndarray]]
 
 
-def _write_labelme(labelled: Labelled, classes: tuple[str, ...], folder: Path, arguments: Arguments) -> None:
+def _write_labelme(labelled: Labelled, index: Index, folder: Path, arguments: Arguments) -> None:
     pixels = kept = 0
     for row, labels in labelled:
         shapes = outlines(labels, tolerance=arguments.tolerance)
@@ -98,7 +98,7 @@ def _write_labelme(labelled: Labelled, classes: tuple[str, ...], folder: Path, a
             "flags": {},
             "shapes": [
                 {
-                    "label": name_of_value(shape.value, classes),
+                    "label": name_of_value(shape.value, index.classes),
                     "points": shape.points.astype(float).tolist(),
                     "group_id": None,
                     "description": "",
@@ -117,12 +117,13 @@ def _write_labelme(labelled: Labelled, classes: tuple[str, ...], folder: Path, a
     logger.info("outlines keep %.2f %% of the pixels' labels", 100 * kept / pixels)
 
 
-def _write_coco(labelled: Labelled, classes: tuple[str, ...], folder: Path, arguments: Arguments) -> None:
+def _write_coco(labelled: Labelled, index: Index, folder: Path, arguments: Arguments) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    values = [*range(1, len(classes) + 1), UNKNOWN]
+    values = [*range(1, len(index.classes) + 1), UNKNOWN]
+    names = _file_names(index)
     for row, labels in labelled:
-        images.append({"id": len(images) + 1, "file_name": row.image.name, "height": row.height, "width": row.width})
+        images.append({"id": len(images) + 1, "file_name": names[row.id], "height": row.height, "width": row.width})
         for value, region in regions(labels):
             if not value:
                 continue
@@ -138,17 +139,27 @@ def _write_coco(labelled: Labelled, classes: tuple[str, ...], folder: Path, argu
                     "segmentation": {"size": list(runs["size"]), "counts": runs["counts"].decode("ascii")},
                 }
             )
-    categories = [{"id": i, "name": name_of_value(value, classes)} for i, value in enumerate(values, start=1)]
+    categories = [{"id": i, "name": name_of_value(value, index.classes)} for i, value in enumerate(values, start=1)]
     write_json(folder / "instances.json", {"images": images, "categories": categories, "annotations": annotations})
 
 
-def _write_voc(labelled: Labelled, classes: tuple[str, ...], folder: Path, arguments: Arguments) -> None:
+def _file_names(index: Index) -> dict[str, str]:
+    """The name of each photograph's file by id; below the folder that all lie in, where two have one name."""
+    names = {row.id: row.image.name for row in index.rows}
+    if len({*names.values()}) == len(names):
+        return names
+    paths = {row.id: os.path.abspath(row.image) for row in index.rows}
+    above = os.path.commonpath([*paths.values()])
+    return {id: os.path.relpath(path, above) for id, path in paths.items()}
+
+
+def _write_voc(labelled: Labelled, index: Index, folder: Path, arguments: Arguments) -> None:
     ids = []
     for row, labels in labelled:
         write_labels(folder / "SegmentationClass" / f"{row.id}.png", labels)
         ids.append(row.id)
     write_text(folder / "ImageSets" / "Segmentation" / "default.txt", "".join(f"{id}\n" for id in ids))
-    write_text(folder / LABEL_MAP, label_map(classes))
+    write_text(folder / LABEL_MAP, label_map(index.classes))
 
 
 def label_map(classes: Sequence[str]) -> str:
@@ -162,7 +173,7 @@ def label_map(classes: Sequence[str]) -> str:
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
 
 
-WRITERS: dict[str, Callable[[Labelled, tuple[str, ...], Path, Arguments], None]] = {
+WRITERS: dict[str, Callable[[Labelled, Index, Path, Arguments], None]] = {
     "labelme": _write_labelme,
     "coco": _write_coco,
     "voc": _write_voc,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 import reprlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from getam.datasets.annotations.matching import DRIVE, ImageNameError, MissingImageError, NamedImages
 from getam.datasets.class_names import read_lines
 from getam.datasets.coco import Annotation, semantic_mask
 from getam.datasets.documents import read_json_document
-from getam.datasets.index import Index, IndexRow, composed, read_index
+from getam.datasets.index import Index, IndexRow, read_index
 from getam.errors import InputError
 from getam.labels.corrections import files_of_index, read_correction
 from getam.labels.outlines import BACKGROUND_NAME, LABEL_MAP, UNKNOWN_NAME, Outline, painted, value_of_name
@@ -75,9 +77,30 @@ def run(arguments: Arguments) -> None:
 
 
 def _read_masks(folder: Path, index: Index) -> Labels:
+    seen: set[int] = set()
     for id, path in files_of_index(folder, ".png", index).items():
         row = index.by_id[id]
-        yield row, read_correction(path, row, len(index.classes))
+        labels = read_correction(path, row, len(index.classes))
+        seen.update(np.unique(labels).tolist())
+        yield row, labels
+    if UNKNOWN in seen <= {0, UNKNOWN}:
+        raise InputError(
+            f"{folder}: no file shows a class, only {' and '.join(map(str, sorted(seen)))}; write the value of its "
+            f"class into an object's pixels ({index.classes[0]} is 1; {UNKNOWN} is unknown)"
+        )
+
+
+def _check_size(height: Any, width: Any, row: IndexRow, where: str) -> None:
+    """Refuses outlines that were drawn on an image of another size, if the file says so.
+
+    Raises:
+        InputError: the size is not the one in the index.
+    """
+    if height is not None and width is not None and (height, width) != (row.height, row.width):
+        raise InputError(
+            f"{where}: was drawn on an image of {reprlib.repr(width)}x{reprlib.repr(height)} pixels, and {row.image} "
+            f"has {row.width}x{row.height} (width x height); draw it on the photograph itself"
+        )
 
 
 def _value(name: Any, index: Index, where: str) -> int:
@@ -97,6 +120,7 @@ def _read_labelme(folder: Path, index: Index) -> Labels:
         shapes = content.get("shapes") if isinstance(content, dict) else None
         if not isinstance(shapes, list):
             raise InputError(f"{path}: is no file of labelme's, which has shapes; remove it")
+        _check_size(content.get("imageHeight"), content.get("imageWidth"), row, str(path))
         drawn = [_outline(shape, index, f"{path}, shape {number}") for number, shape in enumerate(shapes, start=1)]
         yield row, painted(drawn, (row.height, row.width))
 
@@ -171,13 +195,25 @@ def _colors(path: Path, index: Index) -> dict[tuple[int, ...], int]:
 
 def _read_coco(source: Path, index: Index) -> Labels:
     content = read_json_document(source)
+    photographs = _Photographs(index)
+    rows: dict[Any, IndexRow] = {}
     try:
         names = {each["id"]: each["name"] for each in content["categories"]}
-        rows = {each["id"]: _row_of_file(each["file_name"], index, source) for each in content["images"]}
+        for each in content["images"]:
+            row = photographs.row(each["file_name"], source)
+            where = f"{source}, image {reprlib.repr(each['file_name'])}"
+            if each["id"] in rows or row in rows.values():
+                raise InputError(f"{where}: stands there twice, or has the id of another image; leave one of them")
+            _check_size(each.get("height"), each.get("width"), row, where)
+            rows[each["id"]] = row
         drawn: dict[Any, list[Annotation]] = {id: [] for id in rows}
         for number, each in enumerate(content["annotations"], start=1):
-            value = _value(names[each["category_id"]], index, f"{source}, annotation {number}")
-            drawn[each["image_id"]].append(Annotation(number, value, False, each["segmentation"]))
+            where = f"{source}, annotation {number}"
+            value = _value(names[each["category_id"]], index, where)
+            annotation = Annotation(number, value, False, each.get("segmentation"))
+            if not annotation.is_outlined:
+                raise InputError(f"{where}: has no outline; draw one, or take it off")
+            drawn[each["image_id"]].append(annotation)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{source}: is not of COCO's form ({type(error).__name__}: {error}); export it again"
@@ -187,8 +223,27 @@ def _read_coco(source: Path, index: Index) -> Labels:
         yield row, semantic_mask(drawn[id], values, (row.height, row.width), source=source)
 
 
-def _row_of_file(name: Any, index: Index, source: Path) -> IndexRow:
-    stem = composed(Path(name).stem)
-    if stem not in index.by_id:
-        raise InputError(f"{source}: {reprlib.repr(name)} is of no image of the index; remove it")
-    return index.by_id[stem]
+class _Photographs:
+    """The photographs of an index, by what files of annotations call them."""
+
+    def __init__(self, index: Index) -> None:
+        self._rows = {PurePosixPath(os.path.abspath(row.image)): row for row in index.rows}
+        paths = {path.relative_to("/"): row.id for path, row in self._rows.items()}
+        self._named = NamedImages(Path("/"), [*paths], ids=paths)
+
+    def row(self, text: Any, source: Path) -> IndexRow:
+        """The row of a path, a file's name or an id.
+
+        Raises:
+            InputError: it names no photograph, or several.
+        """
+        path = PurePosixPath(DRIVE.sub("/", text.replace("\\", "/")))
+        # Folders of another machine say nothing here, and a program may have an image of another suffix.
+        for name in (str(path), path.name, path.stem):
+            try:
+                return self._rows[PurePosixPath("/") / self._named.named(name, base=Path("/"))]
+            except MissingImageError:
+                continue
+            except ImageNameError as error:
+                raise InputError(f"{source}: {error}") from None
+        raise InputError(f"{source}: {reprlib.repr(text)} is of no image of the index; remove it")

@@ -9,8 +9,8 @@ import logging
 import os
 import re
 import shlex
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Annotated, NamedTuple
@@ -18,11 +18,10 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from getam.datasets.annotations.finding import FOLDERS, FORMS, NoLabelsError, find_labels
+from getam.datasets.annotations.masks import find_masks
 from getam.datasets.annotations.matching import (
     GivenClasses,
-    ImageNameError,
     Labelled,
-    MissingImageError,
     NamedImages,
     match_labels,
 )
@@ -30,10 +29,9 @@ from getam.datasets.annotations.records import Annotations
 from getam.datasets.class_names import FORMULAS, check_class_names, read_classes
 from getam.datasets.folder import LIST_COLUMNS, classes_file
 from getam.datasets.index import CLASSES
-from getam.datasets.photographs import SUFFIXES, files_below, ids_of
+from getam.datasets.photographs import SUFFIXES, UNREAD, files_below, ids_of
 from getam.datasets.repeated import repeated_files
-from getam.datasets.split import stratified_split
-from getam.datasets.voc_files import MASK_ENDINGS
+from getam.datasets.split import given_splits, outside_of_splits, stratified_split
 from getam.errors import InputError, enumerated, listed
 from getam.pages.text.tables import aligned_table
 from getam.runs.hours import measured_hours
@@ -106,8 +104,15 @@ def run(arguments: Arguments) -> None:
     _check_paths(arguments, out)
     left_out = [each for each in (arguments.masks, arguments.saliency, RESULTS) if each is not None]
     paths = files_below(arguments.folder, SUFFIXES, leave_out=left_out)
+    unread = files_below(arguments.folder, UNREAD, leave_out=left_out)
+    others = f"{len(unread)} files, such as {str(unread[0])!r}, are not read: convert them to JPEG" if unread else ""
     if not paths:
-        raise InputError(f"{arguments.folder}: no photograph ({', '.join(SUFFIXES)}) there; name the folder of yours")
+        found = f" ({others})" if others else ""
+        raise InputError(
+            f"{arguments.folder}: no photograph ({', '.join(SUFFIXES)}) there{found}; name the folder of yours"
+        )
+    if others:
+        logger.warning("%s: %s", arguments.folder, others)
     paths = _readable(arguments, paths)
     ids = ids_of(paths)
     photographs = NamedImages(arguments.folder, paths, ids=ids)
@@ -120,7 +125,7 @@ def run(arguments: Arguments) -> None:
         raise InputError(_what_to_write(arguments.folder, [*ids.values()], error.unused)) from None
     labelled = match_labels(photographs, annotations, classes=classes)
     check_class_names(labelled.classes, annotations.files[0])
-    masks = _masks(arguments, ids)
+    masks = {} if arguments.masks is None else find_masks(arguments.masks, ids, photographs=arguments.folder)
     copies = _copies(arguments.folder, [*labelled.labels])
     rows = _divided(arguments, labelled, ids, masks, copies)
     recipe = choose_recipe(_own_data(arguments, out, rows))
@@ -131,7 +136,8 @@ def run(arguments: Arguments) -> None:
             out: recipe.overlay,
         }
     )
-    for message in (*annotations.notes, *labelled.warnings, *_copy_warnings(labelled, copies)):
+    warnings = (*annotations.notes, *labelled.warnings, *_copy_warnings(labelled, copies), *_split_warnings(labelled))
+    for message in warnings:
         logger.warning("%s", message)
     print("\n".join(_report(arguments, photographs, annotations, labelled, rows)))
     print("\n".join(_next_steps(arguments, out, recipe, rows)))
@@ -219,7 +225,11 @@ def _what_to_write(folder: Path, ids: Sequence[str], unused: Sequence[Path]) -> 
         "classes; one without a row is left out. Then give this command again. Labels of another form "
         f"({enumerated(FORMS, 'or')}) may lie in the folder, or be named by --labels; --labels {folder} says that its "
         f"folders are classes ({FOLDERS})."
-        + (f" {unused[0]} names none of these photographs, or is of no known form." if unused else "")
+        + (
+            f" {unused[0]} names none of these photographs, or is of no known form; --labels says more of it."
+            if unused
+            else ""
+        )
     )
 
 
@@ -240,48 +250,6 @@ def _classes(arguments: Arguments) -> GivenClasses | None:
     return None
 
 
-def _masks(arguments: Arguments, ids: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, PurePosixPath]:
-    """The masks of photographs: by id, or by the photograph's path in the folder of masks.
-
-    Raises:
-        InputError: a photograph has several masks, or none has one.
-    """
-    if arguments.masks is None:
-        return {}
-    paths = files_below(arguments.masks, [".png"], leave_out=[])
-    masks = NamedImages(arguments.masks, paths)
-    found: dict[PurePosixPath, PurePosixPath] = {}
-    problems = []
-    for path, id in ids.items():
-        for name in _names_of_masks(path, id, {*ids.values()}):
-            try:
-                found[path] = masks.named(name, base=arguments.masks)
-                break
-            except MissingImageError:
-                continue
-            except ImageNameError as error:
-                problems.append(f"--masks: {error}")
-                break
-    if problems:
-        raise InputError(listed(problems))
-    if not found:
-        lying = files_below(arguments.masks, SUFFIXES, leave_out=[])
-        has = f" (it has {len(lying)} files, such as {lying[0]}; masks are PNGs)" if lying else ""
-        raise InputError(
-            f"--masks {arguments.masks}: no mask <id>.png of a photograph there{has}; name the folder of yours"
-        )
-    if unused := len(paths) - len({*found.values()}):
-        logger.warning("%s: %d masks are of no photograph", arguments.masks, unused)
-    return found
-
-
-def _names_of_masks(path: PurePosixPath, id: str, ids: Collection[str]) -> Iterator[str]:
-    """Yields what a photograph's mask may be called, without its suffix."""
-    for name in (id, str(path.with_suffix(""))):
-        yield name
-        yield from (name + ending for ending in MASK_ENDINGS if id + ending not in ids)
-
-
 def _copies(folder: Path, paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
     """Photographs that are the same file, byte for byte, as an earlier one -> the first of them."""
     pairs = repeated_files([folder / path for path in paths])
@@ -298,6 +266,14 @@ def _copy_warnings(labelled: Labelled, copies: Mapping[PurePosixPath, PurePosixP
         yield f"{listed(differing)}; correct one of them"
 
 
+def _split_warnings(labelled: Labelled) -> Iterator[str]:
+    if strays := outside_of_splits(labelled.labels):
+        yield (
+            f"{len(strays)} photographs, such as {str(strays[0])!r}, lie outside of the folders of splits, so that all "
+            "are divided anew; move them into one of these folders to keep the splits"
+        )
+
+
 def _divided(
     arguments: Arguments,
     labelled: Labelled,
@@ -307,21 +283,20 @@ def _divided(
 ) -> list[Row]:
     """The rows of the list, sorted by photograph.
 
-    Copies of a photograph come into the same split. Where some photographs have a mask, val is taken from those.
+    Photographs in folders of splits stay in those. Otherwise copies of a photograph come into the same split, and where
+    some photographs have a mask, val is taken from those.
     """
-    labels = {ids[path]: names for path, names in labelled.labels.items() if path not in copies}
-    for path, first in copies.items():
-        labels[ids[first]] = tuple({*labels[ids[first]], *labelled.labels[path]})
-    val = stratified_split(
-        labels,
-        share=arguments.val,
-        seed=arguments.seed,
-        eligible={ids[copies.get(path, path)] for path in masks} if masks else None,
-    )
-    return [
-        Row(ids[path], "val" if ids[copies.get(path, path)] in val else "train", path, masks.get(path), names)
-        for path, names in labelled.labels.items()
-    ]
+    splits = given_splits(labelled.labels)
+    if "val" not in splits.values():
+        free = {path: None for path in labelled.labels if splits.get(path, "train") == "train"}
+        first = {path: copies[path] if copies.get(path) in free else path for path in free}
+        labels: dict[str, set[str]] = defaultdict(set)
+        for path in free:
+            labels[ids[first[path]]].update(labelled.labels[path])
+        eligible = {ids[first[path]] for path in masks if path in first} if masks else None
+        val = stratified_split(labels, share=arguments.val, seed=arguments.seed, eligible=eligible)
+        splits |= {path: "val" if ids[first[path]] in val else "train" for path in free}
+    return [Row(ids[path], splits[path], path, masks.get(path), names) for path, names in labelled.labels.items()]
 
 
 def _own_data(arguments: Arguments, out: Path, rows: Sequence[Row]) -> OwnData:
@@ -391,13 +366,15 @@ def _report(
     if unlabelled := len(photographs.paths) - len(rows):
         yield f"{unlabelled} photographs that nobody has labelled are left out."
     if empty := sum(not row.labels for row in rows):
-        yield f"{empty} photographs show none of the classes."
-    splits = ("train", "val")
+        yield f"{empty} photographs show none of the classes. If nobody has looked at some, take them off the list."
+    if given_splits(labelled.labels):
+        yield "They stay in the splits whose folders they lie in."
+    splits = ("train", "val", *(["test"] if any(row.split == "test" for row in rows) else []))
     counts = {split: Counter(name for row in rows if row.split == split for name in row.labels) for split in splits}
     table = [(shown_name(name), *(str(counts[split][name]) for split in splits)) for name in labelled.classes]
     totals = [str(sum(row.split == split for row in rows)) for split in splits]
     yield ""
-    yield aligned_table(("class", *splits), [*table, ("photographs", *totals)], right={1, 2})
+    yield aligned_table(("class", *splits), [*table, ("photographs", *totals)], right={1, 2, 3})
 
 
 def _next_steps(arguments: Arguments, out: Path, recipe: Recipe, rows: Sequence[Row]) -> Iterator[str]:

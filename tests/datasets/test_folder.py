@@ -12,12 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.workplace import PROJECT
 
 from getam.cli import STAGES, command
 from getam.datasets import documents
 from getam.datasets.folder import LIST_COLUMNS, classes_file, index_folder, read_list
 from getam.datasets.index import Index, IndexRow, read_index
+from getam.datasets.sources import folder_sources
 from getam.errors import InputError
+from getam.settings.config import validate_config
+from getam.settings.reading import read_yaml
 from getam.system.image_files import write_labels
 
 ROWS = [
@@ -75,6 +79,7 @@ def test_the_rows_of_a_list(root: Path) -> None:
 
 def test_the_file_of_classes_gives_their_order_and_those_without_a_photograph(root: Path) -> None:
     classes_file(root).write_text("犬\nhorse\npotted plant\ndog\n")
+    write_labels(root.parent / "masks" / "t1.png", np.resize(np.array([0, 3, 4, 255], np.uint8), SIZE))
     found = index(root)
     assert found.classes == ("犬", "horse", "potted plant", "dog")
     assert found.by_id["t1"].labels == ("potted plant", "dog")
@@ -231,6 +236,24 @@ DAMAGES: dict[str, Damage] = {
     ),
     "a label twice": (labels("dog; dog"), ("mine.csv, line 5: label 'dog' stands there twice; leave one",)),
     "the background": (labels("dog;_Background_"), ("mine.csv, line 5: '_Background_' is no class but label value 0",)),
+    "names with commas": (
+        labels("dog, potted plant"),
+        ("mine.csv, line 5: label 'dog, potted plant' is one name or several", "join names by ; or write the names of"),
+    ),
+    "names with a bar": (labels("dog|potted plant"), ("line 5: label 'dog|potted plant' is one name or several",)),
+    "an unlabeled class": (labels("Unlabeled"), ("mine.csv, line 5: 'Unlabeled' is no class", "take it off the list")),
+    "folders of Windows": (
+        lambda root: change(root, 1, "image", "photographs\\v1.webp"),
+        ("mine.csv, line 3: ", "photographs\\v1.webp: no such file; write a path below the list's folder, with /"),
+    ),
+    "a mask of Windows": (
+        lambda root: change(root, 0, "mask", "C:\\masks\\t1.png"),
+        ("mine.csv, line 2: ", "C:\\masks\\t1.png: no such file; write a path below the list's folder, with /"),
+    ),
+    "a cell of pandas": (
+        labels("NaN"),
+        ("mine.csv, line 5: 'NaN' is what programs write for no name; leave the cell",),
+    ),
     "a void class": (labels("void"), ("mine.csv, line 5: 'void' is no class", "take it off the list")),
     "a control character": (labels("d\x07og"), ("mine.csv, line 5: class name 'd\\x07og' holds ';' or a control",)),
     "a direction that changes": (labels("d\u202eog"), ("mine.csv, line 5: class name 'd\\u202eog' holds",)),
@@ -336,3 +359,6 @@ def test_accents_of_a_list_may_be_written_otherwise_than_those_of_the_files(root
     found = index(write(root, [row, *ROWS[1:]])).rows[0]
     assert found.id == unicodedata.normalize("NFC", "à")
     assert found.image.is_file()
+    # A change of the file is noticed by the name that it has.
+    settings = validate_config(read_yaml(PROJECT / "config.yaml")).data.model_copy(update={"root": root})
+    assert str(found.image) in folder_sources(settings, ["train"]).indexed

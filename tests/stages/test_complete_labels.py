@@ -517,6 +517,17 @@ def test_corrected_labels_are_taken_as_they_are(data: Path, method: str) -> None
     assert manifest["supervision"] == {"activation": "I+S+V", "crf": "I+V"}[method]
 
 
+def test_corrected_labels_without_a_class_are_said(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = complete(data, "whole")
+    masks = {id: np.zeros_like(read_labels(whole / f"{id}.png")) for id in ("i1", "i2", "i3")}
+    masks["i1"][1:3] = masks["i2"][1:3] = 255
+    masks["i2"][0] = 1
+    caplog.clear()
+    complete(data, corrected=correct(data, **masks))
+    [said] = [message for message in caplog.messages if "show no class" in message]
+    assert said == f"1 corrected labels in {data / 'corrected'} show no class, only unknown pixels"
+
+
 def test_bad_corrections_are_one_message_and_leave_nothing(data: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder; name that of your corrected labels"):
         complete(data, corrected=str(data / "nowhere"))

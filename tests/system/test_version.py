@@ -107,7 +107,10 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
-    "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.datasets.class_names getam.datasets.consistency getam.datasets.sbd getam.datasets.voc": {
+        "import_checkpoint",
+        "index_dataset",
+    },
     "getam.runs.verdicts getam.labels.corrections": {"complete_labels"},
     # Read by hand-run commands alone.
     "getam.labels.outlines": set(),
@@ -165,7 +168,7 @@ STAGES_OF: dict[str, set[str]] = {
     "deeplab.model deeplab.multi_scale deeplab.segmenters deeplab.vit_segmenters": SEGMENTERS,
     # Read by hand-run commands alone.
     "getam.networks.imports.saliency deeplab.import_kazuto1011_state": set(),
-    "getam.datasets.annotations.finding getam.datasets.annotations.json_files": set(),
+    "getam.datasets.annotations.finding getam.datasets.annotations.json_files getam.datasets.annotations.masks": set(),
     "getam.datasets.annotations.xml_files getam.datasets.split getam.settings.recipes getam.runs.hours": set(),
     "getam.pages.predicted getam.scores.segmenter": set(),
     "getam.pages.text.model_card getam.scores.export getam.scores.regions getam.datasets.archives": set(),

@@ -76,6 +76,48 @@ def test_labels_come_back_as_they_were(run: Path, form: str, what: str, words: t
         assert (read_labels(run / "back" / f"{id}.png") == labels).all()
 
 
+@pytest.mark.parametrize(
+    "photographs",
+    [
+        {"cat_1": "cat/1.jpg", "dog_1": "dog/1.jpg"},
+        {"1": "9.jpg", "9": "1.jpg"},
+    ],
+    ids=["files of one name in two folders", "an id that is another file's name"],
+)
+def test_coco_names_photographs_and_not_ids(run: Path, photographs: dict[str, str]) -> None:
+    rows = tuple(IndexRow(id, "train", run / name, None, *SIZE, ("cat",)) for id, name in photographs.items())
+    write_index(run / "index.csv", Index(rows=rows, classes=CLASSES))
+    labels = {id: labels_of(number) for number, id in enumerate(photographs)}
+    for id, image in labels.items():
+        write_labels(run / "labels" / f"{id}.png", image)
+    write_json(run / "labels" / "manifest.json", {"ids": [*labels], "classes": list(CLASSES)})
+    where = ("--index", run / "index.csv", "--out", run / "out", "--threads", 1)
+    assert getam("export-labels", run / "labels", "--format", "coco", *where) == 0
+    content = json.loads((run / "out" / "instances.json").read_text())
+    assert {each["file_name"] for each in content["images"]} == {*photographs.values()}
+    assert imported(run, "out/instances.json") == 0
+    for id, image in labels.items():
+        assert (read_labels(run / "back" / f"{id}.png") == image).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "photo 1",
+        "photo 1.png",
+        "train/photo 1.jpg",
+        "train\\photo 1.jpg",
+        "C:\\Users\\me\\photo 1.jpg",
+        "../../label-studio/photo 1.jpg",
+        "/elsewhere/photo 1.jpg",
+    ],
+)
+def test_a_photograph_is_found_whatever_machine_wrote_its_path(run: Path, name: str) -> None:
+    (run / "out.json").write_text(json.dumps(INSTANCES | {"images": [{"id": 1, "file_name": name}]}))
+    assert imported(run, "out.json") == 0
+    assert [path.name for path in (run / "back").glob("*.png")] == ["photo 1.png"]
+
+
 def test_a_tolerance_takes_corners_away(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shard in (run / "pseudo_labels").iterdir():
         for path in shard.glob("*.png"):
@@ -138,8 +180,8 @@ def test_verdicts_choose_what_is_written(run: Path) -> None:
     assert sorted(path.stem for path in (run / "out").glob("*.json")) == ["photo 1", "photo 2"]
 
 
-def shapes(*drawn: object) -> Callable[[Path], object]:
-    return lambda out: (out / "photo 0.json").write_text(json.dumps({"shapes": list(drawn)}))
+def shapes(*drawn: object, **further: object) -> Callable[[Path], object]:
+    return lambda out: (out / "photo 0.json").write_text(json.dumps({"shapes": list(drawn), **further}))
 
 
 def cat(**changed: Any) -> dict[str, Any]:
@@ -162,6 +204,18 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "points": (shapes(cat(points=[[0, 0], [1]])), "shape 1: its points are no list"),
     "far points": (shapes(cat(points=[[0, 0], [1e12, 1]])), "shape 1: its points are no list"),
     "no shape": (shapes(3), "shape 1: is no shape"),
+    "a smaller copy": (
+        shapes(cat(), imageHeight=6, imageWidth=8),
+        "photo 0.json: was drawn on an image of 8x6 pixels, and ",
+    ),
+    "a turned photograph": (
+        shapes(cat(), imageHeight=SIZE[1], imageWidth=SIZE[0]),
+        "photo 0.jpg has 17x12 (width x height); draw it on the photograph itself",
+    ),
+    "255 as the object": (
+        lambda out: write_labels(out / "photo 0.png", np.where(labels_of(0), 255, 0).astype(np.uint8)),
+        "out: no file shows a class, only 0 and 255; write the value of its class into an object's pixels (cat is 1",
+    ),
     "nothing": (lambda out: None, "out: holds no labels of an image"),
     "another size": (lambda out: write_labels(out / "photo 0.png", labels_of(0).T), "size (17, 12) is not the image's"),
     "a value": (
@@ -185,6 +239,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+INSTANCES: dict[str, Any] = {
+    "images": [{"id": 1, "file_name": "photo 0.jpg"}],
+    "categories": [{"id": 1, "name": "cat"}],
+    "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}],
+}
+
 COCO: dict[str, tuple[dict[str, Any], str]] = {
     "no form": ({}, "is not of COCO's form (KeyError: 'categories')"),
     "a stranger": ({"images": [{"id": 1, "file_name": "other.jpg"}]}, "'other.jpg' is of no image of the index"),
@@ -194,18 +254,29 @@ COCO: dict[str, tuple[dict[str, Any], str]] = {
         {"annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[1, 2, 3]]}]},
         "annotation 1 has a malformed segmentation",
     ),
+    "a box": (
+        {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "segmentation": [[]]}]},
+        "annotation 1: has no outline; draw one, or take it off",
+    ),
+    "another size": (
+        {"images": [{"id": 1, "file_name": "photo 0.jpg", "height": 24, "width": 34}]},
+        "image 'photo 0.jpg': was drawn on an image of 34x24 pixels",
+    ),
+    "an image twice": (
+        {"images": [{"id": 1, "file_name": "photo 0.jpg"}, {"id": 2, "file_name": "photo 0.png"}]},
+        "image 'photo 0.png': stands there twice",
+    ),
+    "an id twice": (
+        {"images": [{"id": 1, "file_name": "photo 0.jpg"}, {"id": 1, "file_name": "photo 1.jpg"}]},
+        "image 'photo 1.jpg': stands there twice, or has the id of another image",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", COCO)
 def test_bad_instances_end_with_one_message(run: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     changed, message = COCO[name]
-    content: dict[str, Any] = {
-        "images": [{"id": 1, "file_name": "photo 0.jpg"}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]}],
-    }
-    (run / "out.json").write_text(json.dumps(content | changed if changed else {}))
+    (run / "out.json").write_text(json.dumps(INSTANCES | changed if changed else {}))
     assert imported(run, "out.json") == 1
     assert message in capsys.readouterr().err
     assert not (run / "back").exists()

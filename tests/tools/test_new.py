@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -379,6 +380,24 @@ def test_masks_are_matched_and_val_is_taken_from_them(
     assert index.count(b"masks/") == 4
 
 
+def test_a_mask_is_of_one_photograph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, masks = tmp_path / "photos", tmp_path / "masks"
+    write_photographs(folder, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/3.jpg"])
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    for name in ("1", "2", "3"):
+        write_labels(masks / f"{name}.png", np.full((12, 16), 2 if name == "3" else 1, np.uint8))
+    message = refusal(capsys, folder, "--masks", masks)
+    assert "--masks: '1.png' may be the mask of 'cat/1.jpg' and 'dog/1.jpg'; call it cat_1.png, or put the " in message
+    (masks / "1.png").rename(masks / "cat_1.png")
+    assert new(folder, "--masks", masks) == 0
+    assert {row["id"]: Path(row["mask"]).name for row in rows("photos")} == {
+        "cat_1": "cat_1.png",
+        "cat_2": "2.png",
+        "dog_1": "",
+        "dog_3": "3.png",
+    }
+
+
 def test_masks_need_names_of_their_values(folder: Path, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "classes.txt").unlink()
     assert f"--masks: the values of masks need names: write {folder / 'classes.txt'}" in refusal(
@@ -440,6 +459,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         text("id,labels\n1,cat\n2,_background_;cat\n"),
         ("labels.csv, line 3: '_background_' is no class but label value 0", "take it off the list"),
     ),
+    "cells of pandas": (
+        text("id,labels\n1,cat\n2,nan\n"),
+        ("labels.csv, line 3: 'nan' is what programs write for no name; leave the cell empty, or take the name off",),
+    ),
     "what labelme ignores": (
         as_json(LABELME | {"shapes": [{"label": "__ignore__"}]}, "1.json"),
         ("1.json: '__ignore__' is no class but label value 0", "take it off"),
@@ -463,6 +486,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "a task whose address climbs": (
         as_json([TASK, TASK | {"data": {"image": "/data/local-files/?d=../../etc/passwd"}}]),
         ("labels.json, task 2 ('../../etc/passwd'): '../../etc/passwd' lies outside of ",),
+    ),
+    "a list of a program's": (
+        text("id,labels\n1,['cat']\n2,\"['cat', 'dog']\"\n"),
+        ("labels.csv, line 2: \"['cat']\" is a list in the form of a program's; write its names alone, joined by ;",),
+    ),
+    "the table of another program": (
+        text("filename,file_size,cat\n1.jpg,9,1\n2.jpg,8,0\n"),
+        ("labels.csv, line 2: '9' in column 'file_size' is neither 0 nor 1; correct it, take the column off, or",),
     ),
     "an empty name of a photograph": (text("id,labels\n1,cat\n,dog\n"), ("line 3: '' is no name of a photograph",)),
     "a control character": (
@@ -593,6 +624,10 @@ WARNED: dict[str, tuple[Callable[[Path], object], str]] = {
         text(CAT_AND_DOG + "3,Cat\n"),
         "the classes 'Cat' and 'cat' differ in case alone; are they one?",
     ),
+    "photographs of other formats": (
+        both(text(CAT_AND_DOG), text("", "4.HEIC"), text("", "5.gif")),
+        "{}: 2 files, such as '4.HEIC', are not read: convert them to JPEG",
+    ),
     "further columns": (
         text("id,labels,author\n1,cat,A\n2,dog,B\n"),
         "labels.csv: the columns 'author' are not read",
@@ -675,7 +710,7 @@ PATHS: dict[str, tuple[list[object], str]] = {
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_that_does_not_fit_is_one_message(capsys: pytest.CaptureFixture[str], name: str) -> None:
     write_photographs(Path("photos"), ["a/1.jpg", "b/2.jpg"])
-    write_photographs(Path("splits"), ["train/a/1.jpg", "val/b/2.jpg"])
+    write_photographs(Path("splits"), ["train/1.jpg", "val/2.jpg"])
     write_photographs(Path("same"), ["a/1.jpg", "a_1.jpg", "b/1.jpg"])
     write_photographs(Path("dash"), ["-1.jpg"])
     write_photographs(Path("formula"), ["=1+1.jpg"])
@@ -742,6 +777,208 @@ def test_a_photograph_beside_its_own_file_of_labels_is_meant(tmp_path: Path) -> 
         (tmp_path / "photos" / folder / "1.json").write_text(json.dumps(content))
     assert new(tmp_path / "photos", "--val", 0) == 0
     assert {row["id"]: row["labels"] for row in rows("photos")} == {"1": "cat", "a_1": "dog", "b_1": "cow"}
+
+
+@pytest.mark.parametrize("form", ["names", "a row a label", "a column a class", "names in quotes", "COCO", "CVAT"])
+def test_a_file_of_labels_in_a_folder_means_the_photographs_beside_it(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "photos"
+    write_photographs(folder, [f"{below}{number}.jpg" for below in ("", "one/", "two/") for number in (1, 2)])
+    labels = {"one": {"1.jpg": ["cat"], "2.jpg": ["dog"]}, "two": {"1.jpg": ["dog"], "2.jpg": ["cat"]}}
+    for below, found in labels.items():
+        FORMS[form](folder / below, found)
+    assert new(folder, "--val", 0) == 0
+    assert {row["id"]: row["labels"] for row in rows("photos")} == {
+        "one_1": "cat",
+        "one_2": "dog",
+        "two_1": "dog",
+        "two_2": "cat",
+    }
+
+
+def test_paths_in_a_folder_may_be_below_it_or_below_the_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_photographs(folder, ["a/1.jpg", "a/a/1.jpg", "b/1.jpg", "1.jpg"])
+    lines = ["path,label", "a/1.jpg,below", "../b/1.jpg,climbs", f"{folder}/1.jpg,absolute"]
+    (folder / "a" / "labels.csv").write_text("\n".join(lines))
+    assert new(folder, "--val", 0) == 0
+    assert {row["image"].rpartition("photos/")[2]: row["labels"] for row in rows("photos")} == {
+        "a/a/1.jpg": "below",
+        "b/1.jpg": "climbs",
+        "1.jpg": "absolute",
+    }
+
+
+SPLIT_FOLDERS = {
+    "train, valid and test": ("{}/{}", {"train": "train", "valid": "val", "test": "test"}),
+    "capitals and words": ("{}/{}", {"Training_set": "train", "VAL-2": "val", "test2017": "test"}),
+    "folders of classes within": ("{}/{label}/{}", {"train": "train", "val": "val", "test": "test"}),
+    "within folders of classes": ("{label}/{}/{}", {"train": "train", "validation": "val", "testing": "test"}),
+}
+
+
+@pytest.mark.parametrize("name", SPLIT_FOLDERS)
+def test_photographs_stay_in_the_splits_whose_folders_they_lie_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    form, folders = SPLIT_FOLDERS[name]
+    label_of = {number: ("cat", "dog")[number % 2] for number in range(12)}
+    paths = {
+        form.format(folder, f"{number}.jpg", label=label): split
+        for place, (folder, split) in enumerate(folders.items())
+        for number, label in label_of.items()
+        if number // 4 == place
+    }
+    write_photographs(tmp_path / "photos", [*paths])
+    if "{label}" not in form:
+        write_names(tmp_path / "photos", {path: [label_of[int(Path(path).stem)]] for path in paths})
+    assert new(tmp_path / "photos") == 0
+    assert "They stay in the splits whose folders they lie in." in capsys.readouterr().out
+    found = {row["image"].rpartition("photos/")[2]: (row["split"], row["labels"]) for row in rows("photos")}
+    assert found == {path: (split, label_of[int(Path(path).stem)]) for path, split in paths.items()}
+    index, classes = indexed("photos")
+    assert classes == b"cat\ndog\n"
+    assert index.count(b",test,") == 4
+
+
+def test_a_photograph_outside_of_the_splits_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"train/1.jpg": ["cat"], "train/2.jpg": ["dog"], "val/3.jpg": ["cat"], "4.jpg": ["dog"]}
+    write_photographs(tmp_path / "photos", [*labels])
+    write_names(tmp_path / "photos", labels)
+    assert new(tmp_path / "photos", "--out", "first.yaml") == 0
+    assert (
+        "1 photographs, such as '4.jpg', lie outside of the folders of splits, so that all are divided anew"
+        in capsys.readouterr().err
+    )
+    # One that nobody has labelled is left out anyway, and a class may be called train.
+    del labels["4.jpg"]
+    write_names(tmp_path / "photos", labels)
+    assert new(tmp_path / "photos", "--out", "second.yaml") == 0
+    assert splits("second") == {"1": "train", "2": "train", "3": "val"}
+    write_photographs(
+        tmp_path / "vehicles", [f"{name}/{name}{number}.jpg" for name in ("train", "bus") for number in (1, 2)]
+    )
+    assert new(tmp_path / "vehicles") == 0
+    assert {row["labels"] for row in rows("vehicles")} == {"bus", "train"}
+    assert "splits" not in capsys.readouterr().err
+
+
+def test_without_a_folder_of_val_it_is_taken_from_train_alone(tmp_path: Path) -> None:
+    photographs = [
+        f"{split}/{label}/{label}{number}.jpg"
+        for split in ("train", "test")
+        for label in ("cat", "dog")
+        for number in range(5)
+    ]
+    write_photographs(tmp_path / "photos", photographs)
+    assert new(tmp_path / "photos") == 0
+    found = Counter((row["image"].rpartition("photos/")[2].split("/")[0], row["split"]) for row in rows("photos"))
+    assert found == {("train", "train"): 8, ("train", "val"): 2, ("test", "test"): 10}
+
+
+def test_masks_beside_photographs_are_no_photographs_of_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    names = [f"{label}/{label} ({number})" for label in ("cat", "dog") for number in range(4)]
+    write_photographs(folder, [f"{name}.png" for name in names])
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    for name in names:
+        write_labels(folder / f"{name}_mask.png", np.full((12, 16), 1 + name.startswith("dog"), np.uint8))
+    write_labels(folder / "cat" / "cat (1)_mask_1.png", np.zeros((12, 16), np.uint8))
+    assert new(folder, "--out", "first.yaml") == 0
+    assert "9 files, such as 'cat/cat (0)_mask.png', are masks by their names: left out" in capsys.readouterr().err
+    assert {row["id"]: row["labels"] for row in rows("first")} == {Path(name).name: name[:3] for name in names}
+    # They are what the photographs are scored by, if one says so, and no photograph is its own mask.
+    assert new(folder, "--out", "second.yaml", "--masks", folder) == 0
+    assert all(row["mask"].endswith(f"{row['id']}_mask.png") for row in rows("second"))
+    indexed("second")
+
+
+@pytest.mark.parametrize("others", [["images/{}.jpg"], ["cat/{}.jpg", "dog/{}1.jpg"]], ids=["images", "classes"])
+def test_a_folder_of_masks_is_no_class(tmp_path: Path, capsys: pytest.CaptureFixture[str], others: list[str]) -> None:
+    folder = tmp_path / "photos"
+    photographs = [other.format(number) for other in others for number in range(3)]
+    write_photographs(folder, photographs)
+    for name in photographs:
+        write_photograph(folder / "masks" / f"{Path(name).stem}.png")
+    message = refusal(capsys, folder)
+    assert (
+        f"{folder}/masks: looks like the masks of the other photographs, and not like a class; name it by " in message
+    )
+    # Who says so has a class of that name, and so has one whose photographs are not those of the others.
+    assert new(folder, "--labels", folder, "--out", "first.yaml") == 0
+    write_photograph(folder / "masks" / "carnival.png")
+    assert new(folder, "--out", "second.yaml") == 0
+    assert "masks" in {row["labels"] for row in rows("second")}
+
+
+def test_a_folder_of_background_is_told_how_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    write_photographs(folder, ["cat/1.jpg", "dog/2.jpg", "Background/3.jpg"])
+    message = refusal(capsys, folder)
+    assert f"{folder}/Background: 'Background' is no class; photographs that show none of the classes have " in message
+
+
+SPREADSHEETS = {
+    "the separator in the first line": "sep=;\r\nid;labels\r\n1;cat\r\n2;dog\r\n",
+    "empty columns": "id,labels,,\n1,cat,,\n2,dog,,\n",
+    "empty columns under a short header": "id;labels\n1;cat;\n2;dog;;\n",
+    "all at once": "\ufeffsep=;\nid;cat;dog;;\n1;1;0;;\n2;0;1;;\n",
+}
+
+
+@pytest.mark.parametrize("name", SPREADSHEETS)
+def test_what_spreadsheets_add_to_a_table_is_passed_over(tmp_path: Path, name: str) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    (tmp_path / "photos" / "labels.csv").write_text(SPREADSHEETS[name], encoding="utf-8", newline="")
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert [(row["id"], row["labels"]) for row in rows("photos")] == [("1", "cat"), ("2", "dog")]
+
+
+def test_an_uploaded_photograph_may_have_kept_the_name_of_its_copy(tmp_path: Path) -> None:
+    names = ["0a1b2c3d-1.jpg", "2.jpg", "3.jpg", "0a1b2c3d-3.jpg"]
+    write_photographs(tmp_path / "photos", names)
+    tasks = [
+        {
+            "data": {"image": f"/data/upload/1/0a1b2c3d-{number}.jpg"},
+            "annotations": [{"result": [{"type": "choices", "value": {"choices": [label]}}]}],
+        }
+        for number, label in enumerate(["cat", "dog", "fox"], start=1)
+    ]
+    (tmp_path / "photos" / "labels.json").write_text(json.dumps(tasks))
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert {row["id"]: row["labels"] for row in rows("photos")} == {"0a1b2c3d-1": "cat", "2": "dog", "3": "fox"}
+
+
+def test_a_name_in_brackets_is_one_that_classes_txt_has(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    (tmp_path / "photos" / "labels.csv").write_text("id,label\n1,{x}\n2,[y]\n")
+    (tmp_path / "photos" / "classes.txt").write_text("[y]\n{x}\n")
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert [row["labels"] for row in rows("photos")] == ["{x}", "[y]"]
+
+
+def test_a_folder_of_other_formats_alone_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.heic").touch()
+    assert "there (1 files, such as '1.heic', are not read: convert them to JPEG); name" in refusal(
+        capsys, tmp_path / "photos"
+    )
+
+
+def test_a_taxonomy_of_label_studio_names_the_leaf(tmp_path: Path) -> None:
+    write_photographs(tmp_path / "photos", ["1.jpg", "2.jpg"])
+    results = {"1": [["animal", "cat"]], "2": [["animal", "dog"], ["plant"]]}
+    tasks = [
+        {
+            "data": {"image": f"{id}.jpg"},
+            "annotations": [{"result": [{"type": "taxonomy", "value": {"taxonomy": paths}}]}],
+        }
+        for id, paths in results.items()
+    ]
+    (tmp_path / "photos" / "labels.json").write_text(json.dumps(tasks))
+    assert new(tmp_path / "photos", "--val", 0) == 0
+    assert [row["labels"] for row in rows("photos")] == ["cat", "dog;plant"]
 
 
 def test_a_list_that_was_edited_is_what_the_index_is_made_of(folder: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from getam.datasets.annotations import json_files, tables, xml_files
 from getam.datasets.annotations.json_files import read_json_labels
@@ -12,9 +13,11 @@ from getam.datasets.annotations.matching import NamedImages
 from getam.datasets.annotations.records import Annotations, Record, merged
 from getam.datasets.annotations.tables import read_label_table
 from getam.datasets.annotations.xml_files import read_xml_labels
+from getam.datasets.class_names import NO_CLASSES
 from getam.datasets.documents import frequent_delimiter, read_document_text, rows_of
 from getam.datasets.folder import LIST_COLUMNS
-from getam.datasets.photographs import files_below
+from getam.datasets.photographs import MASK, files_below, masks_among
+from getam.datasets.split import given_splits, split_of_folder
 from getam.errors import InputError, enumerated
 
 FOLDERS = "folder a class"
@@ -25,8 +28,13 @@ FORMS = (tables.FORM, json_files.LABELME, json_files.COCO, json_files.LABEL_STUD
 SUFFIXES = (*tables.SUFFIXES, *json_files.SUFFIXES, *xml_files.SUFFIXES)
 """The suffixes of files that may have image labels, in lower case."""
 
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
-"""Names of folders that look like splits of a data set, in lower case."""
+MASKS = frozenset(
+    {
+        *("mask", "masks", "gt", "ground_truth", "groundtruth", "annotations", "labels", "segmentationclass"),
+        *("segmentationobject", "predicted", "predictions", "pseudo_labels"),
+    }
+)
+"""Names of folders that have masks of the photographs in others, in lower case."""
 
 
 class NoLabelsError(Exception):
@@ -88,12 +96,13 @@ def _read_named(path: Path, photographs: NamedImages, classes: Collection[str] |
     """
     suffix = path.suffix.lower()
     found = None
+    is_photograph = partial(photographs.is_named, base=path.parent)
     if suffix in json_files.SUFFIXES:
         found = read_json_labels(path)
     elif suffix in xml_files.SUFFIXES:
         found = read_xml_labels(path)
     elif suffix in (*tables.SUFFIXES, ".txt"):
-        found = read_label_table(path, is_photograph=photographs.is_named, classes=classes)
+        found = read_label_table(path, is_photograph=is_photograph, classes=classes)
     if found is None:
         raise InputError(f"{path}: has labels in no form that is known: {enumerated(FORMS, 'or')}; export another one")
     return found
@@ -106,7 +115,8 @@ def _read_found(path: Path, photographs: NamedImages, classes: Collection[str] |
         return read_json_labels(path)
     if suffix in xml_files.SUFFIXES:
         return read_xml_labels(path)
-    return read_label_table(path, is_photograph=photographs.is_named, classes=classes, is_named=False)
+    is_photograph = partial(photographs.is_named, base=path.parent)
+    return read_label_table(path, is_photograph=is_photograph, classes=classes, is_named=False)
 
 
 def _is_list(path: Path) -> bool:
@@ -120,26 +130,64 @@ def _is_list(path: Path) -> bool:
 
 
 def _of_folders(photographs: NamedImages, labels: Path | None, unused: Sequence[Path]) -> Annotations:
-    """The labels of photographs by the first folder that each lies in.
+    """The labels of photographs by the first folder that each lies in, or the second within folders of splits.
 
     Raises:
-        InputError: the folders look like splits, or `labels` is a folder without any labels.
+        InputError: a folder is no class, or `labels` is a folder without any labels.
         NoLabelsError: nothing says that the folders are classes.
     """
     if labels is not None and labels.resolve() != photographs.folder.resolve():
         raise InputError(f"{labels}: has no file of labels; name one, or the folder of the photographs")
-    classes = {path.parts[0] for path in photographs.paths if len(path.parts) > 1}
-    # A single folder says nothing, and beside a file that is not understood no folder does, unless the user says so.
-    if not classes or (labels is None and (len(classes) < 2 or unused)):
-        raise NoLabelsError(unused)
-    if {name.lower() for name in classes} <= SPLITS:
+    splits = given_splits(photographs.paths)
+    masks = {*masks_among(photographs.paths)}
+    of_class: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for path in photographs.paths:
+        folders = [name for name in path.parts[:-1] if not splits or split_of_folder(name) is None]
+        if folders and path not in masks:
+            of_class[folders[0]].append(path)
+    if splits and not of_class:
+        names = sorted({path.parts[0] for path in photographs.paths})
         raise InputError(
-            f"{photographs.folder}: its folders {enumerated(map(repr, sorted(classes)), 'and')} look like splits, not "
-            "classes; name the folder that holds a folder a class, or write the labels into a file"
+            f"{photographs.folder}: its folders {enumerated(map(repr, names), 'and')} look like splits, not classes; "
+            "put a folder a class into each, or write the labels into a file"
         )
+    # A single folder says nothing, and beside a file that is not understood no folder does, unless the user says so.
+    if not of_class or (labels is None and (len(of_class) < 2 or unused)):
+        raise NoLabelsError(unused)
+    for name, paths in of_class.items():
+        _check_is_class(photographs, name, paths, is_said=labels is not None)
     records = tuple(
-        Record(str(path), frozenset({path.parts[0]}), f"folder {path.parts[0]!r}", photographs.folder)
-        for path in photographs.paths
-        if len(path.parts) > 1
+        Record(str(path), frozenset({name}), f"folder {name!r}", photographs.folder)
+        for name, paths in of_class.items()
+        for path in paths
     )
-    return Annotations(FOLDERS, (photographs.folder,), records)
+    notes = (f"{len(masks)} files, such as {str(min(masks))!r}, are masks by their names: left out",) if masks else ()
+    return Annotations(FOLDERS, (photographs.folder,), records, notes=notes)
+
+
+def _check_is_class(photographs: NamedImages, name: str, paths: Collection[PurePosixPath], *, is_said: bool) -> None:
+    """Refuses folders of background, or of masks.
+
+    Args:
+        name: the folders' name.
+        paths: the photographs in them.
+        is_said: whether the user has said that the folders are classes.
+
+    Raises:
+        InputError: they are no class.
+    """
+    folder = next(above for path in paths for above in path.parents if above.name == name)
+    place = photographs.folder / folder
+    if name.casefold() in NO_CLASSES:
+        raise InputError(
+            f"{place}: {name!r} is no class; photographs that show none of the classes have an empty cell in a table "
+            "of labels: write one, or move the folder away"
+        )
+    if is_said or name.casefold() not in MASKS:
+        return
+    others = {each.stem for each in {*photographs.paths} - {*paths}}
+    if {match[1] if (match := MASK.fullmatch(path.stem)) else path.stem for path in paths} <= others:
+        raise InputError(
+            f"{place}: looks like the masks of the other photographs, and not like a class; name it by --masks, or say "
+            f"by --labels {photographs.folder} that it is one"
+        )

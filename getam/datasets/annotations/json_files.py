@@ -113,24 +113,27 @@ def _is_label_studio(content: Any) -> bool:
 def _read_label_studio(path: Path, content: Any) -> Annotations:
     records = []
     for number, task in enumerate(content, start=1):
-        photograph = _photograph_of_task(task["data"])
+        photograph, stored = _photograph_of_task(task["data"])
         where = f"{path}, task {number} ({photograph!r})"
         for annotation in _typed(task["annotations"], list, "annotations"):
             # A task that its annotator skipped is a photograph that nobody has labelled.
             if _typed(annotation, dict, "an annotation").get("was_cancelled") is not True:
                 names = frozenset(_names_of_results(_typed(annotation.get("result"), list, "a result")))
-                records.append(Record(photograph, names, where, path.parent))
+                records.append(Record(photograph, names, where, path.parent, stored=stored))
     return Annotations(LABEL_STUDIO, (path,), tuple(records))
 
 
-def _photograph_of_task(data: dict[str, Any]) -> str:
-    """The name of a task's photograph; Label Studio gives it as a URL or as a path on its server."""
+def _photograph_of_task(data: dict[str, Any]) -> tuple[str, str | None]:
+    """The name of a task's photograph, and the one of the server's copy if it was uploaded.
+
+    Label Studio gives it as a URL or as a path on its server.
+    """
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
     if "image" not in texts and len(texts) != 1:
         raise _FormError(f"a task names its photograph neither by `image` nor alone: {reprlib.repr(data)}")
     text = texts["image"] if "image" in texts else next(iter(texts.values()))
     if not text.startswith("/") and "://" not in text:
-        return text
+        return text, None
     try:
         url = urlsplit(text)
         # A photograph of local storage: /data/local-files/?d=folder/1.jpg
@@ -138,14 +141,22 @@ def _photograph_of_task(data: dict[str, Any]) -> str:
     except ValueError:
         raise _FormError(f"{text!r} is no address of a photograph") from None
     uploaded = UPLOADED.fullmatch(PurePosixPath(path).name)
-    return uploaded[1] if uploaded and "upload/" in path else path
+    return (uploaded[1], uploaded[0]) if uploaded and "upload/" in path else (path, None)
 
 
 def _names_of_results(results: list[Any]) -> Iterator[str]:
-    """Yields the classes that the results of an annotation name: choices, and labels of boxes, outlines and brushes."""
+    """Yields the classes that results of an annotation name: choices, and labels of boxes, outlines and brushes.
+
+    Of a taxonomy it is the last name of each chosen path.
+    """
     for result in results:
         kind = _typed(result, dict, "a result").get("type")
-        if kind == "choices" or (isinstance(kind, str) and kind.endswith("labels")):
+        if kind == "taxonomy":
+            value = _typed(result.get("value"), dict, "the value of a result")
+            for path in _typed(value.get(kind, []), list, f"the {kind} of a result"):
+                names = _typed(path, list, f"one of the {kind} of a result")
+                yield _typed(names[-1] if names else None, str, f"one of the {kind} of a result")
+        elif kind == "choices" or (isinstance(kind, str) and kind.endswith("labels")):
             value = _typed(result.get("value"), dict, "the value of a result")
             for name in _typed(value.get(kind, []), list, f"the {kind} of a result"):
                 yield _typed(name, str, f"one of the {kind} of a result")

@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath, PurePosixPath
 
 from getam.datasets.annotations.records import Annotations, Record
-from getam.datasets.class_names import class_name_problem
+from getam.datasets.class_names import alike_names, class_name_problem
 from getam.datasets.index import composed
 from getam.errors import InputError, enumerated, listed
 
@@ -51,10 +51,10 @@ class NamedImages:
             self._by_name[composed(path.name)].append(path)
             self._by_stem[composed(path.stem)].append(path)
 
-    def is_named(self, text: str) -> bool:
-        """Whether a text names one of the images."""
+    def is_named(self, text: str, *, base: Path | None = None) -> bool:
+        """Whether a text names one of the images; `base` is as in `named`, by default the folder of the images."""
         try:
-            self.named(text, base=self.folder)
+            self.named(text, base=self.folder if base is None else base)
         except ImageNameError:
             return False
         return True
@@ -66,43 +66,68 @@ class NamedImages:
             MissingImageError: it names no image of the folder.
             ImageNameError: it names several, or a file outside of the folder.
         """
-        return self._beside(record) if record.by_stem else self.named(record.photograph, base=record.base)
+        if record.by_stem:
+            return self._beside(record)
+        try:
+            return self.named(record.photograph, base=record.base)
+        except MissingImageError:
+            if record.stored is None or not self.is_named(record.stored, base=record.base):
+                raise
+            return self.named(record.stored, base=record.base)
 
     def named(self, text: str, *, base: Path) -> PurePosixPath:
         """The image that a text names: an id (a file's name without suffix), a file's name, or a path.
 
         Args:
-            base: folder that a path is relative to, if it climbs.
+            base: folder that the text stands in: a path may be relative to it, and one that climbs is.
 
         Raises:
             MissingImageError: it names no image of the folder.
             ImageNameError: it names several, or a file outside of the folder.
         """
-        parts = self._parts(text, base)
+        parts, is_whole = self._parts(text, base)
         if not parts or not text.isprintable():
             raise ImageNameError(f"{text!r} is no name of a photograph; write an id or a path")
-        if len(parts) == 1 and parts[0] in self._by_id:
-            return self._by_id[parts[0]]
         *folders, name = parts
+        called = self._by_name.get(name) or self._by_stem.get(name, [])
+        # A file that lies deeper, such as train/labels.csv, means what lies beside it.
+        here = [] if is_whole else self._below(base)
+        if here and (beside := [path for path in called if _folders(path) == [*here, *folders]]):
+            return _single(beside, text, self.folder)
+        if len(parts) == 1 and name in self._by_id:
+            return self._by_id[name]
+        if exact := [path for path in called if _folders(path) == folders]:
+            return _single(exact, text, self.folder)
         # A name of a file may lack folders, or have more than there are, such as COCO's train2014/.
-        fitting = [
+        depth = len(here)
+        beside = [
             path
-            for path in self._by_name.get(name) or self._by_stem.get(name, [])
-            if _is_end(folders, _folders(path)) or _is_end(_folders(path), folders)
+            for path in called
+            if depth and _folders(path)[:depth] == here and _fit(_folders(path)[depth:], folders)
         ]
-        exact = [path for path in fitting if _folders(path) == folders]
-        return _single(exact or fitting, text, self.folder)
+        return _single(beside or [path for path in called if _fit(_folders(path), folders)], text, self.folder)
 
-    def _parts(self, text: str, base: Path) -> list[str]:
-        """The folders and the name of a photograph's path, below the folder where the path is absolute or climbs."""
+    def _below(self, folder: Path) -> list[str]:
+        """The folders that lead to a folder from that of the images; none if it does not lie in it."""
+        there = Path(os.path.abspath(folder))
+        for root in self._roots:
+            if there.is_relative_to(root):
+                return [*map(composed, there.relative_to(root).parts)]
+        return []
+
+    def _parts(self, text: str, base: Path) -> tuple[list[str], bool]:
+        """The folders and the name of a photograph's path, and whether it was absolute or climbed.
+
+        Then it is the path below the folder.
+        """
         path = PurePosixPath(text.replace("\\", "/"))
         has_drive = DRIVE.match(str(path)) is not None
         if not path.is_absolute() and ".." not in path.parts and not has_drive:
-            return [*map(composed, path.parts)]
+            return [*map(composed, path.parts)], False
         there = Path(os.path.normpath(os.path.abspath(base) / path))
         for root in self._roots:
             if there.is_relative_to(root) and not has_drive:
-                return [*map(composed, there.relative_to(root).parts)]
+                return [*map(composed, there.relative_to(root).parts)], True
         raise ImageNameError(f"{text!r} lies outside of {self.folder}; write the path below that folder")
 
     def _beside(self, record: Record) -> PurePosixPath:
@@ -131,6 +156,11 @@ def _folders(path: PurePath) -> list[str]:
 
 def _is_end(end: list[str], parts: list[str]) -> bool:
     return not end or parts[-len(end) :] == end
+
+
+def _fit(first: list[str], second: list[str]) -> bool:
+    """Whether one of two lists of folders is the end of the other."""
+    return _is_end(first, second) or _is_end(second, first)
 
 
 def _common_end(first: list[str], second: list[str]) -> int:
@@ -252,9 +282,5 @@ def _class_warnings(annotations: Annotations, shown: frozenset[str], classes: Gi
     else:
         for name in sorted(_normalized(annotations.declared) - shown):
             yield f"class {name!r}: no photograph shows it; it is left out"
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(shown):
-        alike[name.casefold()].append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            yield f"the classes {enumerated(map(repr, names), 'and')} differ in case alone; are they one?"
+    for names in alike_names(sorted(shown)):
+        yield f"the classes {enumerated(map(repr, names), 'and')} differ in case alone; are they one?"

@@ -18,6 +18,7 @@ class Record:
         base: folder that a path in `photograph` is relative to, if it climbs.
         by_stem: whether `photograph` is the path of the record's own file, without suffix, which has the photograph's
             name, perhaps in another folder.
+        stored: what the photograph is called if it has not that name: the name that a program has given to its copy.
         partial: whether further records of the photograph add to its labels: of a table with a row a label.
     """
 
@@ -26,6 +27,7 @@ class Record:
     where: str
     base: Path
     by_stem: bool = False
+    stored: str | None = None
     partial: bool = False
 
 

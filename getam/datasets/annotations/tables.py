@@ -44,6 +44,9 @@ SPACE = " "
 WORD = re.compile(r'"([^"]*)"|(\S+)')
 """A word of a list with spaces; quotes hold a name together."""
 
+PROGRAM = re.compile(r"""\[.*\]|\{.*["'].*\}""")
+"""A list or an object as programs write them."""
+
 LONGEST_PATH = 500
 """Most characters of a photograph's path in a list with spaces."""
 
@@ -222,6 +225,12 @@ def _records(reader: _Reader, rows: Sequence[tuple[int, str, tuple[str, ...]]], 
         InputError: a cell may be a name with a comma, or several names.
     """
     open_cells = [cell for *_, cells in rows for cell in cells if reader.classes is None or cell not in reader.classes]
+    if written := next((cell for cell in open_cells if PROGRAM.fullmatch(cell)), None):
+        line = next(line for line, _, cells in rows if written in cells)
+        raise InputError(
+            f"{reader.where(line)}: {written!r} is a list in the form of a program's; write its names alone, joined by "
+            ";"
+        )
     joiner = next((each for each in JOINERS if any(each in cell for cell in open_cells)), None)
     if joiner == "," and reader.classes is None and not has_all:
         line, cell = next((line, cell) for line, _, cells in rows for cell in cells if "," in cell)
@@ -321,15 +330,17 @@ def _unread(table: Table, *read: str) -> tuple[str, ...]:
 
 
 def _of_classes(table: Table, key: str, classes: list[str]) -> Annotations:
-    problems = [
-        f"{where}: {row[name]!r} in column {name!r} is neither 0 nor 1; correct it, or call the column of the labels "
-        "`labels`"
-        for where, row in table.records()
-        for name in classes
-        if row[name].lower() not in TRUTH
-    ]
+    problems: dict[str, str] = {}
+    for where, row in table.records():
+        for name in classes:
+            if row[name].lower() not in TRUTH:
+                problems.setdefault(
+                    name,
+                    f"{where}: {row[name]!r} in column {name!r} is neither 0 nor 1; correct it, take the column off, "
+                    "or call the column of the labels `labels`",
+                )
     if problems:
-        raise InputError(listed(problems))
+        raise InputError(listed([*problems.values()]))
     records = [
         Record(
             photograph=row[key],
