@@ -335,15 +335,18 @@ def _read_array(file: BinaryIO) -> np.ndarray:
     return _shaped(np.fromfile(file, dtype), shape, is_fortran)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a user's .npz file of numbers or truth values: {name: array}.
+def read_arrays(path: Path, *, cure: str = "save it by np.savez, without objects") -> dict[str, np.ndarray]:
+    """Reads a .npz file of numbers or truth values: {name: array}.
+
+    Args:
+        cure: what the user does about a file that is none; without, what helps for the user's own.
 
     Raises:
         InputError: the file is missing or damaged, holds a pickle, or its arrays are larger than ARRAYS_BYTES together.
     """
     try:
         with (
-            refusing(path, "not a plain .npz file", cure="save it by np.savez, without objects"),
+            refusing(path, "not a plain .npz file", cure=cure),
             open_regular(path, most=ARRAYS_BYTES) as file,
             zipfile.ZipFile(file) as archive,
         ):
