@@ -11,7 +11,7 @@ import numpy as np
 
 from getam.errors import InputError
 from getam.labels.class_maps import over_maximum
-from getam.system.files import atomic_file, read_array, read_arrays, write_array
+from getam.system.files import read_array, read_arrays, write_array, write_arrays
 
 SUFFIXES = {"float16": ".npy", "quantized": ".npz"}
 """Suffix of an image's file by `refine.storage`."""
@@ -50,10 +50,8 @@ def write_refined(path: Path, maps: np.ndarray, storage: str) -> None:
         write_array(path, maps)
         return
     levels, codes = quantize(maps)
-    # Differences between rows take a tenth less room than the codes. They are modulo 256, as uint8 counts.
-    steps = np.diff(codes, axis=1, prepend=np.uint8(0))
-    with atomic_file(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, levels=levels, steps=steps)
+    # Differences between rows take less room than the codes. They are modulo 256, as uint8 counts.
+    write_arrays(path, {"levels": levels, "steps": np.diff(codes, axis=1, prepend=np.uint8(0))})
 
 
 def read_refined(path: Path) -> np.ndarray:

@@ -507,8 +507,8 @@ def test_dinov2_after_another_recipe_is_dinov2(name: str) -> None:
         for path in (BASE_CONFIG, PROJECT / "configs" / f"{name}.yaml", PROJECT / "configs" / "dinov2.yaml")
     )
     alone, after = merge(base, dinov2), merge(merge(base, other), dinov2)
-    # These are the data set's, or about saliency, or not read where no dense CRF runs. A large data set's maps are stored
-    # in less room.
+    # These are the data set's, or about saliency, or not read where no dense CRF runs. How maps are stored depends on
+    # the size of the data set.
     elsewhere = {"run", "tables", "sweep", "audit", "data", "saliency"}
     assert after["end_to_end_prediction"]["crf"]["iterations"] == after["deeplab_prediction"]["crf"]["iterations"] == 0
     assert {
