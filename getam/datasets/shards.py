@@ -214,15 +214,15 @@ def shard_name(number: int) -> str:
     return f"{number:03d}"
 
 
-def files_in_folders(folders: Iterable[Path], suffix: str) -> dict[str, Path]:
-    """The files with a suffix in some folders, by id; a later folder overrides, one that does not exist is skipped.
+def files_in_folders(folders: Iterable[Path], *suffixes: str) -> dict[str, Path]:
+    """The files with some suffixes in some folders, by id; a later folder overrides, one that is not there is skipped.
 
     Raises:
         InputError: two files of a folder have the same id.
     """
     found: dict[str, Path] = {}
     for folder in folders:
-        found |= files_by_id(folder, frozenset({suffix})) if folder.is_dir() else {}
+        found |= files_by_id(folder, frozenset(suffixes)) if folder.is_dir() else {}
     return found
 
 

@@ -39,7 +39,7 @@ class Artifact:
         heading: title of those recorded settings.
         subject: name of a network within a sentence, as in "Training of ...".
         layer: name of its layer on the pages that show images.
-        suffix: suffix of an image's file in a shard or a folder of predictions.
+        suffixes: those that an image's file in a shard or a folder of predictions may have.
         images: what its stage processes, for an estimate of hours: train, val, both, or image/mask pairs.
     """
 
@@ -54,7 +54,7 @@ class Artifact:
     heading: str = ""
     subject: str = ""
     layer: str = ""
-    suffix: str = ""
+    suffixes: tuple[str, ...] = ()
     images: Literal["", "train", "val", "both", "pairs"] = ""
 
 
@@ -79,12 +79,12 @@ ARTIFACTS = (
     Artifact(
         "maps", "maps", "dump_maps", "shards", "{maps}",
         section="maps", part="maps", record="maps/*/manifest.json", heading="maps",
-        layer="raw", suffix=".npy", images="train",
+        layer="raw", suffixes=(".npy",), images="train",
     ),
     Artifact(
         "refined", "refined", "refine_maps", "shards", "refined maps",
         section="refine", part="refined", record="refined/*/manifest.json", heading="refinement",
-        layer="refined", suffix=".npy", images="train",
+        layer="refined", suffixes=(".npy", ".npz"), images="train",
     ),
     Artifact(
         "saliency_model", "saliency_model", "train_saliency", "training", "saliency network",
@@ -98,12 +98,12 @@ ARTIFACTS = (
     Artifact(
         "saliency", "saliency", "predict_saliency", "shards", "saliency",
         section="saliency_maps", part="saliency", record="saliency/*/manifest.json", heading="saliency maps",
-        layer="saliency", suffix=".png", images="train",
+        layer="saliency", suffixes=(".png",), images="train",
     ),
     Artifact(
         "pseudo_labels", "pseudo_labels", "complete_labels", "shards", "pseudo labels",
         section="completion", part="pseudo_labels", record="pseudo_labels/*/manifest.json", heading="label completion",
-        layer="pseudo_labels", suffix=".png", images="train",
+        layer="pseudo_labels", suffixes=(".png",), images="train",
     ),
     Artifact(
         "label_scores", "pseudo_labels.json", "score_labels", "scores", "pseudo labels",
@@ -117,11 +117,11 @@ ARTIFACTS = (
     Artifact(
         "deeplab_predictions", "deeplab/predictions", "predict_deeplab", "predictions", "{segmenter}",
         section="deeplab_prediction", part="deeplab_prediction", record="deeplab/predictions/manifest.json",
-        heading="{segmenter}'s predictions", layer="deeplab", suffix=".png", images="val",
+        heading="{segmenter}'s predictions", layer="deeplab", suffixes=(".png",), images="val",
     ),
     Artifact(
         "deeplab_predictions_test", "deeplab/predictions_test", "predict_deeplab_test", "predictions", "{segmenter}",
-        part="deeplab_prediction", suffix=".png",
+        part="deeplab_prediction", suffixes=(".png",),
     ),
     Artifact(
         "deeplab_scores", "deeplab/metrics.json", "evaluate_deeplab", "scores", "{segmenter}",
@@ -140,7 +140,7 @@ ARTIFACTS = (
     Artifact(
         "end_to_end_predictions", "end_to_end/predictions", "predict_end_to_end", "predictions", "end to end",
         section="end_to_end_prediction", part="end_to_end_prediction", record="end_to_end/predictions/manifest.json",
-        heading="end-to-end predictions", layer="end_to_end", suffix=".png", images="val",
+        heading="end-to-end predictions", layer="end_to_end", suffixes=(".png",), images="val",
     ),
     Artifact(
         "end_to_end_scores", "end_to_end/metrics.json", "evaluate_end_to_end", "scores", "end to end",

@@ -16,6 +16,7 @@ from getam.datasets.shards import MANIFEST, REJECTED, files_in_folders, read_man
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, salient
 from getam.labels.decisions import Decision, rules_of
+from getam.labels.refined_maps import read_refined
 from getam.runs.artifacts import IN_SHARDS, PREDICTIONS, Titles, path_of
 from getam.runs.folder import Run
 from getam.scores.images import joint_counts, mean_iou, with_unknown_as_background
@@ -104,11 +105,11 @@ def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], sh
         InputError: a manifest of pseudo labels can't be read.
     """
     found = {
-        layer: files_in_folders(shard_folders(run / artifact.path, shards), artifact.suffix)
+        layer: files_in_folders(shard_folders(run / artifact.path, shards), *artifact.suffixes)
         for layer, artifact in IN_SHARDS.items()
     }
     found |= {
-        layer: files_in_folders([run / artifact.path], artifact.suffix) for layer, artifact in PREDICTIONS.items()
+        layer: files_in_folders([run / artifact.path], *artifact.suffixes) for layer, artifact in PREDICTIONS.items()
     }
     rejected: set[str] = set()
     completion: dict[Path, CompletionSettings | None] = {}
@@ -160,7 +161,7 @@ def read_layers(files: ImageFiles) -> ImageLayers:
 def _read_maps(files: ImageFiles, name: str) -> np.ndarray | None:
     if name not in files.paths:
         return None
-    maps = read_array(files.paths[name])
+    maps = (read_refined if name == "refined" else read_array)(files.paths[name])
     if maps.ndim != 3 or len(maps) != len(files.values) or 0 in maps.shape[1:]:
         raise InputError(
             f"{files.paths[name]}: an array of shape {maps.shape}, but the index gives {files.row.id} "

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from getam.datasets.index import Index, IndexRow, evenly_spaced, read_index, read_photograph
 from getam.datasets.shards import rows_of, shard_folders
 from getam.errors import InputError
+from getam.labels.refined_maps import read_refined, refined_file
 from getam.pages.map_sheet import SheetRow, draw_sheet
 from getam.pages.text.documents import Document, Grid, write_document
 from getam.runs.summary import describe_supervision, three_decimals, whole
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import atomic_file, read_array, read_json, write_json
+from getam.system.files import atomic_file, read_json, write_json
 from getam.system.image_files import read_labels
 
 logger = logging.getLogger(__name__)
@@ -107,12 +108,12 @@ def _sheet_row(row: IndexRow, name: str, shard: str, methods: Sequence[Method]) 
         f"{row.id}: {name}",
         read_photograph(row),
         None if row.mask is None else read_labels(row.mask),
-        [_read_map(method.maps / shard / f"{row.id}.npy", row, row.labels.index(name)) for method in methods],
+        [_read_map(refined_file(method.maps / shard, row.id), row, row.labels.index(name)) for method in methods],
     )
 
 
 def _read_map(path: Path, row: IndexRow, number: int) -> np.ndarray:
-    maps = read_array(path)
+    maps = read_refined(path)
     if maps.shape != (len(row.labels), row.height, row.width):
         raise InputError(f"{path}: shape {maps.shape} is not that of the image's maps (K, H, W); refine it again")
     return maps[number].astype(np.float32)

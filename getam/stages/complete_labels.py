@@ -15,12 +15,12 @@ from getam.errors import InputError, enumerated
 from getam.labels.corrections import corrected_files, read_correction
 from getam.labels.crf import with_known_backend
 from getam.labels.methods import make_labels
+from getam.labels.refined_maps import read_refined, refined_file
 from getam.networks.supervision import IMAGE_LABELS, SALIENCY, SUPERVISION, VERDICTS, joined, of_shards
 from getam.runs.verdicts import rejected_ids
 from getam.settings.completion import LABEL_METHODS, LabelSettings, PseudoLabelSettings, label_methods
 from getam.settings.section import section_of
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import read_array
 from getam.system.image_files import UNKNOWN, read_gray, write_labels
 from getam.system.progress import progress
 
@@ -123,7 +123,7 @@ def _supervision(arguments: Arguments) -> str:
 
 def _inputs(row: IndexRow, maps: Path, saliency: Path, settings: LabelSettings) -> Iterator[Path]:
     """The files from which an image's pseudo label is made."""
-    yield maps / f"{row.id}.npy"
+    yield refined_file(maps, row.id)
     if settings.needs_saliency:
         yield saliency / f"{row.id}.png"
     if LABEL_METHODS[settings.method].reads_photograph:
@@ -142,7 +142,7 @@ def _write(
     if rejected:
         write_labels(path, np.full((row.height, row.width), UNKNOWN, np.uint8))
         return
-    maps_path = maps / f"{row.id}.npy"
+    maps_path = refined_file(maps, row.id)
     values = _read_maps(maps_path, row)
     inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
     image = read_photograph(row) if LABEL_METHODS[settings.method].reads_photograph else None
@@ -154,7 +154,7 @@ def _write(
 
 
 def _read_maps(path: Path, row: IndexRow) -> np.ndarray:
-    maps = read_array(path)
+    maps = read_refined(path)
     expected = (len(row.labels), row.height, row.width)
     if maps.shape != expected:
         raise InputError(f"{path}: shape {maps.shape} is not {expected} (K, H, W); refine it again")

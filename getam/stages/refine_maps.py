@@ -15,12 +15,13 @@ from getam.datasets.index import IndexRow, read_index, read_photograph
 from getam.datasets.shards import new_shard, rows_of
 from getam.datasets.working_size import enlarged, say_scaled_down, shrunk, working_size
 from getam.errors import InputError
+from getam.labels.refined_maps import SUFFIXES, write_refined
 from getam.maps.pamr import normalize, pamr
 from getam.networks.supervision import IMAGE_LABELS, SUPERVISION, of_shards
 from getam.settings.maps import RefineMapsSettings
 from getam.settings.section import section_of
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import read_array, write_array
+from getam.system.files import read_array
 from getam.system.progress import image_progress
 
 SECTION = "refine"
@@ -30,7 +31,7 @@ BATCH_PIXELS = {"cpu": 512 * 512, "cuda": 16 * 512 * 512}
 
 
 class Arguments(RefineMapsSettings, NetworkArguments):
-    """Write refined/<shard>/<id>.npy: float16 (K, H, W), each class in [0, 1]."""
+    """Write refined/<shard>/<id>.npy: float16 (K, H, W), each class in [0, 1]; or <id>.npz, the same quantized."""
 
     index: Path = Field(description="index.csv")
     maps: Path = Field(description="folder of a shard of dump-maps")
@@ -54,7 +55,7 @@ def run(arguments: Arguments) -> None:
         new_shard(
             arguments.out,
             ids=[row.id for row in rows],
-            suffix=".npy",
+            suffix=SUFFIXES[settings.storage],
             classes=index.classes,
             settings=settings,
             threads=arguments.threads,
@@ -73,7 +74,7 @@ def run(arguments: Arguments) -> None:
             maps = pad_sequence([values for _, values in pairs], batch_first=True).to(device)
             refined = normalize(pamr(images, maps, iterations=settings.iterations, dilations=settings.dilations))
             for row, values in zip(batch, refined, strict=True):
-                shard.submit(row.id, _write, values[: len(row.labels)], (row.height, row.width))
+                shard.submit(row.id, _write, values[: len(row.labels)], (row.height, row.width), settings.storage)
 
 
 def _read(row: IndexRow, folder: Path, long_side: int) -> tuple[Tensor, Tensor]:
@@ -93,12 +94,12 @@ def _read(row: IndexRow, folder: Path, long_side: int) -> tuple[Tensor, Tensor]:
     return image, torch.from_numpy(maps)
 
 
-def _write(path: Path, refined: Tensor, size: tuple[int, int]) -> None:
+def _write(path: Path, refined: Tensor, size: tuple[int, int], storage: str) -> None:
     """Writes maps (K, h, w) at `size` (H, W)."""
     if refined.shape[1:] == size:
-        write_array(path, refined.half().cpu().numpy())
+        write_refined(path, refined.half().cpu().numpy(), storage)
         return
     values = np.empty((len(refined), *size), np.float16)
     for number, each in enumerate(refined.cpu().numpy()):
         values[number] = enlarged(each, size)
-    write_array(path, values)
+    write_refined(path, values, storage)

@@ -10,11 +10,12 @@ from pydantic import Field
 
 from getam.datasets.index import read_index, read_label_source
 from getam.datasets.shards import rows_of, shard_folders
+from getam.labels.refined_maps import read_refined, refined_file
 from getam.networks.supervision import IMAGE_LABELS, of_shards
 from getam.scores.evaluation import PROTOCOLS, ConfusionMatrix, ThresholdCurve
 from getam.settings.score_labels import ScoreLabelsSettings
 from getam.system.arguments.machine import MachineArguments
-from getam.system.files import read_array, write_json
+from getam.system.files import write_json
 from getam.system.image_files import UNKNOWN, read_labels
 from getam.system.progress import progress
 
@@ -58,7 +59,7 @@ def run(arguments: Arguments) -> None:
         scored += 1
         truth = read_labels(row.mask)
         labels.add(truth, prediction)
-        maps = read_array(maps_folder / f"{row.id}.npy").astype(np.float32)
+        maps = read_refined(refined_file(maps_folder, row.id)).astype(np.float32, copy=False)
         values = np.array([0, *(c + 1 for c in index.class_indices(row))], np.uint8)
         maps = np.concatenate([np.zeros((1, *truth.shape), np.float32), maps])
         curve.add(truth, values[maps.argmax(0)], maps.max(0))

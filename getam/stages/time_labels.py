@@ -17,12 +17,13 @@ from getam.datasets.shards import rows_of
 from getam.errors import InputError
 from getam.experiments.label_times import ROUNDS, Item, cpu_name, time_labels
 from getam.labels.crf import with_known_backend
+from getam.labels.refined_maps import read_refined, refined_file
 from getam.pages.plots.style import make_logarithmic, save_plot
 from getam.pages.text.documents import Document, Grid, write_document
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.section import PositiveInt, section_of
 from getam.system.arguments.network import NetworkArguments
-from getam.system.files import read_array, write_json
+from getam.system.files import write_json
 from getam.system.image_files import read_gray
 
 SECTION = "completion"
@@ -53,7 +54,7 @@ def run(arguments: Arguments) -> None:
     items = [
         Item(
             read_photograph(row),
-            read_array(arguments.maps / f"{row.id}.npy").astype(np.float32),
+            read_refined(refined_file(arguments.maps, row.id)).astype(np.float32, copy=False),
             index.class_indices(row),
             read_gray(arguments.saliency / f"{row.id}.png"),
         )

@@ -14,8 +14,10 @@ import math
 import os
 import reprlib
 import shutil
+import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -311,6 +313,30 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a .npz file like np.savez_compressed, but by zlib's strategy for runs, which numpy doesn't offer.
+
+    Where an array holds differences between neighbors, it is ten times as fast and a tenth smaller so.
+    """
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        directory = b""
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, allow_pickle=False)
+            content, member = buffer.getvalue(), f"{name}.npy".encode("ascii")
+            compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS, strategy=zlib.Z_RLE)
+            packed = compressor.compress(content) + compressor.flush()
+            # Version 2.0 of ZIP, no flags, deflate, 0 o'clock on 1980-01-01, and no extra fields.
+            fields = (20, 0, 8, 0, 33, zlib.crc32(content), len(packed), len(content), len(member), 0)
+            header = struct.pack("<5H3I2H", *fields)
+            directory += (
+                b"PK\1\2" + struct.pack("<H", 20) + header + struct.pack("<3H2I", 0, 0, 0, 0, file.tell()) + member
+            )
+            file.write(b"PK\3\4" + header + member + packed)
+        end = (0, 0, len(arrays), len(arrays), len(directory), file.tell(), 0)
+        file.write(directory + b"PK\5\6" + struct.pack("<4H2IH", *end))
+
+
 def read_array(path: Path) -> np.ndarray:
     """Reads a .npy file of numbers or truth values.
 
@@ -335,15 +361,18 @@ def _read_array(file: BinaryIO) -> np.ndarray:
     return _shaped(np.fromfile(file, dtype), shape, is_fortran)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads a user's .npz file of numbers or truth values: {name: array}.
+def read_arrays(path: Path, *, cure: str = "save it by np.savez, without objects") -> dict[str, np.ndarray]:
+    """Reads a .npz file of numbers or truth values: {name: array}.
+
+    Args:
+        cure: what the user does about a file that is none; without, what helps for the user's own.
 
     Raises:
         InputError: the file is missing or damaged, holds a pickle, or its arrays are larger than ARRAYS_BYTES together.
     """
     try:
         with (
-            refusing(path, "not a plain .npz file", cure="save it by np.savez, without objects"),
+            refusing(path, "not a plain .npz file", cure=cure),
             open_regular(path, most=ARRAYS_BYTES) as file,
             zipfile.ZipFile(file) as archive,
         ):

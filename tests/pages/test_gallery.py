@@ -29,6 +29,7 @@ from getam.datasets.index import IndexRow
 from getam.errors import InputError
 from getam.labels.completion import decisions
 from getam.labels.decisions import Decision
+from getam.labels.refined_maps import write_refined
 from getam.pages.audit.gallery import LABEL_SIDE, SIDE
 from getam.pages.audit.page import RULES, SCRIPTS
 from getam.system.files import read_array, write_array, write_json
@@ -75,6 +76,17 @@ def test_every_stage_of_an_image_is_on_the_page(run: Path, rows: list[IndexRow])
     assert (pixels(content["refined"][0]) == 73).all()
     assert (pixels(content["saliency"]) == 0).all()
     assert photograph(content).size == (WIDTH, HEIGHT)
+
+
+def test_quantized_maps_are_shown(run: Path, rows: list[IndexRow]) -> None:
+    file = run / "refined" / "001" / "second.npy"
+    maps = read_array(file)
+    maps[:, 0] = 1
+    file.unlink()
+    write_refined(file.with_suffix(".npz"), maps, "quantized")
+    shown = pixels(audit(run, rows).image("second")["refined"][0])
+    assert (shown[0] == 100).all()
+    assert (shown[1:] == 73).all()
 
 
 def test_maps_are_matched_to_classes_in_class_order(run: Path, rows: list[IndexRow]) -> None:

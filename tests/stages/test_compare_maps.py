@@ -12,6 +12,7 @@ from PIL import Image
 from getam.datasets.index import Index, IndexRow, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
+from getam.labels.refined_maps import SUFFIXES, write_refined
 from getam.pages.map_sheet import GAP, LINE, TILE
 from getam.pages.pictures import heat_colors
 from getam.stages.compare_maps import Arguments, run
@@ -41,10 +42,12 @@ def write_run(folder: Path, *, masks: bool = True) -> list[dict[str, Any]]:
     methods = []
     for label, value in (("nothing", 0.0), ("b alone", 1.0)):
         for shard, id in (("000", "one"), ("001", "two")):
-            how: dict[str, Any] = {"ids": [id], "suffix": ".npy", "classes": CLASSES, "settings": None}
+            # The maps of one method are quantized.
+            storage = "quantized" if value else "float16"
+            how: dict[str, Any] = {"ids": [id], "suffix": SUFFIXES[storage], "classes": CLASSES, "settings": None}
             with new_shard(folder / label / shard, **how) as writer:
                 maps = np.stack([np.zeros((2, 4)), np.full((2, 4), value)]).astype(np.float16)
-                writer.submit(id, write_array, maps)
+                writer.submit(id, write_refined, maps, storage)
         write_json(folder / f"{label}.json", CURVE)
         methods.append({"label": label, "maps": folder / label, "scores": folder / f"{label}.json"})
     return methods

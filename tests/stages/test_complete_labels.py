@@ -29,6 +29,7 @@ from getam.errors import InputError
 from getam.labels.completion import complete_labels
 from getam.labels.crf import crf_labels, with_known_backend
 from getam.labels.methods import make_labels
+from getam.labels.refined_maps import read_refined, write_refined
 from getam.labels.rrm import rrm_labels
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.config import validate_config
@@ -105,6 +106,19 @@ def expected_labels(data: Path, settings: LabelSettings) -> dict[str, np.ndarray
                 opening=settings.opening,
             )
     return labels
+
+
+def test_quantized_maps_are_labelled(data: Path) -> None:
+    files = sorted((data / "maps").glob("*.npy"))
+    for file in files:
+        write_refined(file.with_suffix(".npz"), read_array(file), "quantized")
+        write_array(file, read_refined(file.with_suffix(".npz")))
+    expected = expected_labels(data, SETTINGS)
+    for file in files:
+        file.unlink()
+    labels = complete(data)
+    for id, values in expected.items():
+        np.testing.assert_array_equal(read_labels(labels / f"{id}.png"), values)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import getam.stages.refine_maps
 from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard, read_manifest
 from getam.errors import InputError
+from getam.labels.refined_maps import quantize, read_refined, refined_file
 from getam.maps.pamr import normalize, pamr
 from getam.settings.maps import RefineMapsSettings
 from getam.stages.refine_maps import Arguments, run
@@ -24,7 +25,7 @@ from getam.system.files import read_array, write_array
 from getam.system.image_files import read_image
 
 CLASSES = ("a", "b", "c")
-REFINE = RefineMapsSettings(iterations=3, dilations=(1, 2), long_side=0)
+REFINE = RefineMapsSettings(iterations=3, dilations=(1, 2), long_side=0, storage="float16")
 LABELS = [("a",), ("a", "b"), (), ("a", "b", "c"), ("c",)]
 SIZES = [(24, 32), (24, 32), (24, 32), (32, 24), (24, 32)]
 
@@ -50,7 +51,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refine(data: Path, name: str = "refined", threads: int = 1, **changes: int) -> dict[str, np.ndarray]:
+def refine(data: Path, name: str = "refined", threads: int = 1, **changes: Any) -> dict[str, np.ndarray]:
     run(
         Arguments(
             **REFINE.model_dump() | changes,
@@ -61,7 +62,7 @@ def refine(data: Path, name: str = "refined", threads: int = 1, **changes: int) 
             device="cpu",
         )
     )
-    return {id: read_array(data / name / f"{id}.npy") for id in read_manifest(data / name)["ids"]}
+    return {id: read_refined(refined_file(data / name, id)) for id in read_manifest(data / name)["ids"]}
 
 
 def test_maps_of_a_large_photograph_are_refined_scaled_down(data: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,6 +98,19 @@ def test_files_hold_pamr_of_each_image_divided_by_its_maximum(data: Path) -> Non
         expected = normalize(pamr(image, maps, iterations=3, dilations=(1, 2)))[0]
         np.testing.assert_allclose(values, expected, rtol=0, atol=1e-3)
         assert all(values[k].max() == 1 for k in range(len(labels)))
+
+
+def test_quantized_maps_have_files_of_their_own(data: Path) -> None:
+    whole, quantized = refine(data), refine(data, "quantized", storage="quantized")
+    for id, maps in whole.items():
+        levels, codes = quantize(maps)
+        np.testing.assert_array_equal(quantized[id], np.take_along_axis(levels[:, None], codes, 2))
+    names = sorted(path.name for path in (data / "quantized").iterdir())
+    assert names == [".getam", *(f"{id}.npz" for id in whole), "manifest.json"]
+    assert read_manifest(data / "quantized")["settings"]["storage"] == "quantized"
+    # A shard in the other form takes its place.
+    refine(data, "quantized", storage="float16")
+    assert not [*(data / "quantized").glob("*.npz")]
 
 
 def test_threads_change_nothing(data: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 from getam.datasets.index import Index, IndexRow, read_index, write_index
 from getam.datasets.shards import new_shard
 from getam.errors import InputError
+from getam.labels.refined_maps import write_refined
 from getam.settings.config import validate_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.stages.score_labels import THRESHOLDS, Arguments, run
-from getam.system.files import read_json, write_array
+from getam.system.files import read_array, read_json, write_array
 from getam.system.image_files import write_labels
 
 CLASSES = ("a", "b")
@@ -120,6 +121,15 @@ def test_threshold_curve_by_hand(tmp_path: Path) -> None:
     best = result["best_threshold"]
     assert best["miou"] == max(curve.values()) == curve[best["threshold"]]
     assert best["threshold"] == 0.4
+
+
+def test_quantized_maps_have_the_same_curve(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    expected = scores(tmp_path)
+    for path in sorted((tmp_path / "maps").rglob("*.npy")):
+        write_refined(path.with_suffix(".npz"), read_array(path), "quantized")
+        path.unlink()
+    assert scores(tmp_path) == expected
 
 
 def test_the_maps_are_scored_exactly_at_the_threshold_that_was_fixed(tmp_path: Path) -> None:

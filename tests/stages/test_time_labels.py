@@ -18,9 +18,10 @@ from getam.datasets.shards import new_shard
 from getam.errors import InputError
 from getam.experiments.label_times import ROUNDS, Item, time_labels
 from getam.labels.methods import LABEL_MAKERS
+from getam.labels.refined_maps import write_refined
 from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.stages.time_labels import Arguments, run
-from getam.system.files import read_json, write_array
+from getam.system.files import read_json
 from getam.system.image_files import write_gray
 
 IDS = ("one", "two", "three")
@@ -36,10 +37,10 @@ def write_run(folder: Path, *, labels: tuple[str, ...] = ("a", "b")) -> dict[str
         write_gray(folder / "saliency" / f"{id}.png", rng.integers(0, 255, (12, 16), np.uint8))
         rows.append(IndexRow(id, "train", folder / f"{id}.png", None, 12, 16, labels))
     write_index(folder / "index.csv", Index(tuple(rows), ("a", "b")))
-    how: dict[str, Any] = {"ids": IDS, "suffix": ".npy", "classes": ("a", "b"), "settings": None}
+    how: dict[str, Any] = {"ids": IDS, "suffix": ".npz", "classes": ("a", "b"), "settings": None}
     with new_shard(folder / "maps", **how) as writer:
         for id in IDS:
-            writer.submit(id, write_array, rng.random((len(labels), 12, 16)).astype(np.float16))
+            writer.submit(id, write_refined, rng.random((len(labels), 12, 16)).astype(np.float16), "quantized")
     return {"index": folder / "index.csv", "maps": folder / "maps", "saliency": folder / "saliency"}
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from getam.system.files import (
     fingerprint,
     locked_folder,
     read_array,
+    read_arrays,
     read_json,
     users_folder,
     write_array,
+    write_arrays,
     write_json,
     write_text,
 )
@@ -515,6 +518,29 @@ def test_a_path_through_a_file_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "file" / "model.json")
     with pytest.raises(InputError, match=r"file/a\.png: Not a directory"):
         fingerprint([tmp_path / "file" / "a.png"])
+
+
+def test_arrays_are_a_sound_archive_that_numpy_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    numbers = np.random.default_rng(0).integers(0, 3, (2, 200, 300)).astype(np.uint8)
+    arrays = {
+        "few": np.arange(6, dtype=np.float16).reshape(2, 3),
+        "none": np.zeros((0, 3)),
+        "turned": numbers[:, ::2].T,
+    }
+    write_arrays(path, arrays)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["few.npy", "none.npy", "turned.npy"]
+    assert path.stat().st_size < numbers.size / 6
+    with np.load(path, allow_pickle=False) as found:
+        for name, array in arrays.items():
+            for again in (found[name], read_arrays(path)[name]):
+                np.testing.assert_array_equal(again, array)
+                assert again.dtype == array.dtype
+    assert names(tmp_path) == ["a.npz"]
+    with pytest.raises(ValueError, match="pickle"):
+        write_arrays(path, {"objects": np.array([{}])})
 
 
 def test_fingerprint_sees_a_changed_file_and_names_a_missing_one(tmp_path: Path) -> None:

@@ -56,7 +56,17 @@ STAGES_OF: dict[str, set[str]] = {
         "dump_maps",
         "train_end_to_end",
     },
-    "getam.labels.class_maps": {"audit", "plot_fusions", "dump_maps", "refine_maps"} | LABELS | PREDICTIONS,
+    "getam.labels.class_maps": {"audit", "compare_maps", "plot_fusions", "dump_maps", "refine_maps", "score_labels"}
+    | LABELS
+    | PREDICTIONS,
+    "getam.labels.refined_maps": {
+        "audit",
+        "compare_maps",
+        "complete_labels",
+        "refine_maps",
+        "score_labels",
+        "time_labels",
+    },
     "getam.labels.crf getam.labels.mean_field": LABELS | PREDICTIONS,
     "getam.networks.classifier getam.networks.released": CLASSIFIER,
     "getam.networks.dpt getam.networks.tokens": CLASSIFIER | SEGMENTERS,
