@@ -121,7 +121,7 @@ def predict(
                     resized = F.interpolate(values[None], size=working, mode="bilinear", align_corners=False)[0]
                     indices = possible(row)
                     if indices is not None:
-                        resized = resized[[0, *(index + 1 for index in indices)]]
+                        resized = torch.stack([resized[0], *(resized[index + 1] for index in indices)])
                         resized = resized / resized.sum(0, keepdim=True)
                     labels = LabelsOf(indices, confidence, (row.height, row.width))
                     if in_processes:

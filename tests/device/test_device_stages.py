@@ -13,11 +13,15 @@ from support.dumped_maps import CLASSES, dump, write_data
 from support.simulated_cuda import Device, simulated_cuda
 
 import getam.scores.prediction
-from deeplab.model import build_deeplab, describe_deeplab
+from deeplab.model import build_deeplab, describe_deeplab, load_deeplab
 from deeplab.stages import predict_deeplab
+from getam.datasets.index import read_index
 from getam.networks.checkpoints import save_model
+from getam.networks.classifier import build_classifier
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
 from getam.networks.saliency import build_saliency, describe_saliency
+from getam.scores.probe import frozen_features
+from getam.scores.segmenter import load_segmenter
 from getam.settings.config import Config
 from getam.settings.prediction import PredictionSettings
 from getam.settings.saliency import SaliencySettings
@@ -26,6 +30,15 @@ from getam.stages import dump_maps, predict_end_to_end, predict_saliency, refine
 from getam.system.files import read_array
 from getam.system.image_files import read_gray, read_labels
 
+NO_CRF: dict[str, Any] = {
+    "iterations": 0,
+    "gaussian_xy": 3,
+    "gaussian_weight": 3,
+    "bilateral_xy": 83,
+    "bilateral_rgb": 5,
+    "bilateral_weight": 4,
+    "backend": "torch",
+}
 Watch = Callable[[Device, Any], None]
 
 
@@ -128,7 +141,7 @@ def test_prediction(
 ) -> None:
     segmenters(config, tmp_path)
     values = config.deeplab_prediction.model_dump() | {"squares": (), "flip": False, "scales": (1.0,)} | changes
-    values["crf"] = config.deeplab_prediction.crf.model_dump() | {"iterations": 0} | changes.get("crf", {})
+    values["crf"] = NO_CRF | changes.get("crf", {})
     settings = PredictionSettings.model_validate(values)
 
     def run(device: str) -> None:
@@ -156,6 +169,66 @@ def test_prediction(
     assert len(files) == 5
     for path in files:
         assert (read_labels(tmp_path / "cuda" / path.name) == read_labels(path)).mean() > 0.99
+
+
+def test_relabel(config: Config, data: Path, tmp_path: Path, watch: Watch) -> None:
+    segmenters(config, tmp_path)
+    index = read_index(data / "index.csv")
+    settings = PredictionSettings.model_validate(config.deeplab_prediction.model_dump() | {"crf": NO_CRF})
+
+    def run(device: str) -> None:
+        network, _ = load_deeplab(tmp_path / "deeplab")
+        getam.scores.prediction.predict(
+            network.to(device),
+            index.split("train"),
+            settings=settings,
+            multiple=network.multiple,
+            classes=index.classes,
+            model=tmp_path / "deeplab",
+            out=tmp_path / device,
+            device=torch.device(device),
+            threads=1,
+            what="relabel",
+            possible=index.class_indices,
+            confidence=0.3,
+        )
+
+    run("cpu")
+    with simulated_cuda() as device:
+        watch(device, getam.scores.prediction)
+        run("cuda")
+        assert not device.waits
+    for path in (tmp_path / "cpu").glob("*.png"):
+        assert (read_labels(tmp_path / "cuda" / path.name) == read_labels(path)).mean() > 0.99
+
+
+def test_a_loaded_segmenter(config: Config, tmp_path: Path) -> None:
+    segmenters(config, tmp_path)
+    photograph = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    expected = load_segmenter(tmp_path / "end_to_end", device="cpu").predict(photograph)
+    with simulated_cuda():
+        # A GPU is taken where there is one.
+        found = load_segmenter(tmp_path / "end_to_end").predict(photograph)
+    assert len(np.unique(expected)) > 1
+    assert (found == expected).mean() > 0.99
+
+
+def test_a_linear_probe(config: Config, data: Path) -> None:
+    index = read_index(data / "index.csv")
+
+    def features(device: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = build_classifier(config.classifier, num_classes=len(CLASSES), image_size=32).eval().to(device)
+        rows = index.split("train")
+        where = torch.device(device)
+        return frozen_features(model, rows, image_size=32, device=where, threads=1, what="probe")
+
+    expected = features("cpu")
+    with simulated_cuda() as device:
+        found = features("cuda")
+        # Of each batch, and the weights' way before.
+        assert device.waits["download"] == 3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_predict_saliency(config: Config, data: Path, tmp_path: Path, watch: Watch) -> None:

@@ -28,8 +28,13 @@ from getam.system.image_files import write_gray, write_labels
 CLASSES = ("a", "b", "c")
 
 
-def write_inputs(folder: Path) -> Path:
-    """Writes images, saliency maps and pseudo labels in one shard, and DUTS pairs; the index's masks do not exist."""
+def write_inputs(folder: Path, *, masks: bool = False) -> Path:
+    """Writes images, saliency maps and pseudo labels in one shard, and DUTS pairs.
+
+    Args:
+        masks: whether the masks that the index names exist.
+    """
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     ids = [f"i{number}" for number in range(4)]
     sizes = dict(zip(ids, [(30, 36), (36, 30), (24, 40), (32, 32)], strict=True))
@@ -40,6 +45,8 @@ def write_inputs(folder: Path) -> Path:
         for split in ("train", "val"):
             name = id if split == "train" else f"v{id}"
             mask = folder / f"no_mask_of_{name}.png"
+            if masks:
+                write_labels(mask, rng.choice(np.array([0, 1, 3, 255], np.uint8), (height, width)))
             rows.append(IndexRow(name, split, folder / f"{id}.png", mask, height, width, labels))
     write_index(folder / "index.csv", Index(tuple(rows), CLASSES))
     for kind in ("saliency", "pseudo_labels"):
