@@ -55,8 +55,6 @@ class OnDevice(Tensor):
     """
 
     host: Tensor
-    accumulator: Any = None
-    """Autograd's node of a leaf; made at once, it doesn't ask for the device later, within an operation of autocast."""
 
     @staticmethod
     def __new__(cls, host: Tensor) -> OnDevice:
@@ -94,7 +92,8 @@ class OnDevice(Tensor):
         super().requires_grad_(requires_grad)
         if requires_grad and self.is_leaf:
             with torch.enable_grad():
-                self.accumulator = self.view_as(self).grad_fn.next_functions[0][0]
+                # Made at once, autograd's node of a leaf asks for no device later, within an operation of autocast.
+                _Simulation.device.leaves.append(self.view_as(self).grad_fn.next_functions[0][0])
         return self
 
     def to(self, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
@@ -169,6 +168,7 @@ class Device:
         self.pageable = 0
         self.pinned: dict[int, Tensor] = {}
         self.seeds: set[int] = set()
+        self.leaves: list[Any] = []
 
     def forget(self) -> None:
         """Counts from zero."""
@@ -354,4 +354,5 @@ def simulated_cuda() -> Iterator[Device]:
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         stack.enter_context(_Simulation())
+        stack.callback(setattr, _Simulation, "device", Device())
         yield device
