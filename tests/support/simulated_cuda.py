@@ -334,6 +334,9 @@ def _judge(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
 def simulated_cuda() -> Iterator[Device]:
     """Inside the context, `cuda` is the simulated device, and torch says that it is available."""
     device = _Simulation.device = Device()
+    if torch.cuda.is_available():
+        # Later tests use this machine's device, which torch would take for prepared after this context.
+        torch.cuda.init()
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for module, answers in ANSWERS.items():
