@@ -72,7 +72,8 @@ def inputs(side: int) -> dict[str, Tensor]:
     labels = torch.zeros(len(CLASSES), 20)
     for row, present in zip(labels, CLASSES, strict=True):
         row[list(present)] = 1
-    return {"image": normalize_rgb((255 * images).to(torch.uint8)), "classes": labels, "saliency": saliency}
+    images = normalize_rgb((255 * images).to(torch.uint8))
+    return {"image": images, "classes": labels, "present": labels, "saliency": saliency}
 
 
 def ours(network: EndToEndNetwork, batch: dict[str, Tensor], recipe: EndToEndSettings) -> list[float]:

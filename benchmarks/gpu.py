@@ -17,6 +17,7 @@ from benchmarks.measure import Check, Row, Run, alternating, deviation, faster, 
 from getam import AttentionMaps
 from getam.networks.end_to_end import EndToEndNetwork
 from getam.settings.end_to_end import EndToEndSettings
+from getam.training.batches import moved
 from getam.training.double_backward import training_step
 
 BACKBONES: Mapping[str, Mapping[str, Any]] = {
@@ -69,7 +70,7 @@ def _training_row(recipe: EndToEndSettings, device: str, rounds: int) -> Row:
     torch.manual_seed(0)
     network = EndToEndNetwork(recipe, num_classes=20).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    batch = {name: tensor.to(device) for name, tensor in training_inputs(recipe.crop.size).items()}
+    batch = moved(training_inputs(recipe.crop.size), torch.device(device))
     compute = {precision: partial(train, network, optimizer, batch, recipe, precision) for precision in PRECISIONS}
     what = f"training iteration, {recipe.backbone}, batch {len(batch['image'])}, crop {recipe.crop.size}, bfloat16"
     return _row(what, compute, batch["image"], 1, "it/s", rounds, None)

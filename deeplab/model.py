@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from deeplab.multi_scale import Group, MultiScaleNetwork, encoder_groups, optimizer_groups
 from deeplab.segmenters import SmpSegmenter
 from deeplab.vit_segmenters import build_vit_segmenter
-from getam.datasets.images import denormalize_rgb
+from getam.datasets.images import column, denormalize_rgb
 from getam.errors import InputError, chosen
 from getam.networks.building import built_from
 from getam.networks.checkpoints import describe_model, load_weights, read_description
@@ -125,7 +125,7 @@ class DeepLabV2(MultiScaleNetwork):
         ceil mode; an H of 321 gives 41.
         """
         if self.normalization == "caffe":
-            images = denormalize_rgb(images).flip(1) - images.new_tensor(CAFFE_MEAN)[:, None, None]
+            images = denormalize_rgb(images).flip(1) - column(CAFFE_MEAN, images)
         return self.aspp(self.encoder(images)[-1])
 
     def parameter_groups(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,10 @@ from support.workplace import ONE_THREAD_A_JOB, PROJECT, Workplace
 from getam.settings.config import Config, validate_config
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.reading import read_yaml
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("getam", deadline=None)
+hypothesis.settings.load_profile("getam")
 
 # A shell that runs the tests in the background has them ignore SIGINT, and every process that they start too. Tests of
 # what an interrupt does would wait for ever.

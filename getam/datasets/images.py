@@ -38,16 +38,18 @@ Maps = Mapping[str, np.ndarray]
 def normalize_rgb(images: Tensor) -> Tensor:
     """(..., 3, H, W), uint8 RGB -> the same shape, float32, normalized by ImageNet's mean and deviation."""
     scaled = images.float() / 255
-    return (scaled - _column(MEAN, scaled)) / _column(STD, scaled)
+    return (scaled - column(MEAN, scaled)) / column(STD, scaled)
 
 
 def denormalize_rgb(images: Tensor) -> Tensor:
     """The inverse of `normalize_rgb` without rounding: (..., 3, H, W) in 0..255."""
-    return (images * _column(STD, images) + _column(MEAN, images)) * 255
+    return (images * column(STD, images) + column(MEAN, images)) * 255
 
 
-def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers as a tensor (C, 1, 1) of the dtype of `like`, on its device."""
+    # The numbers are filled in: a copy from the CPU would wait for the GPU.
+    return torch.stack([like.new_full((1, 1), value) for value in values])
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

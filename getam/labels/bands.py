@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from getam.errors import InputError
 from getam.labels.class_maps import BROKEN, Array, label_values, over_maximum
-from getam.labels.completion import as_tensor
+from getam.labels.completion import are_sound, as_tensor
 from getam.system.image_files import UNKNOWN
 
 
-def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float) -> Array:
+def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float, check: bool = True) -> Array:
     """Pseudo label of one image by two background scores (ToCo, Ru et al. 2023, `refine_cams_with_bkg_v2`).
 
     Each map M_c is divided by its maximum. With y_beta = argmax [beta, M_1 .. M_K], the background first, a pixel's
@@ -33,6 +32,7 @@ def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float)
         classes: K class indices counted from 0, ascending (label value = index + 1).
         high: background score above which a class is sure, in [0, 1].
         low: background score up to which no class is likely, in [0, high].
+        check: see complete_labels.
 
     Returns:
         (H, W), uint8: 0 background, label values, 255 unknown; an array, or a tensor on the device of `maps`. Without
@@ -45,21 +45,20 @@ def band_labels(maps: Array, classes: Sequence[int], *, high: float, low: float)
     if low > high:
         raise InputError(f"bands: low {low} is above high {high}; give a lower one")
     if isinstance(maps, np.ndarray):
-        return _labelled(as_tensor(maps), classes, high, low).numpy()
-    return _labelled(maps, classes, high, low)
+        return _labelled(as_tensor(maps), classes, high, low, check).numpy()
+    return _labelled(maps, classes, high, low, check)
 
 
 @torch.no_grad()
-def _labelled(maps: Tensor, classes: Sequence[int], high: float, low: float) -> Tensor:
+def _labelled(maps: Tensor, classes: Sequence[int], high: float, low: float, check: bool) -> Tensor:
     values = label_values(maps.shape, classes, maps.shape[1:], partner="maps")
     if not values:
         return maps.new_zeros(maps.shape[1:], dtype=torch.uint8)
     maps = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
-    lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
-    if not ((lowest >= 0) & (highest < math.inf)).all():
+    if check and not are_sound(maps):
         raise InputError(BROKEN)
     # Of two classes alike the first wins, as in argmax over the stack.
-    strongest, winner = over_maximum(maps, highest[:, None, None]).max(0)
-    labels = torch.tensor(values, dtype=torch.uint8, device=maps.device)[winner]
+    strongest, winner = over_maximum(maps, maps.amax((1, 2), keepdim=True)).max(0)
+    labels = torch.tensor(values, dtype=torch.uint8).to(maps.device, non_blocking=True)[winner]
     labels = labels.masked_fill(strongest <= high, UNKNOWN)
     return labels.masked_fill(strongest <= low, 0)

@@ -29,6 +29,7 @@ def complete_labels(
     conflict: Literal["unknown", "lowest"] = "unknown",
     opening: Opening = 0,
     epsilon: float = 0.0,
+    check: bool = True,
 ) -> Array:
     """Pseudo label of one image by activation-aware label completion.
 
@@ -49,6 +50,7 @@ def complete_labels(
         opening: size of a final morphological opening, pixels: 0 for none, odd, or `released` (authors' code); see
             `open_classes`.
         epsilon: 0, or 1e-5 as in the authors' code, which attenuates maps whose maximum is not much larger.
+        check: whether broken maps are an error; otherwise their labels mean nothing, and no GPU is waited for.
 
     Returns:
         (H, W), uint8: 0 background, label values, 255 unknown; an array, or a tensor on the device of `maps`.
@@ -62,10 +64,9 @@ def complete_labels(
     if isinstance(opening, int) and opening and opening % 2 == 0:
         raise InputError(f"opening: {opening} is even and would shift labels; give 0 or an odd size")
     if isinstance(maps, np.ndarray):
-        labels = _complete(as_tensor(maps), classes, as_tensor(saliency), alpha, gamma, conflict, epsilon)
-        return open_classes(labels, opening).numpy() if opening else labels.numpy()
-    labels = _complete(maps, classes, saliency, alpha, gamma, conflict, epsilon)
-    return open_classes(labels, opening) if opening else labels
+        arrays = as_tensor(maps), classes, as_tensor(saliency)
+        return _complete(*arrays, alpha, gamma, conflict, opening, epsilon, check).numpy()
+    return _complete(maps, classes, saliency, alpha, gamma, conflict, opening, epsilon, check)
 
 
 def decisions(
@@ -113,35 +114,36 @@ def _complete(
     alpha: float,
     gamma: float,
     conflict: str,
+    opening: Opening,
     epsilon: float,
+    check: bool,
 ) -> Tensor:
     values = label_values(maps.shape, classes, saliency.shape)
     maps = maps.to(torch.float64 if maps.dtype == torch.float64 else torch.float32)
-    lowest, highest = maps.amin((1, 2)), maps.amax((1, 2))
-    maps = over_maximum(maps, highest[:, None, None], epsilon=epsilon)
-    sound = (lowest >= 0) & (highest < math.inf)
-    # Both results are fetched in one transfer, so that the GPU is synchronized only here.
-    are_sound, positive_counts = torch.stack([sound.long(), (maps > 0).sum((1, 2))]).tolist()
-    if not all(are_sound):
+    if check and not are_sound(maps):
         raise InputError(BROKEN)
+    maps = over_maximum(maps, maps.amax((1, 2), keepdim=True), epsilon=epsilon)
 
     # The background wins unless a class is above the score at which the two tie, so the maximum starts at this score.
     strongest = torch.full_like(saliency, background_tie(gamma, maps.dtype), dtype=maps.dtype)
     inside = torch.full_like(saliency, UNKNOWN, dtype=torch.uint8)
     outside = torch.zeros_like(inside)
     claimed = torch.zeros_like(saliency, dtype=torch.bool)
-    for activation, value, positive in zip(maps, values, positive_counts, strict=True):
+    for activation, value in zip(maps, values, strict=True):
         inside.masked_fill_(activation > strongest, value)
         strongest = torch.maximum(strongest, activation)
-        rank = int(alpha * positive)
-        if rank < positive:
-            # The zeros come first in the sorted map, so v[rank] of its positive activations has this rank in the map.
-            mined = activation > _smallest(activation, activation.numel() - positive + rank)
-            outside.masked_fill_(mined & ~claimed, value)
-            if conflict == "unknown":
-                outside.masked_fill_(mined & claimed, UNKNOWN)
-            claimed |= mined
-    return torch.where(saliency > 0, inside, outside)
+        mined = activation > _quantile(activation, alpha)
+        outside.masked_fill_(mined & ~claimed, value)
+        if conflict == "unknown":
+            outside.masked_fill_(mined & claimed, UNKNOWN)
+        claimed |= mined
+    labels = torch.where(saliency > 0, inside, outside)
+    return open_classes(labels, opening, values) if opening else labels
+
+
+def are_sound(maps: Tensor) -> Tensor:
+    """Whether maps of any shape hold neither NaN, infinity nor a negative value; bool, on their device."""
+    return ((maps >= 0) & (maps < math.inf)).all()
 
 
 def background_tie(gamma: float, dtype: torch.dtype) -> float:
@@ -162,15 +164,23 @@ def background_tie(gamma: float, dtype: torch.dtype) -> float:
     return float(nearest) if float(nearest) <= low else float(np.nextafter(nearest, np.float32(0)))
 
 
-def _smallest(values: Tensor, rank: int) -> Tensor | float:
-    """The value at `rank`, counted from 0, in ascending order."""
-    if values.is_cpu:
-        # On a CPU, torch's kthvalue takes a second if the values are in descending order.
-        return float(np.partition(values.numpy(), rank, axis=None)[rank])
-    return values.flatten().kthvalue(rank + 1).values
+def _quantile(activation: Tensor, alpha: float) -> Tensor | float:
+    """v[int(alpha |v|)] of the sorted positive activations v; infinity beyond the last."""
+    positive = (activation > 0).sum()
+    # The zeros come first in the sorted map, so that v[rank] has this place in the map.
+    zeros = activation.numel() - positive
+    if activation.is_cpu:
+        rank = int(alpha * int(positive))
+        # On a CPU, sorting takes several times as long.
+        place = int(zeros) + rank
+        return float(np.partition(activation.numpy(), place, axis=None)[place]) if rank < positive else math.inf
+    # The place stays on the GPU: reading it would wait.
+    ranks = (alpha * positive.double()).long()
+    places = (zeros + ranks).clamp(max=activation.numel() - 1)
+    return activation.flatten().sort().values.gather(0, places[None]).where(ranks < positive, math.inf)
 
 
-def open_classes(labels: Tensor, size: Opening) -> Tensor:
+def open_classes(labels: Tensor, size: Opening, values: Sequence[int] | None = None) -> Tensor:
     """Morphological opening of each class by a square of side `size`; the removed pixels become background.
 
     `released` is the opening in the authors' code, by a 10x10 square, of all classes and unknown together. Its erosion
@@ -180,6 +190,7 @@ def open_classes(labels: Tensor, size: Opening) -> Tensor:
     Args:
         labels: (H, W), uint8 label values; unknown pixels stay, except with `released`.
         size: odd, pixels; or `released`.
+        values: the label values of classes that there may be; None: those of the labels, which waits for a GPU.
 
     Returns:
         (H, W), uint8, on the labels' device.
@@ -187,7 +198,7 @@ def open_classes(labels: Tensor, size: Opening) -> Tensor:
     if size == "released":
         return torch.where(_opened(labels > 0, 10), labels, 0)
     opened = labels.clone()
-    for value in labels.unique().tolist():
+    for value in labels.unique().tolist() if values is None else values:
         if value not in (0, UNKNOWN):
             region = labels == value
             opened[region & ~_opened(region, size)] = 0

@@ -87,10 +87,13 @@ class _Kernel:
         self._vertex_weights = weights.T.contiguous()
         self._points = (order // (dimension + 1)).int()
         self._point_weights = self._vertex_weights.flatten()[order]
+        starts = first.nonzero().flatten()
+        vertices = codes[starts]
         # A last vertex, of no point, stands in the place of neighbors that are not there. Its value is 0.
-        self._starts = F.pad(first.nonzero().flatten().int(), (0, 1), value=len(order))
-        self._neighbors = [_neighbors(codes[first], step) for step in steps]
-        self._blur = features.new_tensor([1, 0.5, 0.5]).repeat(len(self._starts), 1)
+        self._starts = F.pad(starts.int(), (0, 1), value=len(order))
+        self._neighbors = [_neighbors(vertices, step) for step in steps]
+        blur = torch.tensor([1, 0.5, 0.5]).to(features.device, non_blocking=True)
+        self._blur = blur.repeat(len(self._starts), 1)
 
         # The lattice's own scale, which pydensecrf takes out, cancels here.
         scale = self(features.new_ones(points, 1)).add(1e-20).rsqrt()
@@ -168,17 +171,17 @@ def _codes(corner: Tensor, rank: Tensor) -> tuple[Tensor, list[int]]:
     side = len(corner)
     dimension = side - 1
     strides, capacity = [], 1
-    for digit in corner[:-1]:
+    lowest, highest = corner[:-1].aminmax(dim=1)
+    for spread in (highest - lowest).tolist():
         strides.append(capacity)
-        lowest, highest = digit.aminmax()
         # A vertex is up to d from a corner, and its neighbor d further: no digits of the two differ by more than this.
-        capacity *= int(highest - lowest) + 3 * dimension + 1
+        capacity *= spread + 3 * dimension + 1
     if capacity >= 2**63:
         raise InputError(
             "crf: the standard deviations are too small for an image of this size and its colors; write larger ones in "
             "gaussian_xy, bilateral_xy and bilateral_rgb"
         )
-    stride = corner.new_tensor([*strides, 0])[:, None]
+    stride = torch.tensor([*strides, 0]).to(corner.device, non_blocking=True)[:, None]
     codes = torch.empty_like(corner)
     codes[0] = (corner * stride).sum(0)
     by_rank = torch.empty_like(corner).scatter_(0, rank, stride.expand_as(corner))
@@ -202,6 +205,8 @@ def _neighbors(codes: Tensor, step: int) -> Tensor:
     found = codes[after.clamp(max=count - 1)] == wanted
     places = torch.full((count + 1, 3), count, dtype=torch.int32, device=codes.device)
     places[:, 0] = torch.arange(count + 1, device=codes.device)
-    places[after[found], 1] = places[:count][found, 0]
-    places[:count][found, 2] = after[found]
+    places[:count, 2] = after.where(found, count)
+    # Vertices without a neighbor write to the last place, which is put right again; a mask would wait for a GPU.
+    places[:, 1].scatter_(0, places[:count, 2].long(), places[:count, 0])
+    places[count, 1] = count
     return places

@@ -30,7 +30,7 @@ def make_labels(
 
     Args:
         maps: (K, H, W), >= 0, of the image's classes; a numpy array, or a tensor if the method is `on_device` (see
-            getam.settings.completion.LabelMethod).
+            getam.settings.completion.LabelMethod). A tensor's values are not checked, which would wait for a GPU.
         classes: K class indices counted from 0, ascending (label value = index + 1).
         image: the image (H, W, 3), uint8 RGB, for a method that `reads_photograph`.
         saliency: the saliency map (H, W), uint8 in 0..255, for a method that `needs_saliency`; a tensor if `maps` is.
@@ -75,7 +75,8 @@ def _reliable(maps: Any, classes: Sequence[int], image: Any, saliency: Any, sett
 def _bands(maps: Any, classes: Sequence[int], image: Any, saliency: Any, settings: LabelSettings) -> Any:
     from getam.labels.bands import band_labels
 
-    return band_labels(maps, classes, high=settings.bands.high, low=settings.bands.low)
+    check = isinstance(maps, np.ndarray)
+    return band_labels(maps, classes, high=settings.bands.high, low=settings.bands.low, check=check)
 
 
 LABEL_MAKERS: dict[str, Callable[[Any, Sequence[int], Any, Any, LabelSettings], Any]] = {

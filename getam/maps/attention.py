@@ -125,6 +125,7 @@ def class_gradients(
     """Gradients of the scores of each image's k-th class with respect to `tensors`, for each k.
 
     The images of a batch do not interact, so one backward pass of the sum of their scores gives all their gradients.
+    No GPU is waited for.
 
     Args:
         scores: (B, C).
@@ -144,14 +145,17 @@ def class_gradients(
             raise InputError(
                 "the model's scores depend on none of the blocks that maps are taken of; lower start_block"
             )
-        with torch.enable_grad():
-            total = scores[images, [classes[b][k] for b in images]].sum()
+        chosen_scores = torch.zeros(scores.shape, dtype=scores.dtype)
+        chosen_scores[images, [classes[b][k] for b in images]] = 1
         # A block above the one that the head reads does not influence the scores; its gradient is materialized as 0.
-        yield (
-            k,
-            images,
-            torch.autograd.grad(total, tensors, retain_graph=retain_graph or k + 1 < most, materialize_grads=True),
+        gradients = torch.autograd.grad(
+            scores,
+            tensors,
+            chosen_scores.to(scores.device, non_blocking=True),
+            retain_graph=retain_graph or k + 1 < most,
+            materialize_grads=True,
         )
+        yield k, images, gradients
 
 
 def _class_row_of_product(matrices: Iterator[Tensor]) -> Tensor:

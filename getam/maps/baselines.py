@@ -46,7 +46,7 @@ class ClassActivationMaps(ClassMaps):
         with torch.no_grad():
             scores, maps = model.activation_map(images)
         check_scores(scores, classes)
-        return scores, [maps[b, list(indices)].to(at_least_float32(maps)) for b, indices in enumerate(classes)]
+        return scores, [_of_classes(maps[b], indices).to(at_least_float32(maps)) for b, indices in enumerate(classes)]
 
 
 class GradCAM(ClassMaps):
@@ -212,7 +212,12 @@ def _cam_of_step(
         scores, logits = model(images)
     with torch.no_grad():
         activation = network.classifier.readout.activation(features[0], _grid(network, images))
-    return StepPass(scores, logits, [activation[b, indices] for b, indices in enumerate(classes)])
+    return StepPass(scores, logits, [_of_classes(activation[b], indices) for b, indices in enumerate(classes)])
+
+
+def _of_classes(maps: Tensor, indices: Sequence[int]) -> Tensor:
+    """The maps (K, n_h, n_w) of some of all classes (C, n_h, n_w); a list as an index would wait for the GPU."""
+    return torch.stack([maps[index] for index in indices]) if indices else maps[:0]
 
 
 def _by_attention(coupling_of: Callable[[ActivationSettings], str]) -> MapMaker:

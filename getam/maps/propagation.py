@@ -90,7 +90,8 @@ def propagate(maps: Tensor, affinity: Tensor, *, threshold: float = 0.0, steps: 
 def in_boxes(maps: Tensor, threshold: float) -> Tensor:
     """Sets each map to zero outside the bounding boxes of the regions that reach a share of its maximum.
 
-    The regions are the 8-connected components of {M >= threshold max M}.
+    The regions are the 8-connected components of {M >= threshold max M}. They are found on the CPU, for which a GPU is
+    waited for.
 
     Args:
         maps: (K, n_h, n_w), >= 0.
@@ -107,7 +108,7 @@ def in_boxes(maps: Tensor, threshold: float) -> Tensor:
         # The first of the components is the background.
         for left, top, width, height, _ in cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:]:
             box[top : top + height, left : left + width] = True
-    return maps * torch.from_numpy(inside).to(maps.device)
+    return maps * torch.from_numpy(inside).to(maps.device, non_blocking=True)
 
 
 class Propagation:
@@ -149,8 +150,10 @@ class Propagation:
 
     def propagated(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The propagated maps of the images of the last forward pass, each (K_b, n_h, n_w); maps of no class stay."""
+        # The boxes of all images are found together, so that a GPU is waited for only once.
+        boxed = in_boxes(torch.cat(list(maps)), self.settings.propagation_threshold).split([len(each) for each in maps])
         results = []
-        for image, values in enumerate(maps):
+        for image, values in enumerate(boxed):
             if len(values):
                 with full_precision(values):
                     values = self._propagated(image, values)
@@ -159,16 +162,15 @@ class Propagation:
 
     def _propagated(self, image: int, maps: Tensor) -> Tensor:
         settings, prefix = self.settings, self.backbone.num_prefix_tokens
-        threshold = settings.propagation_threshold
         if self._attention is not None:
             calls = self._attention.calls
             total = reduce(torch.add, (call.matrix(image).mean(0)[prefix:, prefix:] for call in calls))
             affinity = attention_affinity((total / len(calls)).to(maps.dtype))
-            maps, threshold = propagate(maps, affinity, threshold=threshold), 0.0
+            maps = propagate(maps, affinity)
         if reads_features(settings):
             tokens = final_norm_of(self.backbone)(self._tokens[-1][image, prefix:].to(maps.dtype))
             affinity = feature_affinity(tokens, power=settings.propagation_power)
-            maps = propagate(maps, affinity, threshold=threshold, steps=settings.propagation_steps)
+            maps = propagate(maps, affinity, steps=settings.propagation_steps)
         return maps
 
 

@@ -115,13 +115,13 @@ def predict(
 
         def written() -> Iterator[int]:
             for batch, images in whole_images(todo, read=read_photograph, size=size, threads=threads):
-                averaged = averaged_probabilities(network, images.to(device), settings, multiple)
+                averaged = averaged_probabilities(network, images.to(device, non_blocking=True), settings, multiple)
                 for row, values in zip(batch, averaged, strict=True):
                     working = working_size(row, settings.long_side)
                     resized = F.interpolate(values[None], size=working, mode="bilinear", align_corners=False)[0]
                     indices = possible(row)
                     if indices is not None:
-                        resized = resized[[0, *(index + 1 for index in indices)]]
+                        resized = torch.stack([resized[0], *(resized[index + 1] for index in indices)])
                         resized = resized / resized.sum(0, keepdim=True)
                     labels = LabelsOf(indices, confidence, (row.height, row.width))
                     if in_processes:
@@ -129,7 +129,8 @@ def predict(
                         yield shard.submit(row.id, write_crf_labels, row.image, probabilities, settings.crf, labels)
                         continue
                     if settings.crf.iterations:
-                        photograph = torch.from_numpy(shrunk(read_photograph(row), working).copy()).to(device)
+                        photograph = torch.from_numpy(shrunk(read_photograph(row), working).copy())
+                        photograph = photograph.to(device, non_blocking=True)
                         resized = mean_field(photograph, resized, settings.crf)
                     yield shard.submit(row.id, _write, resized, labels)
             yield from shard.wait()
@@ -168,7 +169,7 @@ def validation_miou(
     inputs = whole_images(batches, read=read_photograph, size=size, threads=threads)
     matrix = ConfusionMatrix(num_classes + 1)
     for batch, images in image_progress(inputs, batches, what="mIoU on val"):
-        logits = network(images.to(device)).float()
+        logits = network(images.to(device, non_blocking=True)).float()
         for row, values in zip(batch, logits, strict=True):
             full = (row.height, row.width)
             resized = F.interpolate(values[None], size=full, mode="bilinear", align_corners=False)[0]

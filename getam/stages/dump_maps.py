@@ -86,21 +86,18 @@ def run(arguments: Arguments) -> None:
         inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
         for batch, images in image_progress(inputs, todo, what="dump_maps"):
             present = [index.class_indices(row) for row in batch]
+            images = images.to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                maps = averaged_maps(maps_of, images.to(device), present, settings, model.stride)
-            # The whole batch is checked at once, since each check waits for the GPU.
-            finite = torch.stack([values.isfinite().all() for values in maps]).tolist()
-            for row, values, is_finite in zip(batch, maps, finite, strict=True):
-                if not is_finite:
+                maps = averaged_maps(maps_of, images, present, settings, model.stride)
+            # The maps of a batch come in one transfer, since each waits for the GPU.
+            arrays = torch.cat([values.float() for values in maps]).cpu().split([len(values) for values in maps])
+            for row, values in zip(batch, arrays, strict=True):
+                if not values.isfinite().all():
                     raise InputError(
                         f"{arguments.classifier}: gives maps of {row.id} that are not finite; train it again with a "
                         "lower learning rate"
                     )
-                shard.submit(row.id, _write, values)
-
-
-def _write(path: Path, maps: Tensor) -> None:
-    write_array(path, maps.float().cpu().numpy())
+                shard.submit(row.id, write_array, values.numpy())
 
 
 def averaged_maps(

@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> None:
         todo = shard.unfinished(batches)
         inputs = whole_images(todo, read=read_photograph, size=size, threads=arguments.threads)
         for batch, images in image_progress(inputs, todo, what="predict_saliency"):
-            for row, logits in zip(batch, model(images.to(device)), strict=True):
+            for row, logits in zip(batch, model(images.to(device, non_blocking=True)), strict=True):
                 shard.submit(row.id, _write, logits, (row.height, row.width), settings.stretch)
 
 

@@ -134,7 +134,7 @@ def _score(
     inputs = whole_images(batches, read=read_photograph, size=size, threads=arguments.threads)
     scores, targets, ids = [], [], []
     for batch, images in image_progress(inputs, batches, what="mAP on val"):
-        scores.append(model(images.to(device)).cpu())
+        scores.append(model(images.to(device, non_blocking=True)).cpu())
         targets += [multi_hot(index.class_indices(row), len(index.classes)) for row in batch]
         ids += [row.id for row in batch]
     if not rows:

@@ -88,7 +88,9 @@ def run(arguments: Arguments) -> None:
     images = TrainingImages(
         rows,
         load=load,
-        targets=lambda row: {"classes": multi_hot(index.class_indices(row[0]), len(index.classes))},
+        targets=lambda row: dict.fromkeys(
+            ("classes", "present"), multi_hot(index.class_indices(row[0]), len(index.classes))
+        ),
         transform=RandomScaleCrop(settings.crop),
         seed=settings.seed,
     )

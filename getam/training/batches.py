@@ -1,16 +1,20 @@
-"""Batches of a training: the sampler that shares them among processes, and the error for a killed loader worker."""
+"""Batches of a training: the sampler that shares them among processes, the device, and killed loader workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from getam.errors import MachineError
 from getam.system.distributed import rank, world_size
 from getam.system.seeds import mixed_seed
+
+ON_CPU = ("number", "present")
+"""Entries of a batch that stay on the CPU, where reading them waits for no GPU: an image's number, and its classes."""
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -45,6 +49,11 @@ class EpochBatches(Sampler[list[int]]):
         for number in range(self.start, self.length // self.batch_size):
             starts = (number * self.batch_size + i * part + rank() * share for i in range(self.parts))
             yield [image for first in starts for image in order[first : first + share]]
+
+
+def moved(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a batch on the device, but for those of ON_CPU."""
+    return {name: each if name in ON_CPU else each.to(device, non_blocking=True) for name, each in batch.items()}
 
 
 @contextmanager

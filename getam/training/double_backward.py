@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from getam.datasets.images import denormalize_rgb
-from getam.labels.completion import complete_labels, open_classes
+from getam.labels.completion import are_sound, complete_labels, open_classes
 from getam.labels.methods import make_labels
 from getam.maps.baselines import pass_with_maps
 from getam.maps.pamr import pamr
 from getam.networks.end_to_end import EndToEndNetwork
-from getam.settings.completion import LABEL_METHODS
+from getam.settings.completion import LABEL_METHODS, LabelSettings
 from getam.settings.end_to_end import EndToEndSettings
 from getam.system.image_files import UNKNOWN
 from getam.training.losses import balanced_cross_entropy, dense_energy_loss, saliency_loss
@@ -54,7 +55,8 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
     Args:
         model: the EndToEndNetwork, or DistributedDataParallel around it.
         batch: image (B, 3, H, W) normalized; classes (B, C) multi-hot; saliency (B, H, W) uint8 in {0, 1}, 255
-            outside the image.
+            outside the image; present, the classes once more, on the CPU: `classes` are read where it lacks, and the
+            GPU is waited for.
         epoch: counted from 0; the first phase lasts `settings.classifier_epochs`.
     """
     images, labels = batch["image"], batch["classes"]
@@ -62,12 +64,18 @@ def training_step(model: nn.Module, batch: dict[str, Tensor], epoch: int, settin
         scores, _ = model(images, decode=False)
         return TrainingStep({"classification": F.multilabel_soft_margin_loss(scores, labels)})
     assert isinstance(getattr(model, "module", model), EndToEndNetwork)
-    scores, logits, maps = pass_with_maps(model, images, classes_of(labels), settings.maps)
-    return losses_of(scores, logits, maps, batch, settings)
+    present = classes_of(batch.get("present", labels))
+    scores, logits, maps = pass_with_maps(model, images, present, settings.maps)
+    return losses_of(scores, logits, maps, present, batch, settings)
 
 
 def losses_of(
-    scores: Tensor, logits: Tensor, maps: Sequence[Tensor], batch: dict[str, Tensor], settings: EndToEndSettings
+    scores: Tensor,
+    logits: Tensor,
+    maps: Sequence[Tensor],
+    present: Sequence[Sequence[int]],
+    batch: dict[str, Tensor],
+    settings: EndToEndSettings,
 ) -> TrainingStep:
     """Makes targets from the maps by PAMR and completion, and computes the second phase's losses L_cls + L_seg + L_sal.
 
@@ -75,10 +83,10 @@ def losses_of(
         scores: (B, C).
         logits: (B, 1 + C, H, W).
         maps: for each image (K_b, n_h, n_w), one map for each class in its label, without a graph.
+        present: class indices of each image.
         batch: see `training_step`.
     """
     images, labels = batch["image"], batch["classes"]
-    present = classes_of(labels)
     saliency = batch["saliency"]
     outside = saliency == UNKNOWN
     # What is salient in an image without a class is background as well.
@@ -87,9 +95,11 @@ def losses_of(
     refined = refine_maps(photographs, maps, settings)
     targets, mined = make_targets(photographs, refined, present, salient, settings)
     targets = targets.masked_fill(outside, UNKNOWN)
+    segmentation = balanced_cross_entropy(logits, targets.long(), synchronize=True)
     losses = {
         "classification": F.multilabel_soft_margin_loss(scores, labels),
-        "segmentation": balanced_cross_entropy(logits, targets.long(), synchronize=True),
+        # Broken maps end the training by a loss that is not finite, since their own check would wait for the GPU.
+        "segmentation": segmentation.where(are_sound(refined), torch.nan),
         "saliency": saliency_loss(
             logits,
             mined if settings.saliency_target == "released" else salient,
@@ -114,7 +124,7 @@ def losses_of(
 
 def classes_of(labels: Tensor) -> list[list[int]]:
     """Gives the class indices of each image, ascending, from multi-hot labels (B, C)."""
-    return [row.nonzero().flatten().tolist() for row in labels]
+    return [[index for index, value in enumerate(row) if value] for row in labels.tolist()]
 
 
 @torch.no_grad()
@@ -153,29 +163,49 @@ def make_targets(
         before the opening (as in the authors' code).
     """
     completion = settings.completion
-    by_rules = LABEL_METHODS[completion.method].by_rules
-    # The opening comes last, since the mined pixels are those of the rules of Eq. 5 before it.
-    before_opening = completion.model_copy(update={"opening": 0}).completion_arguments()
-    labels = []
-    for image, padded, indices, saliency in zip(photographs, refined, classes, salient, strict=True):
-        maps = padded[: len(indices)]
-        if by_rules:
-            labels.append(complete_labels(maps, indices, saliency, **before_opening, epsilon=settings.map_epsilon))
-            continue
-        if LABEL_METHODS[completion.method].on_device:
-            labels.append(make_labels(maps, indices, settings=completion))
-            continue
-        values = make_labels(
-            maps.float().cpu().numpy(),
-            indices,
-            image=image.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).cpu().numpy(),
-            # The saliency is binary already; 255 exceeds every threshold.
-            saliency=255 * saliency.to(torch.uint8).cpu().numpy(),
-            settings=completion,
+    method = LABEL_METHODS[completion.method]
+    present = [padded[: len(indices)] for padded, indices in zip(refined, classes, strict=True)]
+    if method.by_rules:
+        # The opening comes last, since the mined pixels are those of the rules of Eq. 5 before it.
+        before_opening = completion.model_copy(update={"opening": 0}).completion_arguments()
+        stacked = torch.stack(
+            [
+                complete_labels(*each, **before_opening, epsilon=settings.map_epsilon, check=False)
+                for each in zip(present, classes, salient, strict=True)
+            ]
         )
-        labels.append(torch.from_numpy(values).to(maps.device))
-    stacked = torch.stack(labels)
+    elif method.on_device:
+        stacked = torch.stack(
+            [make_labels(maps, indices, settings=completion) for maps, indices in zip(present, classes, strict=True)]
+        )
+    else:
+        stacked = _targets_on_cpu(photographs, refined, classes, salient, completion)
+        stacked = stacked.to(refined.device, non_blocking=True)
     mined = (stacked > 0) & ~salient
-    if completion.opening and by_rules:
-        stacked = torch.stack([open_classes(image, completion.opening) for image in stacked])
+    if completion.opening and method.by_rules:
+        stacked = torch.stack(
+            [
+                open_classes(image, completion.opening, [index + 1 for index in indices])
+                for image, indices in zip(stacked, classes, strict=True)
+            ]
+        )
     return stacked, mined
+
+
+def _targets_on_cpu(
+    photographs: Tensor,
+    refined: Tensor,
+    classes: Sequence[Sequence[int]],
+    salient: Tensor,
+    completion: LabelSettings,
+) -> Tensor:
+    """The labels of `make_targets` by a method that computes on the CPU; a GPU is waited for once for each argument."""
+    images = photographs.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    maps = refined.float().cpu().numpy()
+    # The saliency is binary already; 255 exceeds every threshold.
+    saliency = 255 * salient.to(torch.uint8).cpu().numpy()
+    labels = [
+        make_labels(padded[: len(indices)], indices, image=image, saliency=inside, settings=completion)
+        for image, padded, indices, inside in zip(images, maps, classes, saliency, strict=True)
+    ]
+    return torch.from_numpy(np.stack(labels))

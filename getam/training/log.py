@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.optim import Optimizer
@@ -74,7 +75,9 @@ class TrainingLog:
         if self._writer is None or self.step % self.scalars_every:
             return
         seconds = time.monotonic() - self._last_time
-        numbers = {name: float(value) for name, value in values.items()}
+        # All are read in one transfer, since each waits for the GPU.
+        read = torch.stack([value.detach().double() for value in values.values()]).tolist()
+        numbers = dict(zip(values, read, strict=True))
         # Groups of one name, with and without weight decay, have one learning rate.
         numbers |= {
             f"learning_rate/{group.get('name', number)}": group["lr"]

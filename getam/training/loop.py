@@ -30,7 +30,7 @@ from getam.system.arguments.training import TrainingArguments
 from getam.system.distributed import is_main, mean_over_processes, synchronized, world_size
 from getam.system.files import write_json
 from getam.system.progress import progress, three_digits
-from getam.training.batches import EpochBatches, killed_workers
+from getam.training.batches import EpochBatches, killed_workers, moved
 from getam.training.folder import STATE, hash_of, training_folder
 from getam.training.log import BEST, TrainingLog
 from getam.training.optimization import ParameterGroup, check_groups, optimizer_of, schedule_factor
@@ -59,8 +59,8 @@ class StepResult:
 Step = Callable[[nn.Module, Batch, int], StepResult]
 """A training step: (model, batch, epoch) -> its result.
 
-The model may be wrapped in DistributedDataParallel, the batch is on the device, epochs count from 0. The average of a
-loss over the processes must be the loss of the whole batch.
+The model may be wrapped in DistributedDataParallel, the batch is on the device (see `moved`), epochs count from 0. The
+average of a loss over the processes must be the loss of the whole batch. A step that reads from a GPU waits for it.
 """
 
 
@@ -326,7 +326,7 @@ class Training:
         parts = self.settings.accumulation
         losses: dict[str, Tensor] = {}
         for part in range(parts):
-            share = {name: value.chunk(parts)[part].to(self.device, non_blocking=True) for name, value in batch.items()}
+            share = moved({name: value.chunk(parts)[part] for name, value in batch.items()}, self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
                 result = self.step(self.network, share, epoch)
             loss = torch.stack(list(result.losses.values())).sum()
@@ -347,7 +347,7 @@ class Training:
         If one process has to save or stop, all do: one that did so alone would leave the others waiting for it.
         """
         save_is_due = time.monotonic() - self.saved_at >= 60 * self.arguments.checkpoint_minutes
-        findings = [loss, loss.new_tensor(save_is_due), loss.new_tensor(self.stop.received)]
+        findings = [loss, *(loss.new_full((), float(value)) for value in (save_is_due, self.stop.received))]
         mean, due, stopped = mean_over_processes(torch.stack(findings)).tolist()
         return mean, due > 0, stopped > 0
 

@@ -26,6 +26,7 @@ from getam.settings.maps import ActivationSettings
 from getam.settings.reading import read_yaml
 from getam.system.distributed import ImageDropout
 from getam.system.files import read_array
+from getam.training.batches import moved
 from getam.training.double_backward import training_step
 
 Arrays = Callable[[str], dict[str, np.ndarray]]
@@ -48,6 +49,13 @@ def _float32_means_float32() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.fixture
+def no_waits() -> Iterator[Callable[[], None]]:
+    """A function: from its call on, torch refuses what waits for the device. tests/device counts it without one."""
+    yield lambda: torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("default")
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -162,6 +170,23 @@ def test_training_step_equals_the_cpus(settings: EndToEndSettings) -> None:
     for name, parameter in moved.named_parameters():
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad.norm().cpu(), norms[name], rtol=1e-2, atol=1e-5, msg=name)
+
+
+def test_a_training_step_waits_for_nothing(settings: EndToEndSettings, no_waits: Callable[[], None]) -> None:
+    batch, network = make_batch(), build(settings).to(DEVICE)
+    batch = moved(batch | {"present": batch["classes"]}, torch.device(DEVICE))
+    no_waits()
+    step = training_step(network, batch, settings.classifier_epochs, settings)
+    torch.stack(list(step.losses.values())).sum().backward()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_map_method_waits(method: str, settings: EndToEndSettings, no_waits: Callable[[], None]) -> None:
+    changed = ActivationSettings.model_validate(settings.maps.model_dump() | {"method": method, "start_block": 0})
+    images = images_of(2).to(DEVICE)
+    with create_maps(classifier().to(DEVICE), changed) as maps:
+        no_waits()
+        maps(images, CLASSES)
 
 
 def test_dropout_on_the_device() -> None:

@@ -28,4 +28,4 @@ def literal_training_step(
     )
     network.zero_grad()
     scores, logits = network(images)
-    return losses_of(scores, logits, maps, batch, settings)
+    return losses_of(scores, logits, maps, classes_of(batch["classes"]), batch, settings)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from support.crf import without_pydensecrf
+from support.trainings import CLASSES, TRAININGS, settings_of, write_inputs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import deeplab.stages.train_deeplab
 import getam.stages.train_classifier
 import getam.stages.train_end_to_end
 import getam.stages.train_saliency
@@ -30,25 +29,19 @@ import getam.training.double_backward
 import getam.training.loop
 from deeplab.model import load_deeplab
 from getam.datasets.images import normalize_rgb
-from getam.datasets.index import Index, IndexRow, read_index, write_index
-from getam.datasets.shards import new_shard
+from getam.datasets.index import Index, read_index, write_index
 from getam.errors import InputError
 from getam.networks.checkpoints import read_description, save_model
 from getam.networks.classifier import load_classifier
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end, load_end_to_end
-from getam.networks.saliency import load_saliency
 from getam.settings.config import Config
 from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.flags import flags
-from getam.settings.saliency import SaliencySettings
-from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
 from getam.system.files import read_json, write_json
 from getam.system.image_files import write_gray, write_labels
 from getam.training.folder import STATE
 from getam.training.loop import STATE_FILE
-
-CLASSES = ("a", "b", "c")
 
 
 def test_settings_with_a_cnns_readout_are_refused(settings: EndToEndSettings) -> None:
@@ -185,60 +178,7 @@ def test_backbones_own_normalization(settings: EndToEndSettings) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Images, saliency maps and pseudo labels in one shard; the masks of index.csv do not exist."""
-    rng = np.random.default_rng(0)
-    ids = [f"i{number}" for number in range(4)]
-    sizes = dict(zip(ids, [(30, 36), (36, 30), (24, 40), (32, 32)], strict=True))
-    rows = []
-    for number, (id, (height, width)) in enumerate(sizes.items()):
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / f"{id}.png")
-        labels = (CLASSES[number % 3],) if number % 2 else (CLASSES[0], CLASSES[2])
-        for split in ("train", "val"):
-            name = id if split == "train" else f"v{id}"
-            mask = tmp_path / f"no_mask_of_{name}.png"
-            rows.append(IndexRow(name, split, tmp_path / f"{id}.png", mask, height, width, labels))
-    write_index(tmp_path / "index.csv", Index(tuple(rows), CLASSES))
-    for kind in ("saliency", "pseudo_labels"):
-        folder = tmp_path / kind / "000"
-        with new_shard(folder, ids=ids, suffix=".png", classes=CLASSES, settings=None) as shard:
-            for id, size in sizes.items():
-                if kind == "saliency":
-                    shard.submit(id, write_gray, rng.integers(0, 256, size, dtype=np.uint8))
-                else:
-                    shard.submit(id, write_labels, rng.choice(np.array([0, 1, 3, 255], np.uint8), size))
-    for name in ("DUTS-TR", "DUTS-TE"):
-        for kind in ("Image", "Mask"):
-            (tmp_path / name / f"{name}-{kind}").mkdir(parents=True)
-        for id in ids[:2]:
-            color = rng.integers(0, 256, (*sizes[id], 3), dtype=np.uint8)
-            Image.fromarray(color).save(tmp_path / name / f"{name}-Image" / f"{id}.jpg")
-            write_gray(tmp_path / name / f"{name}-Mask" / f"{id}.png", 255 * (color[..., 0] > 99).astype(np.uint8))
-    return tmp_path
-
-
-TRAININGS: dict[str, tuple[Any, Callable[[Path], dict[str, Path | int]], Callable[[Path], Any]]] = {
-    "classifier": (getam.stages.train_classifier, lambda data: {"index": data / "index.csv"}, load_classifier),
-    "end_to_end": (
-        getam.stages.train_end_to_end,
-        lambda data: {"index": data / "index.csv", "saliency": data / "saliency", "shards": 1},
-        load_end_to_end,
-    ),
-    "deeplab": (
-        deeplab.stages.train_deeplab,
-        lambda data: {"index": data / "index.csv", "pseudo_labels": data / "pseudo_labels", "shards": 1},
-        load_deeplab,
-    ),
-    "saliency": (
-        getam.stages.train_saliency,
-        lambda data: {"train": data / "DUTS-TR", "val": data / "DUTS-TE"},
-        load_saliency,
-    ),
-}
-
-
-def settings_of(section: str, config: Config) -> BaseModel:
-    """What a training takes of its section."""
-    return section_of(SaliencySettings, config.saliency) if section == "saliency" else getattr(config, section)
+    return write_inputs(tmp_path)
 
 
 def train(section: str, config: Config, data: Path, out: Path, **watched: int) -> None:
