@@ -17,13 +17,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from getam.datasets.checked_files import photograph_size
 from getam.datasets.class_names import check_class_names, class_name_problem, read_classes
 from getam.datasets.documents import read_table
 from getam.datasets.index import LABELLED, Index, IndexRow, composed, count_problems, evenly_spaced, is_safe_id
 from getam.datasets.named_files import existing
 from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, check_masks_show_classes, checked_mask
 from getam.errors import InputError, listed
-from getam.system.image_files import read_image, read_labels
 
 LIST_COLUMNS = ("id", "split", "image", "mask", "labels")
 """The columns of a list, in the order in which one is written."""
@@ -165,11 +165,11 @@ def _label_problems(entries: list[Entry], known: tuple[str, ...] | None, file: P
 
 def _check(entry: Entry, classes: tuple[str, ...], seen: set[int]) -> IndexRow:
     image, mask = existing(entry.image), None if entry.mask is None else existing(entry.mask)
-    height, width = read_image(image).shape[:2]
+    height, width = photograph_size(image)
     if mask is not None:
         if not mask.is_file():
             raise InputError(f"{entry.where}: {mask}: no such mask; add it, or leave the cell empty")
-        checked_mask(mask, read_labels, image, (height, width), classes, seen=seen)
+        checked_mask(mask, image, (height, width), classes, seen=seen)
     return IndexRow(
         id=entry.id,
         split=entry.split,

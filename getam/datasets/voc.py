@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
+from getam.datasets.checked_files import MaskFacts, mask_facts, packed_colors, photograph_size, values_in
 from getam.datasets.class_names import read_classes, read_lines
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
@@ -38,9 +37,6 @@ from getam.system.files import atomic_folder
 from getam.system.image_files import (
     UNKNOWN,
     check_drawn_upright,
-    read_image,
-    read_labels,
-    read_palette,
     voc_palette,
     write_labels,
 )
@@ -79,10 +75,8 @@ class ExtraMasks(NamedTuple):
 
     files: Mapping[str, Path]
     """Mask files by id."""
-    read: Callable[[Path], np.ndarray]
-    """Reads a file to label values (H, W), uint8."""
     converted: bool
-    """Whether the files are in another format and must be converted to PNGs."""
+    """Whether the files are SBD's and must be converted to PNGs."""
 
 
 def index_voc(
@@ -210,14 +204,14 @@ def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], thre
 
 def _extra_masks(folder: Path) -> ExtraMasks:
     if is_sbd(folder):
-        return ExtraMasks(sbd_masks(folder), read_sbd_mask, converted=True)
+        return ExtraMasks(sbd_masks(folder), converted=True)
     files = files_by_id(folder, frozenset({".png"})) if folder.is_dir() else {}
     if not files:
         raise InputError(
             f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
             "folder `dataset` or to SegmentationClassAug, or leave it empty"
         )
-    return ExtraMasks(files, read_labels, converted=False)
+    return ExtraMasks(files, converted=False)
 
 
 def _check_row(
@@ -252,18 +246,23 @@ def _check_row(
         raise InputError(
             f"{root / 'JPEGImages' / id}.jpg: no such image; add the file or take its id off the list{instead}"
         )
-    height, width = read_image(path).shape[:2]
+    height, width = size = photograph_size(path)
     source = mask = files.mask(id)
-    values = None
+    values: list[int] | None = None
     if mask is not None:
-        values = checked_mask(mask, read_labels, path, (height, width), classes, seen=seen)
+        values = checked_mask(mask, path, size, classes, seen=seen)
     elif split == "train" and augmented is not None and id in augmented.files:
         source = mask = augmented.files[id]
-        values = checked_mask(mask, augmented.read, path, (height, width), classes, seen=seen)
-        if written is not None:
+        if augmented.converted:
+            assert written is not None
             assert masks is not None
-            write_labels(written / f"{id}.png", values)
+            shown = read_sbd_mask(mask)
+            values = values_in(shown)
+            _check_values(mask, (shown.shape[0], shown.shape[1]), values, path, size, classes, seen=seen)
+            write_labels(written / f"{id}.png", shown)
             mask = masks / f"{id}.png"
+        else:
+            values = checked_mask(mask, path, size, classes, seen=seen)
     names: Iterable[str] = ()
     where: str | Path | None = None
     if split != "test":
@@ -273,7 +272,11 @@ def _check_row(
                     f"{root / 'SegmentationClass' / id}.png: no such mask, and data.labels is masks; add it, set "
                     f"data.labels to annotations or file, or take its id off train.txt{files.masks.instead_of(id)}"
                 )
-            names, where = (classes_in(values, classes), source) if values is not None else ((), None)
+            names, where = (
+                ([classes[value - 1] for value in values if value not in (0, UNKNOWN)], source)
+                if values is not None
+                else ((), None)
+            )
         elif table is not None:
             names, where = table.get(id, Label((), None))
         else:
@@ -314,58 +317,56 @@ def _check_row(
     )
 
 
-def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Names of the classes that occur in a mask of label values; background and unknown are no classes."""
-    return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
-
-
 def checked_mask(
+    path: Path, image: Path, size: tuple[int, int], classes: Sequence[str], *, seen: set[int]
+) -> list[int]:
+    """Checks the label PNG of an image, and returns the values that occur in it.
+
+    Args:
+        size: (H, W) of the image.
+        seen: gets the values.
+
+    Raises:
+        InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
+    """
+    facts = mask_facts(path)
+    _check_values(path, facts.size, facts.values, image, size, classes, seen=seen)
+    if classes == VOC_CLASSES:
+        _check_colors(path, facts)
+    return facts.values
+
+
+def _check_values(
     path: Path,
-    read: Callable[[Path], np.ndarray],
+    shape: tuple[int, int],
+    values: Sequence[int],
     image: Path,
     size: tuple[int, int],
     classes: Sequence[str],
     *,
     seen: set[int],
-) -> np.ndarray:
-    """Reads the mask of an image and checks it: label values (H, W), uint8.
-
-    Args:
-        read: reads the file to label values.
-        size: (H, W) of the image.
-        seen: gets the mask's values.
-
-    Raises:
-        InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
-    """
-    values = read(path)
-    if values.shape != size:
-        check_drawn_upright(image, size, values.shape, what=f"its mask {path}")
+) -> None:
+    """Checks what a mask shows: `values` in `shape` pixels. Otherwise as checked_mask."""
+    if shape != size:
+        check_drawn_upright(image, size, shape, what=f"its mask {path}")
         raise InputError(
-            f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
+            f"{path}: the mask is {shape[1]}x{shape[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
         )
-    found = np.unique(values).tolist()
-    seen.update(found)
-    if beyond := [value for value in found if len(classes) < value != UNKNOWN]:
+    seen.update(values)
+    if beyond := [value for value in values if len(classes) < value != UNKNOWN]:
         raise InputError(
             f"{path}: mask value {beyond[0]} is beyond the {len(classes)} classes of classes.txt; "
             f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
-    if classes == VOC_CLASSES and read is read_labels:
-        _check_colors(path, values)
-    return values
 
 
-def _check_colors(path: Path, values: np.ndarray) -> None:
+def _check_colors(path: Path, facts: MaskFacts) -> None:
     """Refuses a mask whose palette shows a class in the VOC color of another: its label values are not VOC's."""
-    palette = read_palette(path)
-    if palette is None:
-        return
     names = ("background", *VOC_CLASSES)
-    numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
-    for value in np.unique(values[values < len(palette)]).tolist():
-        colored = numbers.get(tuple(palette[value].tolist()), value)
+    numbers = {color: value for value, color in enumerate(packed_colors(voc_palette()[: len(names)]))}
+    for value, color in zip(facts.values, facts.colors, strict=True):
+        colored = numbers.get(color, value)
         if value != UNKNOWN and colored != value:
             raise InputError(
                 f"{path}: its palette gives value {value} the color of {names[colored]} ({colored}): the values were "

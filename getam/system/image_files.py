@@ -88,6 +88,20 @@ def read_image(path: Path, *, least: tuple[int, int] | None = None) -> np.ndarra
         return upright_rgb(image)
 
 
+def decoded_size(path: Path) -> tuple[int, int, int]:
+    """Decodes an image as read_image does, without keeping its pixels: (H, W) of it upright, and its EXIF orientation.
+
+    Raises:
+        InputError: see read_image.
+    """
+    with _open_image(path) as image:
+        # The colors of some modes, such as a TIFF's LAB, cannot be converted.
+        image.crop((0, 0, 1, 1)).convert("RGB")
+        turn = _orientation(image)
+        height, width = (image.width, image.height) if turn >= 5 else (image.height, image.width)
+        return height, width, turn
+
+
 def upright_rgb(image: Image.Image) -> np.ndarray:
     """The pixels of an image of 8 bits a channel, turned upright as EXIF asks: (H, W, 3), uint8 RGB."""
     turn = TURNS.get(_orientation(image))

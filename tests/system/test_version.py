@@ -107,7 +107,10 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
-    "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc": {"import_checkpoint", "index_dataset"},
+    "getam.datasets.class_names getam.datasets.sbd getam.datasets.voc getam.datasets.checked_files": {
+        "import_checkpoint",
+        "index_dataset",
+    },
     "getam.runs.verdicts getam.labels.corrections": {"complete_labels"},
     # Read by hand-run commands alone.
     "getam.labels.outlines": set(),
