@@ -20,6 +20,7 @@ from getam.system.files import (
     read_json,
 )
 from getam.system.image_files import (
+    decoded_size,
     image_size,
     orientation,
     read_gray,
@@ -111,6 +112,22 @@ def test_a_small_jpeg_and_a_png_are_decoded_whole(tmp_path: Path) -> None:
     photograph(800, 800).save(tmp_path / "large.png")
     for path in tmp_path.iterdir():
         np.testing.assert_array_equal(read_image(path, least=(32, 32)), read_image(path))
+
+
+@pytest.mark.parametrize("turned", [1, 3, 6])
+def test_the_size_of_a_decoded_image_is_that_of_its_pixels(tmp_path: Path, turned: int) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    turn(tmp_path / "a.jpg", turned)
+    assert decoded_size(tmp_path / "a.jpg") == (*read_image(tmp_path / "a.jpg").shape[:2], turned)
+
+
+def test_the_size_of_an_image_is_refused_where_its_pixels_are(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    photograph().save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    for read in (read_image, decoded_size):
+        with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded"):
+            read(path)
 
 
 def test_a_large_jpeg_cut_short_is_refused_at_a_reduced_size(tmp_path: Path) -> None:
