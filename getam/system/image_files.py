@@ -95,6 +95,8 @@ def decoded_size(path: Path) -> tuple[int, int, int]:
         InputError: see read_image.
     """
     with _open_image(path) as image:
+        # The colors of some kinds of TIFF cannot be converted.
+        image.crop((0, 0, 1, 1)).convert("RGB")
         turn = _orientation(image)
         height, width = (image.width, image.height) if turn >= 5 else (image.height, image.width)
         return height, width, turn

@@ -122,12 +122,18 @@ def test_the_size_of_a_decoded_image_is_that_of_its_pixels(tmp_path: Path, turne
 
 
 def test_the_size_of_an_image_is_refused_where_its_pixels_are(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    photograph().save(path)
-    path.write_bytes(path.read_bytes()[:-400])
-    for read in (read_image, decoded_size):
-        with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded"):
-            read(path)
+    photograph().save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-400])
+    Image.new("LA", (32, 24)).save(tmp_path / "gray.tif")
+    # The tag 338 says that gray is multiplied by its transparency.
+    plain, multiplied = (struct.pack("<HHIH", 338, 3, 1, value) for value in (2, 1))
+    content = (tmp_path / "gray.tif").read_bytes()
+    assert plain in content
+    (tmp_path / "gray.tif").write_bytes(content.replace(plain, multiplied))
+    for path in tmp_path.iterdir():
+        for read in (read_image, decoded_size):
+            with pytest.raises(InputError, match=f"{path.name}: cannot be decoded"):
+                read(path)
 
 
 def test_a_large_jpeg_cut_short_is_refused_at_a_reduced_size(tmp_path: Path) -> None:
