@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from benchmarks import completion, double_backward, dump_maps, frozen, gpu, maps, propagation, refine
+from benchmarks import completion, crops, double_backward, dump_maps, frozen, gpu, maps, propagation, refine
 from benchmarks.measure import THREADS, Row, megabytes
 from getam.experiments.label_times import cpu_name
 
@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "propagation": propagation.rows,
     "pamr": refine.rows,
     "completion": completion.rows,
+    "crops": crops.rows,
     "dump-maps": dump_maps.rows,
     "double-backward": double_backward.rows,
     "frozen": frozen.rows,

@@ -25,9 +25,9 @@ from getam.system.files import read_array
 # benchmarks/ is not installed with the package and lies beside tests/.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 table = importlib.import_module("benchmarks.__main__")
-completion, double_backward, dump_maps, gpu, maps, measure = (
+completion, crops, double_backward, dump_maps, gpu, maps, measure = (
     importlib.import_module(f"benchmarks.{name}")
-    for name in ("completion", "double_backward", "dump_maps", "gpu", "maps", "measure")
+    for name in ("completion", "crops", "double_backward", "dump_maps", "gpu", "maps", "measure")
 )
 
 
@@ -122,6 +122,16 @@ def test_completion_and_crf_run_on_the_same_labels() -> None:
     labels = completion.completion(completion.TINY)()
     assert set(np.unique(labels)) >= {0, *(index + 1 for index in completion.CLASSES)}
     assert completion.crf(completion.TINY)().shape == (3, *completion.TINY)
+
+
+def test_crops_beside_the_literal_ones(tmp_path: Path) -> None:
+    photograph = crops.Photograph(75, 100, 1.1, 90, 2, least_faster=0, with_labels=True)
+    row = crops._row(tmp_path, photograph, 1)
+    assert row.what == "crops of 448x448 with labels, JPEG of 100x75"
+    assert row.deviation.met
+    files = crops.write_photograph(tmp_path, photograph)
+    ours, its = (make(*files, 3)()["label"] for make in (crops.ours, crops.literal))
+    assert torch.equal(ours, its)
 
 
 def test_dump_maps_runs_on_made_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint
-from getam.system.image_files import read_image, read_labels
+from getam.system.image_files import image_size, read_labels
 from getam.training.loop import StepResult, train
 
 SECTION = "deeplab"
@@ -84,10 +84,8 @@ def run(arguments: Arguments) -> None:
     )
 
 
-def _load(row: tuple[IndexRow, Path]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    image, labels = read_image(row[0].image), read_labels(row[1])
-    if image.shape[:2] != labels.shape:
-        raise InputError(
-            f"{row[1]}: size {labels.shape} is not the image's {image.shape[:2]} (H, W); complete it again"
-        )
-    return image, {"label": labels}
+def _load(row: tuple[IndexRow, Path]) -> tuple[Path, dict[str, np.ndarray]]:
+    size, labels = image_size(row[0].image), read_labels(row[1])
+    if size != labels.shape:
+        raise InputError(f"{row[1]}: size {labels.shape} is not the image's {size} (H, W); complete it again")
+    return row[0].image, {"label": labels}

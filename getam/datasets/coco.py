@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from getam.datasets.checked_files import photograph_size
 from getam.datasets.class_names import check_class_names
 from getam.datasets.consistency import consistent_index
 from getam.datasets.documents import read_json_document
@@ -35,7 +36,7 @@ from getam.datasets.voc import check_in_threads
 from getam.errors import InputError, listed
 from getam.settings.foreign import INSTANCES_BYTES, MAX_OUTLINE, MAX_PAINTED, MAX_RUNS
 from getam.system.files import atomic_folder
-from getam.system.image_files import check_drawn_upright, read_image, room_for, write_labels
+from getam.system.image_files import check_drawn_upright, room_for, write_labels
 
 SPLITS = ("train", "val")
 
@@ -250,7 +251,7 @@ def _check_image(
             f"{photograph.path}: no such image; add it, or name the folder of photographs by "
             f"data.coco.{photograph.split}_images"
         )
-    decoded = read_image(photograph.path).shape[:2]
+    decoded = photograph_size(photograph.path)
     # The size is checked before a mask of that size is allocated.
     if decoded != size:
         check_drawn_upright(photograph.path, decoded, size, what="the size in the annotations")

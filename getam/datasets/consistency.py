@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from getam.datasets.checked_files import NO_COLOR, MaskFacts
 from getam.datasets.class_names import alike_names
 from getam.datasets.index import Index, IndexRow
 from getam.errors import InputError, enumerated
@@ -41,16 +40,16 @@ class SeenMask:
     colors: Mapping[int, Color]
 
 
-def seen_mask(path: Path, values: np.ndarray, palette: np.ndarray | None) -> SeenMask:
-    """What a mask of label values (H, W) shows; `palette` is (N, 3), uint8 RGB."""
-    found = frozenset(np.unique(values).tolist())
-    known = (
-        {} if palette is None else {value: tuple(palette[value].tolist()) for value in found if value < len(palette)}
-    )
-    known.pop(UNKNOWN, None)
+def seen_mask(path: Path, facts: MaskFacts) -> SeenMask:
+    """What a file of label values shows."""
+    known = {
+        value: (color >> 16, color >> 8 & 255, color & 255)
+        for value, color in zip(facts.values, facts.colors, strict=True)
+        if color != NO_COLOR and value != UNKNOWN
+    }
     # A ramp of grays is what programs write that know of no palette; and colors that do not differ say nothing.
     is_ramp = all(color == (value,) * 3 for value, color in known.items())
-    return SeenMask(path, found, {} if is_ramp or len({*known.values()}) < len(known) else known)
+    return SeenMask(path, frozenset(facts.values), {} if is_ramp or len({*known.values()}) < len(known) else known)
 
 
 def consistent_index(

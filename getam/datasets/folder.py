@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from getam.datasets.annotations.tables import JOINERS
+from getam.datasets.checked_files import photograph_size
 from getam.datasets.class_names import check_class_names, class_name_problem, read_classes
 from getam.datasets.consistency import SeenMask, consistent_index
 from getam.datasets.documents import read_table
@@ -25,7 +26,6 @@ from getam.datasets.index import LABELLED, Index, IndexRow, composed, count_prob
 from getam.datasets.named_files import existing
 from getam.datasets.voc import SPLITS, UNSAFE_ID, check_in_threads, checked_mask
 from getam.errors import InputError, listed
-from getam.system.image_files import read_image, read_labels
 
 LIST_COLUMNS = ("id", "split", "image", "mask", "labels")
 """The columns of a list, in the order in which one is written."""
@@ -174,11 +174,11 @@ def _check(entry: Entry, classes: tuple[str, ...], seen: dict[Path, SeenMask]) -
     for path in filter(None, (image, mask)):
         if "\\" in str(path) and not path.exists():
             raise InputError(f"{entry.where}: {path}: no such file; write a path below the list's folder, with / in it")
-    height, width = read_image(image).shape[:2]
+    height, width = photograph_size(image)
     if mask is not None:
         if not mask.is_file():
             raise InputError(f"{entry.where}: {mask}: no such mask; add it, or leave the cell empty")
-        checked_mask(mask, read_labels, image, (height, width), classes, seen=seen)
+        checked_mask(mask, image, (height, width), classes, seen=seen)
     return IndexRow(
         id=entry.id,
         split=entry.split,

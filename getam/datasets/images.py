@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -17,12 +18,15 @@ from torchvision.transforms import v2
 
 from getam.errors import InputError
 from getam.settings.training import CropSettings
-from getam.system.image_files import UNKNOWN
+from getam.system.image_files import UNKNOWN, image_size, read_image
 from getam.system.seeds import mixed_seed
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Mean and deviation of ImageNet's RGB values in [0, 1]; all inputs are normalized by them, as in the authors' code."""
+
+MEAN_COLOR = np.array([round(255 * value) for value in MEAN], np.uint8)[:, None, None]
+"""The color of what a crop shows beside its image: (3, 1, 1)."""
 
 BATCH_PIXELS = {"cpu": 2 * 512 * 512, "cuda": 16 * 512 * 512}
 """Most input pixels of an inference batch by device type; larger batches on a CPU cost memory and gain no speed."""
@@ -37,8 +41,12 @@ Maps = Mapping[str, np.ndarray]
 
 def normalize_rgb(images: Tensor) -> Tensor:
     """(..., 3, H, W), uint8 RGB -> the same shape, float32, normalized by ImageNet's mean and deviation."""
-    scaled = images.float() / 255
-    return (scaled - column(MEAN, scaled)) / column(STD, scaled)
+    return _normalize_in_place(images.to(torch.float32, copy=True))
+
+
+def _normalize_in_place(levels: Tensor) -> Tensor:
+    # A new array an operation would take several times as long as the operation, most of it for fresh memory.
+    return levels.div_(255).sub_(column(MEAN, levels)).div_(column(STD, levels))
 
 
 def denormalize_rgb(images: Tensor) -> Tensor:
@@ -69,22 +77,65 @@ def fit_long_side(size: tuple[int, int], long_side: int, *, multiple: int = 1) -
 class RandomScaleCrop(v2.Transform):
     """Scales an image and its maps at random, pads them to the size of the crop, crops, mirrors and jitters colors.
 
-    Images are padded with the mean color, maps with 255 (unknown).
+    Images are padded with the mean color, maps with 255 (unknown). Random numbers, pixels and maps are, byte for byte,
+    those of the whole image and whole maps scaled and then put through v2.RandomCrop, v2.RandomHorizontalFlip and
+    v2.ColorJitter. An image may be given as a path instead, so that no more of it is decoded than the scale needs:
+    `read_image` says which images that concerns, the only ones that differ from those decoded whole.
+
+    Everything is uint8, but the image float32 of whole levels where colors are jittered.
     """
 
     def __init__(self, settings: CropSettings) -> None:
         super().__init__()
-        low, high = settings.long_side
-        fill = {tv_tensors.Image: [round(255 * value) for value in MEAN], tv_tensors.Mask: UNKNOWN}
-        self.low, self.high = low, high
-        self.crop = v2.RandomCrop(settings.size, pad_if_needed=True, fill=fill)
+        self.low, self.high = settings.long_side
+        self.side = settings.size
         self.color = _jitter(settings.color_jitter)
-        self.flip = v2.RandomHorizontalFlip()
 
     def forward(self, sample: dict[str, Any]) -> dict[str, Any]:
-        long_side = int(torch.randint(self.low, self.high + 1, ()))
-        size = fit_long_side(tuple(sample["image"].shape[-2:]), long_side)
-        return self.color(self.flip(self.crop(_resized_sample(sample, size))))
+        image = sample["image"]
+        whole = image_size(image) if isinstance(image, Path) else tuple(image.shape[-2:])
+        size = fit_long_side(whole, int(torch.randint(self.low, self.high + 1, ())))
+        start = [self._drawn_start(side) for side in size]
+        mirrored = bool(torch.rand(1) < 0.5)
+        if isinstance(image, Path):
+            image = _channels_first(read_image(image, least=size))
+        rows, columns = (slice(max(0, first), first + self.side) for first in start)
+        seen = _resized(image, size)[..., rows, columns].numpy()
+        crops = {"image": self._placed(seen, start, mirrored, fill=MEAN_COLOR)}
+        for name in sample.keys() - crops.keys():
+            values = sample[name].numpy()
+            # Whole rows first, since a look-up of every pixel takes longer.
+            seen = values[_nearest(values.shape[0], size[0])[rows]]
+            seen = seen.take(_nearest(values.shape[1], size[1])[columns], axis=1)
+            crops[name] = self._placed(seen, start, mirrored, fill=UNKNOWN)
+        return crops | {"image": self.color(crops["image"])}
+
+    def _drawn_start(self, side: int) -> int:
+        """Where the crop begins on a side of the scaled image; negative on one that is shorter than the crop."""
+        padding = max(0, self.side - side)
+        room = side + 2 * padding - self.side
+        return (int(torch.randint(0, room + 1, ())) if room else 0) - padding
+
+    def _placed(self, seen: np.ndarray, start: Sequence[int], mirrored: bool, *, fill: int | np.ndarray) -> Tensor:
+        """The crop (..., side, side) from the part (..., h, w) of the scaled image that it shows."""
+        height, width = seen.shape[-2:]
+        top, left = (max(0, -first) for first in start)
+        crop = np.empty((*seen.shape[:-2], self.side, self.side), np.uint8)
+        if (height, width) != (self.side, self.side):
+            crop[:] = fill
+        straight = crop[..., ::-1] if mirrored else crop
+        straight[..., top : top + height, left : left + width] = seen
+        return torch.from_numpy(crop)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """The pixels of a side of a map that the side shows when it is scaled from `old` to `new` pixels: (new,), int64.
+
+    NEAREST instead of NEAREST_EXACT would shift a map by up to half a pixel against its antialiased image.
+    """
+    # A formula of our own would be rounded otherwise at some sizes.
+    pixels = torch.arange(old, dtype=torch.float32)[None, None]
+    return F.interpolate(pixels, size=new, mode="nearest-exact")[0, 0].long().numpy()
 
 
 class ResizeFlip(v2.Transform):
@@ -115,11 +166,12 @@ class ResizeFlip(v2.Transform):
             height, width = sample["image"].shape[-2:]
             off = torch.randint(0, self.border_crop + 1, (2,)).tolist()
             sample = v2.RandomCrop((max(1, height - off[0]), max(1, width - off[1])))(sample)
-        return self.color(self.flip(_resized_sample(self.rotate(sample), self.size)))
+        sample = self.flip(_resized_sample(self.rotate(sample), self.size))
+        return sample | {"image": self.color(sample["image"])}
 
 
 def _resized_sample(sample: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    # NEAREST instead of NEAREST_EXACT would shift a map by up to half a pixel against its antialiased image.
+    # See _nearest.
     nearest, bilinear = v2.InterpolationMode.NEAREST_EXACT, v2.InterpolationMode.BILINEAR
     return {
         name: v2.functional.resize(
@@ -132,10 +184,46 @@ def _resized_sample(sample: dict[str, Any], size: tuple[int, int]) -> dict[str, 
     }
 
 
+class _Jitter(v2.ColorJitter):
+    """v2.ColorJitter's brightness, contrast and saturation of an image (3, H, W) alone: float32 of whole levels.
+
+    These are its levels exactly: they stay in one array and are rounded down after each step, as v2 rounds to bytes.
+    """
+
+    FACTORS = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+
+    def forward(self, image: Tensor) -> Tensor:
+        drawn = self.make_params([])
+        levels = image.as_subclass(Tensor).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for step in drawn["fn_idx"].tolist():
+            factor = drawn[self.FACTORS[step]]
+            if factor is None:
+                continue
+            if step == 0:
+                levels.mul_(factor)
+            else:
+                gray = _gray(levels)
+                levels.mul_(factor).add_(gray.mean() if step == 1 else gray, alpha=1 - factor)
+            if factor > 1:
+                # Between an image and black or gray there is nothing to clamp.
+                levels.clamp_(0, 255)
+            levels.floor_()
+        return levels
+
+
+def _gray(levels: Tensor) -> Tensor:
+    red, green, blue = levels
+    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()
+
+
 def _jitter(strength: float) -> v2.Transform:
     if strength == 0:
         return v2.Identity()
-    return v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength)
+    return _Jitter(brightness=strength, contrast=strength, saturation=strength)
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
 class TrainingImages(Dataset[dict[str, Any]]):
@@ -147,7 +235,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
 
     Args:
         rows: arguments of `load` and `targets`, one for each image.
-        load: row -> (image (H, W, 3) uint8, {name: map (H, W) uint8}).
+        load: row -> (image (H, W, 3) uint8, or its path for a RandomScaleCrop; {name: map (H, W) uint8}).
         transform: joint transform of {"image": ..., name: ...}.
         seed: seed of the augmentation.
         targets: row -> further tensors of an item.
@@ -157,7 +245,7 @@ class TrainingImages(Dataset[dict[str, Any]]):
         self,
         rows: Sequence[Row],
         *,
-        load: Callable[[Row], tuple[np.ndarray, Maps]],
+        load: Callable[[Row], tuple[np.ndarray | Path, Maps]],
         transform: v2.Transform,
         seed: int,
         targets: Callable[[Row], dict[str, Tensor]] | None = None,
@@ -174,19 +262,22 @@ class TrainingImages(Dataset[dict[str, Any]]):
     def __getitem__(self, number: int) -> dict[str, Any]:
         row = self.rows[number % len(self.rows)]
         image, maps = self.load(row)
-        sample: dict[str, Any] = {"image": tv_tensors.Image(torch.from_numpy(image.copy()).permute(2, 0, 1))}
+        sample: dict[str, Any] = {
+            "image": image if isinstance(image, Path) else tv_tensors.Image(_channels_first(image))
+        }
         sample |= {name: tv_tensors.Mask(torch.from_numpy(np.array(values))) for name, values in maps.items()}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, number))
+            # torch.manual_seed looks for every kind of device, and seeds those in use, which nothing would restore.
+            torch.default_generator.manual_seed(mixed_seed(self.seed, number))
             sample = self.transform(sample)
         item: dict[str, Any] = {name: value.as_subclass(Tensor) for name, value in sample.items()}
-        item["image"] = normalize_rgb(item["image"])
+        item["image"] = _normalize_in_place(item["image"].float())
         return item | {"number": number % len(self.rows)} | (self.targets(row) if self.targets else {})
 
 
 def normalized_input(image: np.ndarray, size: tuple[int, int]) -> Tensor:
     """A whole image (H, W, 3), uint8 RGB -> a network's input (3, h, w) of `size` (h, w), float32, normalized."""
-    return normalize_rgb(_resized(torch.from_numpy(image.copy()).permute(2, 0, 1), size))
+    return normalize_rgb(_resized(_channels_first(image), size))
 
 
 def planned_batches(

@@ -20,8 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
+from getam.datasets.checked_files import NO_COLOR, MaskFacts, mask_facts, packed_colors, photograph_size, values_in
 from getam.datasets.class_names import read_classes, read_lines
 from getam.datasets.consistency import SeenMask, consistent_index, seen_mask
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
@@ -39,9 +38,6 @@ from getam.system.files import atomic_folder
 from getam.system.image_files import (
     UNKNOWN,
     check_drawn_upright,
-    read_image,
-    read_labels,
-    read_palette,
     voc_palette,
     write_labels,
 )
@@ -80,10 +76,8 @@ class ExtraMasks(NamedTuple):
 
     files: Mapping[str, Path]
     """Mask files by id."""
-    read: Callable[[Path], np.ndarray]
-    """Reads a file to label values (H, W), uint8."""
     converted: bool
-    """Whether the files are in another format and must be converted to PNGs."""
+    """Whether the files are SBD's and must be converted to PNGs."""
 
 
 def index_voc(
@@ -190,14 +184,14 @@ def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], thre
 
 def _extra_masks(folder: Path) -> ExtraMasks:
     if is_sbd(folder):
-        return ExtraMasks(sbd_masks(folder), read_sbd_mask, converted=True)
+        return ExtraMasks(sbd_masks(folder), converted=True)
     files = files_by_id(folder, frozenset({".png"})) if folder.is_dir() else {}
     if not files:
         raise InputError(
             f"{folder}: neither SBD (a folder cls with .mat files) nor masks <id>.png; set data.augmented to SBD's "
             "folder `dataset` or to SegmentationClassAug, or leave it empty"
         )
-    return ExtraMasks(files, read_labels, converted=False)
+    return ExtraMasks(files, converted=False)
 
 
 def _check_row(
@@ -232,18 +226,24 @@ def _check_row(
         raise InputError(
             f"{root / 'JPEGImages' / id}.jpg: no such image; add the file or take its id off the list{instead}"
         )
-    height, width = read_image(path).shape[:2]
+    height, width = size = photograph_size(path)
     source = mask = files.mask(id)
-    values = None
+    values: list[int] | None = None
     if mask is not None:
-        values = checked_mask(mask, read_labels, path, (height, width), classes, seen=seen)
+        values = checked_mask(mask, path, size, classes, seen=seen)
     elif split == "train" and augmented is not None and id in augmented.files:
         source = mask = augmented.files[id]
-        values = checked_mask(mask, augmented.read, path, (height, width), classes, seen=seen)
-        if written is not None:
+        if augmented.converted:
+            assert written is not None
             assert masks is not None
-            write_labels(written / f"{id}.png", values)
+            shown = read_sbd_mask(mask)
+            values = values_in(shown)
+            facts = MaskFacts((shown.shape[0], shown.shape[1]), values, [NO_COLOR] * len(values))
+            _check_values(mask, facts, path, size, classes, seen=seen)
+            write_labels(written / f"{id}.png", shown)
             mask = masks / f"{id}.png"
+        else:
+            values = checked_mask(mask, path, size, classes, seen=seen)
     names: Iterable[str] = ()
     where: str | Path | None = None
     if split != "test":
@@ -253,7 +253,11 @@ def _check_row(
                     f"{root / 'SegmentationClass' / id}.png: no such mask, and data.labels is masks; add it, set "
                     f"data.labels to annotations or file, or take its id off train.txt{files.masks.instead_of(id)}"
                 )
-            names, where = (classes_in(values, classes), source) if values is not None else ((), None)
+            names, where = (
+                ([classes[value - 1] for value in values if value not in (0, UNKNOWN)], source)
+                if values is not None
+                else ((), None)
+            )
         elif table is not None:
             names, where = table.get(id, Label((), None))
         else:
@@ -294,55 +298,55 @@ def _check_row(
     )
 
 
-def classes_in(mask: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Names of the classes that occur in a mask of label values; background and unknown are no classes."""
-    return [classes[value - 1] for value in np.unique(mask).tolist() if value not in (0, UNKNOWN)]
-
-
 def checked_mask(
-    path: Path,
-    read: Callable[[Path], np.ndarray],
-    image: Path,
-    size: tuple[int, int],
-    classes: Sequence[str],
-    *,
-    seen: dict[Path, SeenMask],
-) -> np.ndarray:
-    """Reads the mask of an image and checks it: label values (H, W), uint8.
+    path: Path, image: Path, size: tuple[int, int], classes: Sequence[str], *, seen: dict[Path, SeenMask]
+) -> list[int]:
+    """Checks the label PNG of an image, and returns the values that occur in it.
 
     Args:
-        read: reads the file to label values.
         size: (H, W) of the image.
         seen: gets the mask, by the image.
 
     Raises:
         InputError: the mask has another size than its image or a value beyond the classes, or cannot be read.
     """
-    values = read(path)
-    if values.shape != size:
-        check_drawn_upright(image, size, values.shape, what=f"its mask {path}")
+    facts = mask_facts(path)
+    _check_values(path, facts, image, size, classes, seen=seen)
+    if classes == VOC_CLASSES:
+        _check_colors(path, facts)
+    return facts.values
+
+
+def _check_values(
+    path: Path,
+    facts: MaskFacts,
+    image: Path,
+    size: tuple[int, int],
+    classes: Sequence[str],
+    *,
+    seen: dict[Path, SeenMask],
+) -> None:
+    """Checks what a mask shows: `facts`, found in the file `path`. Otherwise as checked_mask."""
+    if facts.size != size:
+        check_drawn_upright(image, size, facts.size, what=f"its mask {path}")
         raise InputError(
-            f"{path}: the mask is {values.shape[1]}x{values.shape[0]}, its image {size[1]}x{size[0]} pixels "
+            f"{path}: the mask is {facts.size[1]}x{facts.size[0]}, its image {size[1]}x{size[0]} pixels "
             "(width x height); make them equal"
         )
-    palette = read_palette(path) if read is read_labels else None
-    seen[image] = found = seen_mask(path, values, palette)
-    if beyond := [value for value in sorted(found.values) if len(classes) < value != UNKNOWN]:
+    seen[image] = seen_mask(path, facts)
+    if beyond := [value for value in facts.values if len(classes) < value != UNKNOWN]:
         raise InputError(
             f"{path}: mask value {beyond[0]} is beyond the {len(classes)} classes of classes.txt; "
             f"allowed: 0 to {len(classes)}, and {UNKNOWN} for void"
         )
-    if classes == VOC_CLASSES and palette is not None:
-        _check_colors(path, values, palette)
-    return values
 
 
-def _check_colors(path: Path, values: np.ndarray, palette: np.ndarray) -> None:
+def _check_colors(path: Path, facts: MaskFacts) -> None:
     """Refuses a mask whose palette shows a class in the VOC color of another: its label values are not VOC's."""
     names = ("background", *VOC_CLASSES)
-    numbers = {tuple(color): value for value, color in enumerate(voc_palette()[: len(names)].tolist())}
-    for value in np.unique(values[values < len(palette)]).tolist():
-        colored = numbers.get(tuple(palette[value].tolist()), value)
+    numbers = {color: value for value, color in enumerate(packed_colors(voc_palette()[: len(names)]))}
+    for value, color in zip(facts.values, facts.colors, strict=True):
+        colored = numbers.get(color, value)
         if value != UNKNOWN and colored != value:
             raise InputError(
                 f"{path}: its palette gives value {value} the color of {names[colored]} ({colored}): the values were "

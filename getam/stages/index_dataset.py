@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from getam.datasets.checked_files import photograph_turn, remembered
 from getam.datasets.formats import FORMATS
 from getam.datasets.index import CLASSES, REPORT, Index, IndexRow, write_index
 from getam.datasets.repeated import repeated_files
@@ -18,10 +18,11 @@ from getam.settings.data import IndexSettings
 from getam.settings.section import section_of
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_json
-from getam.system.image_files import orientation
 
 SECTION = "data"
 MASKS = "masks"
+CHECKED = ".checked_files"
+"""What was found in photographs and masks, beside index.csv: no file that anything depends on."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,12 @@ class Arguments(IndexSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     _check_paths(arguments)
     make = chosen(FORMATS, arguments.format, name="data.format").index
-    index = make(
-        section_of(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads
-    )
-    repeated = repeated_rows(index)
-    turned = turned_files(index, threads=arguments.threads)
+    with remembered(arguments.out.parent / CHECKED):
+        index = make(
+            section_of(IndexSettings, arguments), arguments.splits, arguments.out.parent / MASKS, arguments.threads
+        )
+        repeated = repeated_rows(index)
+        turned = turned_files(index)
     write_json(arguments.out.parent / REPORT, _report(arguments, index, repeated, turned))
     write_index(arguments.out, index)
     for split, ids in split_ids(index).items():
@@ -127,11 +129,9 @@ def repeated_rows(index: Index) -> list[tuple[IndexRow, IndexRow]]:
     return sorted(pairs, key=lambda pair: pair[0].split == pair[1].split)
 
 
-def turned_files(index: Index, *, threads: int) -> list[Path]:
+def turned_files(index: Index) -> list[Path]:
     """Photographs with a mask that are turned by EXIF: their masks may fit the turned or the stored photograph."""
-    images = [row.image for row in index.rows if row.mask is not None]
-    with ThreadPoolExecutor(threads) as pool:
-        return [image for image, turn in zip(images, pool.map(orientation, images), strict=True) if turn != 1]
+    return [row.image for row in index.rows if row.mask is not None and photograph_turn(row.image) != 1]
 
 
 def _report(

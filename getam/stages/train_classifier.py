@@ -31,7 +31,6 @@ from getam.settings.classifier import ClassifierSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint
-from getam.system.image_files import read_image
 from getam.system.progress import image_progress
 from getam.training.loop import Scoring, StepResult, train
 from getam.training.optimization import fine_tuning_groups
@@ -63,7 +62,7 @@ def run(arguments: Arguments) -> None:
     description = describe_classifier(settings, classes)
     images = TrainingImages(
         rows,
-        load=lambda row: (read_image(row.image), {}),
+        load=lambda row: (row.image, {}),
         targets=lambda row: {"classes": multi_hot(index.class_indices(row), len(classes))},
         transform=RandomScaleCrop(settings.crop),
         seed=settings.seed,

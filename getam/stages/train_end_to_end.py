@@ -25,7 +25,7 @@ from getam.settings.end_to_end import EndToEndSettings
 from getam.settings.section import section_of
 from getam.system.arguments.training import TrainingArguments
 from getam.system.files import fingerprint
-from getam.system.image_files import read_gray, read_image
+from getam.system.image_files import image_size, read_gray
 from getam.training.double_backward import training_step
 from getam.training.loop import StepResult, train
 from getam.training.optimization import decay_groups, fine_tuning_groups
@@ -57,13 +57,11 @@ def run(arguments: Arguments) -> None:
     rows = _rows(arguments, index)
     network = EndToEndNetwork(settings, num_classes=len(index.classes)).to(device)
 
-    def load(row: tuple[IndexRow, Path | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        image = read_image(row[0].image)
-        saliency = read_gray(row[1]) if row[1] else np.zeros(image.shape[:2], np.uint8)
-        if image.shape[:2] != saliency.shape:
-            raise InputError(
-                f"{row[1]}: size {saliency.shape} is not the image's {image.shape[:2]} (H, W); predict again"
-            )
+    def load(row: tuple[IndexRow, Path | None]) -> tuple[Path, dict[str, np.ndarray]]:
+        image, size = row[0].image, image_size(row[0].image)
+        saliency = read_gray(row[1]) if row[1] else np.zeros(size, np.uint8)
+        if size != saliency.shape:
+            raise InputError(f"{row[1]}: size {saliency.shape} is not the image's {size} (H, W); predict again")
         return image, {"saliency": salient(saliency, settings.completion.saliency_threshold).astype(np.uint8)}
 
     saliency = SALIENCY

@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from reference.literal_crops import LiteralCrop, literal_normalize
+from support.images import turn
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from getam.datasets.images import (
     MEAN,
@@ -31,6 +36,7 @@ from getam.datasets.images import (
 from getam.errors import InputError
 from getam.settings.training import CropSettings
 from getam.system.image_files import UNKNOWN, read_image
+from getam.system.seeds import mixed_seed
 
 HEIGHT, WIDTH, STEP = 40, 60, 4
 MEAN_COLOR = (124, 116, 104)
@@ -101,6 +107,107 @@ def test_scale_crop_covers_the_range_of_scales_and_positions() -> None:
         corners.add((int(rows.min()), int(columns.min())))
     assert set(widths) == {30, 31, 32, 33}
     assert len(corners) > 10
+
+
+SIDES = st.integers(1, 130)
+
+
+@given(
+    whole=st.tuples(SIDES, SIDES),
+    low=st.integers(16, 200),
+    span=st.integers(0, 60),
+    side=st.integers(16, 120),
+    jitter=st.sampled_from([0, 0.2, 1]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_crop_is_that_of_the_whole_image_scaled(
+    whole: tuple[int, int], low: int, span: int, side: int, jitter: float, seed: int
+) -> None:
+    crop = CropSettings(long_side=(low, low + span), size=side, color_jitter=jitter)
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*whole, 3), dtype=np.uint8)
+    maps = {"label": rng.integers(0, 256, whole, dtype=np.uint8)}
+    expected = LiteralCrop(crop)(image, maps, seed=seed)
+    torch.manual_seed(seed)
+    found = RandomScaleCrop(crop)(sample_of(image, maps))
+    assert torch.equal(found["label"], expected["label"])
+    assert found["image"].dtype == (torch.float32 if jitter else torch.uint8)
+    assert torch.equal(found["image"], found["image"].floor())
+    # Some CPUs may add the three colors to gray otherwise in the arrangement of the literal version's pixels.
+    off = (found["image"] - expected["image"].float()).abs()
+    assert off.max() <= (2 if jitter else 0)
+    assert off.count_nonzero() <= off.numel() // 1000
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (37, 53), (448, 448)])
+def test_jitter_is_torchvisions(size: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crop = CropSettings(long_side=(512, 512), size=512, color_jitter=0.7)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        expected = v2.ColorJitter(brightness=0.7, contrast=0.7, saturation=0.7)(image)
+        after = torch.rand(1)
+        torch.manual_seed(seed)
+        off = (RandomScaleCrop(crop).color(image).int() - expected.int()).abs()
+        assert off.max() <= 2
+        assert off.count_nonzero() <= off.numel() // 1000
+        assert torch.equal(torch.rand(1), after)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Noise whose power falls with frequency as in photographs: (H, W, 3), uint8."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    frequency[0, 0] = np.inf
+    colors = [np.fft.ifft2(np.fft.fft2(rng.standard_normal((height, width))) / frequency**1.2).real for _ in range(3)]
+    return np.clip(128 + 40 * np.stack([color / color.std() for color in colors], 2), 0, 255).astype(np.uint8)
+
+
+def from_a_file(path: Path, maps: dict[str, np.ndarray], crop: CropSettings, *, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return RandomScaleCrop(crop)({"image": path} | {name: tv_tensors.Mask(values) for name, values in maps.items()})
+
+
+@pytest.mark.parametrize("name", ["small.jpg", "large.png"])
+def test_a_photograph_from_its_file_is_that_decoded_whole(tmp_path: Path, name: str) -> None:
+    height, width = (375, 500) if name == "small.jpg" else (750, 1000)
+    Image.fromarray(photograph(height, width)).save(tmp_path / name)
+    maps = {"label": np.arange(height * width, dtype=np.uint32).reshape(height, width).astype(np.uint8)}
+    crop = CropSettings(long_side=(60, 300), size=96, color_jitter=0)
+    for seed in range(8):
+        expected = LiteralCrop(crop)(read_image(tmp_path / name), maps, seed=seed)
+        assert_same_item(from_a_file(tmp_path / name, maps, crop, seed=seed), expected)
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_large_jpeg_from_its_file_is_near_that_decoded_whole(tmp_path: Path, turned: int) -> None:
+    path, (height, width) = tmp_path / "large.jpg", (751, 1001)
+    Image.fromarray(photograph(height, width)).save(path, quality=95)
+    turn(path, turned)
+    image = read_image(path)
+    maps = {"label": photograph(*image.shape[:2])[..., 0]}
+    crop = CropSettings(long_side=(100, 700), size=128, color_jitter=0)
+    decoded = set()
+    for seed in range(16):
+        expected = LiteralCrop(crop)(image, maps, seed=seed)
+        found = from_a_file(path, maps, crop, seed=seed)
+        assert torch.equal(found["label"], expected["label"])
+        mean = (found["image"].float() - expected["image"].float()).abs().mean()
+        assert mean <= 4
+        decoded.add("whole" if mean == 0 else "reduced")
+    assert decoded == {"whole", "reduced"}
+
+
+def test_items_from_files_are_crops_normalized(tmp_path: Path) -> None:
+    paths = write_images(tmp_path, [(40, 60), (70, 50)])
+    crop = CROP.model_copy(update={"color_jitter": 0.3})
+    images = TrainingImages(paths, load=lambda path: (path, {}), transform=RandomScaleCrop(crop), seed=7)
+    for number in range(6):
+        expected = LiteralCrop(crop)(read_image(paths[number % 2]), {}, seed=mixed_seed(7, number))["image"]
+        # Half a level, since a gray level may be another one, see above.
+        off = (images[number]["image"] - literal_normalize(expected)).abs()
+        assert off.gt(0.5 / 255).count_nonzero() <= off.numel() // 1000
 
 
 def test_resize_flip_mirrors_image_and_maps_together() -> None:

@@ -56,6 +56,7 @@ from getam.settings.config import read_config
 from getam.settings.reading import BASE_CONFIG, read_yaml
 from getam.system.files import read_array, read_json
 from getam.system.image_files import (
+    decoded_size,
     image_size,
     orientation,
     read_gray,
@@ -139,7 +140,7 @@ def all_of(*reads: Callable[[Path], object]) -> Callable[[Path], None]:
     return read
 
 
-read_photograph = all_of(read_image, image_size, orientation, read_gray, read_saliency)
+read_photograph = all_of(read_image, decoded_size, image_size, orientation, read_gray, read_saliency)
 read_mask = all_of(read_note, read_palette, read_labels)
 read_xml = all_of(read_xml_labels, _read_annotation)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from support.images import save_gray
+from support.images import save_gray, turn
 
 import getam.system.files
 import getam.system.image_files
@@ -20,6 +20,7 @@ from getam.system.files import (
     read_json,
 )
 from getam.system.image_files import (
+    decoded_size,
     image_size,
     orientation,
     read_gray,
@@ -75,6 +76,72 @@ def test_a_cmyk_jpeg_becomes_rgb(tmp_path: Path) -> None:
 def test_a_palette_png_becomes_rgb(tmp_path: Path) -> None:
     write_labels(tmp_path / "a.png", np.full((3, 4), 2, np.uint8))
     assert read_image(tmp_path / "a.png")[0, 0].tolist() == [0, 128, 0]
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [
+        ((751, 1001), (751, 1001)),
+        ((376, 501), (751, 1001)),  # shorter by less than two
+        ((376, 100), (751, 1001)),
+        ((375, 500), (376, 501)),  # a half, the last row and column from one pixel of two
+        ((188, 251), (376, 501)),  # a quarter of 187.75 x 250.25 would not be twice as long
+        ((93, 125), (188, 250)),  # the last row is from three pixels of four, the last column from one
+        ((46, 62), (94, 125)),
+        ((1, 1), (94, 125)),
+    ],
+)
+@pytest.mark.parametrize("turned", [1, 3, 6])
+def test_a_large_jpeg_is_decoded_at_a_reduced_size(
+    tmp_path: Path, least: tuple[int, int], expected: tuple[int, int], turned: int
+) -> None:
+    path = tmp_path / "a.jpg"
+    y, x = np.mgrid[:751, :1001] / np.array([751, 1001])[:, None, None]
+    pixels = np.stack([255 * x, 255 * y, np.full_like(x, 77)], 2).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=100)
+    turn(path, turned)
+    swapped = slice(None, None, -1 if turned == 6 else 1)
+    image = read_image(path, least=least[swapped])
+    assert image.shape[:2] == expected[swapped]
+    whole = np.asarray(Image.fromarray(read_image(path)).resize(expected[swapped][::-1], Image.Resampling.BOX))
+    np.testing.assert_allclose(image.astype(int), whole.astype(int), atol=4)
+
+
+def test_a_small_jpeg_and_a_png_are_decoded_whole(tmp_path: Path) -> None:
+    photograph(640, 640).save(tmp_path / "coco.jpg")
+    photograph(800, 800).save(tmp_path / "large.png")
+    for path in tmp_path.iterdir():
+        np.testing.assert_array_equal(read_image(path, least=(32, 32)), read_image(path))
+
+
+@pytest.mark.parametrize("turned", [1, 3, 6])
+def test_the_size_of_a_decoded_image_is_that_of_its_pixels(tmp_path: Path, turned: int) -> None:
+    photograph().save(tmp_path / "a.jpg")
+    turn(tmp_path / "a.jpg", turned)
+    assert decoded_size(tmp_path / "a.jpg") == (*read_image(tmp_path / "a.jpg").shape[:2], turned)
+
+
+def test_the_size_of_an_image_is_refused_where_its_pixels_are(tmp_path: Path) -> None:
+    photograph().save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-400])
+    Image.new("LA", (32, 24)).save(tmp_path / "gray.tif")
+    # The tag 338 says that gray is multiplied by its transparency.
+    plain, multiplied = (struct.pack("<HHIH", 338, 3, 1, value) for value in (2, 1))
+    content = (tmp_path / "gray.tif").read_bytes()
+    assert plain in content
+    (tmp_path / "gray.tif").write_bytes(content.replace(plain, multiplied))
+    for path in tmp_path.iterdir():
+        for read in (read_image, decoded_size):
+            with pytest.raises(InputError, match=f"{path.name}: cannot be decoded"):
+                read(path)
+
+
+def test_a_large_jpeg_cut_short_is_refused_at_a_reduced_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    photograph(800, 800).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be decoded"):
+        read_image(path, least=(100, 100))
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])

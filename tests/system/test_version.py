@@ -117,7 +117,8 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.runs.folder": TITLES,
     "getam.networks.saliency": {"predict_saliency", "train_saliency"},
     "getam.scores.saliency": {"train_saliency"},
-    "getam.datasets.class_names getam.datasets.consistency getam.datasets.sbd getam.datasets.voc": {
+    "getam.datasets.class_names getam.datasets.consistency getam.datasets.sbd getam.datasets.voc"
+    " getam.datasets.checked_files": {
         "import_checkpoint",
         "index_dataset",
     },

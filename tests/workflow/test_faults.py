@@ -28,7 +28,7 @@ VICTIMS = ("all", "stage", "snakemake")
 PATIENCE = 900
 """Seconds after which a job or a Snakemake hangs, however busy the machine is."""
 
-OTHERWISE = ("logs", "benchmarks", "tensorboard", ".state", "times.svg")
+OTHERWISE = ("logs", "benchmarks", "tensorboard", ".state", "times.svg", ".checked_files")
 """Folders and files of a run that tell how it went, not what it found."""
 
 TIMES = re.compile(rb'<h2 id="times">.*?</table>', re.DOTALL)
