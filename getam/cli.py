@@ -34,6 +34,7 @@ from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.names import printable
 from getam.system.progress import set_up_logging
+from getam.system.streams import give_up, open_standard_streams
 from getam.system.version import VERSION
 
 
@@ -66,7 +67,22 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of the command `getam`."""
-    sys.exit(command("getam", STAGES | TOOLS, sys.argv[1:]))
+    run_process("getam", STAGES | TOOLS, TOOLS)
+
+
+def run_process(package: str, stages: Mapping[str, str], tools: Mapping[str, str]) -> NoReturn:
+    """Runs the command that this process was started with, and exits; the arguments are those of `command`."""
+    open_standard_streams()
+    # Help may be piped to `head`, which closes the pipe early.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = command(package, stages, sys.argv[1:], tools)
+        sys.stdout.flush()
+    except OSError as error:
+        # Whatever else a command writes says itself that it could not be written.
+        give_up(sys.stdout)
+        code = _refused(f"{package}: standard output: cannot be written ({error.strerror}); write it to another place")
+    sys.exit(code)
 
 
 def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools: Mapping[str, str] = TOOLS) -> int:
@@ -96,9 +112,6 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         hint = f"; did you mean {near[0]}?" if near else ""
         return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}")
     folder = "tools" if words[0] in tools else "stages"
-    if folder == "tools":
-        # The output of a tool may be piped to `head`, which closes the pipe early.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
         arguments = parse_flags(
@@ -114,6 +127,8 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     except OSError as error:
         cure = "name another file"
         return _refused(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror}); {cure}")
+    # A tool's output may be piped to `head`; a stage prints nothing, and goes on when nobody reads its log any more.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL if folder == "tools" else signal.SIG_IGN)
     try:
         _run(package, words, module, arguments)
     except InputError as error:

@@ -25,6 +25,7 @@ import getam.training.loop
 from getam.errors import InputError, MachineError, Stopped
 from getam.settings.training import ScheduleSettings
 from getam.system.arguments.training import TrainingArguments
+from getam.system.distributed import STOP_SIGNALS
 from getam.training.batches import EpochBatches, killed_workers
 from getam.training.folder import STATE, training_folder
 from getam.training.loop import STATE_FILE, StepResult, Training, training_key
@@ -125,14 +126,14 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert seen == [step for step in whole_seen if step[0] >= interrupt[0]]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("at", [(0, 0), (1, 1), (2, 2)])
 def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
     tmp_path: Path, number: signal.Signals, at: tuple[int, int]
 ) -> None:
     whole = dropout_model()
     whole_history, whole_seen = train(whole, tmp_path / "whole")
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(each) for each in STOP_SIGNALS]
 
     def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
         told.append(batch["number"].tolist())
@@ -144,13 +145,27 @@ def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
     with pytest.raises(Stopped) as stopped:
         train(dropout_model(), tmp_path / "parts", change=tell)
     assert stopped.value.signal == number
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == handlers
     resumed = dropout_model(seed=99)
     history, seen = train(resumed, tmp_path / "parts")
     assert_same_weights(resumed, whole)
     assert history == whole_history
     # The step in which it came was the last.
     assert seen == whole_seen[at[0] * 3 + at[1] + 1 :]
+
+
+def test_a_training_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return loss
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        history, _ = train(dropout_model(), tmp_path, change=tell)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(history) == SETTINGS.epochs
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
