@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from getam.errors import InputError, Stopped
+from getam.errors import InputError, Stopped, is_of_memory, reason_of
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
 from getam.settings.help import FILES, MACHINE, default_text, example_of, group_of, metavar_of, settings_title
@@ -73,6 +73,10 @@ def main() -> None:
 def run_process(package: str, stages: Mapping[str, str], tools: Mapping[str, str]) -> NoReturn:
     """Runs the command that this process was started with, and exits; the arguments are those of `command`."""
     open_standard_streams()
+    if sys.flags.optimize > 1:
+        sys.exit(
+            _refused(f"{package}: -OO, or PYTHONOPTIMIZE=2, removes texts that libraries read; unset it, or use -O")
+        )
     # Help may be piped to `head`, which closes the pipe early.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
@@ -144,7 +148,10 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     except KeyboardInterrupt:
         logger.error("%s %s: interrupted", package, words[0])
         return 130
-    except Exception:
+    except Exception as error:
+        if is_of_memory(error):
+            cure = "free some, or ask for less: fewer threads, smaller batches (batch_size, accumulation) or images"
+            return _failed(f"{package} {words[0]}", f"not enough memory ({reason_of(error)}); {cure}")
         # This is no bad input but a bug or a failing machine: the traceback belongs in the log.
         return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0

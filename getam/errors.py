@@ -60,6 +60,17 @@ def reason_of(error: BaseException) -> str:
     return first.rstrip(".") or type(error).__name__
 
 
+NO_MEMORY = re.compile(
+    "(can't|cannot) allocate memory|(out of|insufficient) memory|can't start new thread", re.IGNORECASE
+)
+"""What torch, OpenCV and the system say where there is no memory, of the machine or of a GPU, or a limit is reached."""
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an exception is for want of memory, or of the threads that a limit of memory allows."""
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
+
+
 def listed(problems: Sequence[str]) -> str:
     """Joins problems into one message: their number and the first MAX_OFFENDERS of them."""
     if len(problems) == 1:

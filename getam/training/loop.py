@@ -252,7 +252,7 @@ class Training:
             MachineError: a process that loads images was killed.
             Stopped: one of STOP_SIGNALS was received; the state is saved.
         """
-        with self.stop, killed_workers():
+        with self.stop, killed_workers(there_are=self.device.type == "cuda"):
             for epoch in range(self.position.epoch, self.settings.epochs):
                 self.train_epoch(epoch)
         self.log.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -305,6 +307,53 @@ def test_a_killed_loader_is_said_in_one_message() -> None:
         list(loader)
     with pytest.raises(RuntimeError, match="other"), killed_workers():
         raise RuntimeError("other")
+
+
+class Broken(Numbers):
+    """In a loader's process, an item ends with an error of torch's kind."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        raise RuntimeError(self.error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+        "unable to write to file </torch_1_2_3>: No space left on device (28)",
+    ],
+)
+def test_a_machine_without_shared_memory_is_said_in_one_message(error: str) -> None:
+    message = (
+        r"^/dev/shm: has no room for the images .*; give it more \(docker run --shm-size=8g\), or use fewer threads"
+    )
+    with pytest.raises(MachineError, match=message), killed_workers():
+        list(DataLoader(Broken(error), batch_size=2, num_workers=1))
+
+
+def test_a_defect_in_a_loader_is_no_killed_process() -> None:
+    with pytest.raises(RuntimeError, match="a defect"), killed_workers():
+        list(DataLoader(Broken("a defect"), batch_size=2, num_workers=1))
+
+
+def test_a_folder_in_which_loaders_would_wait_for_ever_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Processes send images by sockets, whose paths have 107 characters at most.
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)  # type: ignore[attr-defined]
+    message = r"processes that load images need /dev/shm and sockets in .*long \(AF_UNIX path too long\); .* set TMPDIR"
+    with pytest.raises(MachineError, match=message), killed_workers():
+        pass
+    # A training without them doesn't care.
+    with killed_workers(there_are=False):
+        pass
 
 
 def test_a_state_of_other_sources_is_gone_on_with_only_if_asked(
