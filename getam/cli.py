@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from getam.errors import InputError, Stopped, is_of_memory, reason_of
+from getam.errors import InputError, Stopped, want_of_memory
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
 from getam.settings.help import FILES, MACHINE, default_text, example_of, group_of, metavar_of, settings_title
@@ -149,9 +149,9 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         logger.error("%s %s: interrupted", package, words[0])
         return 130
     except Exception as error:
-        if is_of_memory(error):
+        if reason := want_of_memory(error):
             cure = "free some, or ask for less: fewer threads, smaller batches (batch_size, accumulation) or images"
-            return _failed(f"{package} {words[0]}", f"not enough memory ({reason_of(error)}); {cure}")
+            return _failed(f"{package} {words[0]}", f"not enough memory ({reason}); {cure}")
         # This is no bad input but a bug or a failing machine: the traceback belongs in the log.
         return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0

@@ -66,9 +66,15 @@ NO_MEMORY = re.compile(
 """What torch, OpenCV and the system say where there is no memory, of the machine or of a GPU, or a limit is reached."""
 
 
-def is_of_memory(error: BaseException) -> bool:
-    """Whether an exception is for want of memory, or of the threads that a limit of memory allows."""
-    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
+def want_of_memory(error: BaseException) -> str | None:
+    """What an exception says of memory, or of the threads that a limit of memory allows, if that is its cause."""
+    if isinstance(error, MemoryError):
+        return reason_of(error)
+    if not (found := NO_MEMORY.search(str(error))):
+        return None
+    # torch says first where in its sources the error is, and the system its number.
+    before = re.split(r"[.\]] ", str(error)[: found.start()])[-1]
+    return reason_of(RuntimeError(before + str(error)[found.start() :]))
 
 
 def listed(problems: Sequence[str]) -> str:

@@ -307,8 +307,10 @@ def test_a_defect_leaves_its_traceback(
     [
         (MemoryError(), "MemoryError"),
         (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+            RuntimeError(
+                "[a.cpp:1] err == 0. Allocator: can't allocate memory: you tried to allocate 8 bytes. Code 12"
+            ),
+            "Allocator: can't allocate memory: you tried to allocate 8 bytes. Code 12",
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "CUDA out of memory. Tried to allocate 2 GiB"),
         (RuntimeError("can't start new thread"), "can't start new thread"),

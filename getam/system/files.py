@@ -250,6 +250,11 @@ def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
 
 
+def tells_case_apart(folder: Path) -> bool:
+    """Whether a.png and A.png are two files in a folder that a stage writes; on exFAT, NTFS or macOS they are one."""
+    return not (folder / MARKER.upper()).exists()
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
     with path.open("rb") as file:
