@@ -167,7 +167,8 @@ def _held(folder: Path) -> FileLock:
     except Timeout:
         others = _living(folder, "snakemake", "run.py") or ["a process on another host"]
     except (OSError, NotImplementedError) as error:
-        raise Refusal(f"{folder / HELD}: cannot be locked ({error}); run where files can be locked") from None
+        cure = "run in a folder that you may write, where files can be locked"
+        raise Refusal(f"{folder / HELD}: cannot be locked ({error}); {cure}") from None
     if others:
         lock.release()
         who = ", ".join(others)

@@ -18,7 +18,7 @@ def open_standard_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             # This takes the lowest number that is free, which is that of the stream.
-            stream = os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8")
+            stream = os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", closefd=False)
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):
