@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from getam.cli import command, commands_in
+from getam.cli import commands_in, run_process
 
 STAGES = commands_in(Path(__file__).with_name("stages"))
 """Commands that the workflow's rules run."""
@@ -16,4 +15,4 @@ TOOLS = commands_in(Path(__file__).with_name("tools"))
 
 def main() -> None:
     """Entry point of the command `deeplab`."""
-    sys.exit(command("deeplab", STAGES | TOOLS, sys.argv[1:], TOOLS))
+    run_process("deeplab", STAGES | TOOLS, TOOLS)

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from getam.errors import InputError, Stopped
+from getam.errors import InputError, Stopped, want_of_memory
 from getam.settings.config import editor_schema, validate_config
 from getam.settings.flags import flag_name, leaves, nest
 from getam.settings.help import FILES, MACHINE, default_text, example_of, group_of, metavar_of, settings_title
@@ -34,6 +34,7 @@ from getam.settings.section import POSITIONAL
 from getam.system.arguments.training import TrainingArguments
 from getam.system.names import printable
 from getam.system.progress import set_up_logging
+from getam.system.streams import give_up, open_standard_streams
 from getam.system.version import VERSION
 
 
@@ -66,7 +67,26 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Entry point of the command `getam`."""
-    sys.exit(command("getam", STAGES | TOOLS, sys.argv[1:]))
+    run_process("getam", STAGES | TOOLS, TOOLS)
+
+
+def run_process(package: str, stages: Mapping[str, str], tools: Mapping[str, str]) -> NoReturn:
+    """Runs the command that this process was started with, and exits; the arguments are those of `command`."""
+    open_standard_streams()
+    if sys.flags.optimize > 1:
+        sys.exit(
+            _refused(f"{package}: -OO, or PYTHONOPTIMIZE=2, removes texts that libraries read; unset it, or use -O")
+        )
+    # Help may be piped to `head`, which closes the pipe early.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = command(package, stages, sys.argv[1:], tools)
+        sys.stdout.flush()
+    except OSError as error:
+        # Whatever else a command writes says itself that it could not be written.
+        give_up(sys.stdout)
+        code = _refused(f"{package}: standard output: cannot be written ({error.strerror}); write it to another place")
+    sys.exit(code)
 
 
 def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools: Mapping[str, str] = TOOLS) -> int:
@@ -96,9 +116,6 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         hint = f"; did you mean {near[0]}?" if near else ""
         return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}")
     folder = "tools" if words[0] in tools else "stages"
-    if folder == "tools":
-        # The output of a tool may be piped to `head`, which closes the pipe early.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
         arguments = parse_flags(
@@ -114,6 +131,8 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     except OSError as error:
         cure = "name another file"
         return _refused(f"{package} {words[0]}: --log {arguments.log}: cannot be written ({error.strerror}); {cure}")
+    # A tool's output may be piped to `head`; a stage prints nothing, and goes on when nobody reads its log any more.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL if folder == "tools" else signal.SIG_IGN)
     try:
         _run(package, words, module, arguments)
     except InputError as error:
@@ -129,7 +148,10 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
     except KeyboardInterrupt:
         logger.error("%s %s: interrupted", package, words[0])
         return 130
-    except Exception:
+    except Exception as error:
+        if reason := want_of_memory(error):
+            cure = "free some, or ask for less: fewer threads, smaller batches (batch_size, accumulation) or images"
+            return _failed(f"{package} {words[0]}", f"not enough memory ({reason}); {cure}")
         # This is no bad input but a bug or a failing machine: the traceback belongs in the log.
         return _failed(f"{package} {words[0]}", f"failed\n{traceback.format_exc()}")
     return 0

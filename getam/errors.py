@@ -60,6 +60,23 @@ def reason_of(error: BaseException) -> str:
     return first.rstrip(".") or type(error).__name__
 
 
+NO_MEMORY = re.compile(
+    "(can't|cannot) allocate memory|(out of|insufficient) memory|can't start new thread", re.IGNORECASE
+)
+"""What torch, OpenCV and the system say where there is no memory, of the machine or of a GPU, or a limit is reached."""
+
+
+def want_of_memory(error: BaseException) -> str | None:
+    """What an exception says of memory, or of the threads that a limit of memory allows, if that is its cause."""
+    if isinstance(error, MemoryError):
+        return reason_of(error)
+    if not (found := NO_MEMORY.search(str(error))):
+        return None
+    # torch says first where in its sources the error is, and the system its number.
+    before = re.split(r"[.\]] ", str(error)[: found.start()])[-1]
+    return reason_of(RuntimeError(before + str(error)[found.start() :]))
+
+
 def listed(problems: Sequence[str]) -> str:
     """Joins problems into one message: their number and the first MAX_OFFENDERS of them."""
     if len(problems) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import re
@@ -299,6 +300,46 @@ def test_a_defect_leaves_its_traceback(
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert "ZeroDivisionError: a defect" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError"),
+        (
+            RuntimeError(
+                "[a.cpp:1] err == 0. Allocator: can't allocate memory: you tried to allocate 8 bytes. Code 12"
+            ),
+            "Allocator: can't allocate memory: you tried to allocate 8 bytes. Code 12",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB."), "CUDA out of memory. Tried to allocate 2 GiB"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_want_of_memory_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, reason: str
+) -> None:
+    def large(arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module_of("getam", "summary"), "run", large)
+    assert command("getam", STAGES["getam"], ["summary", "--run", "r", "--out", "o"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"getam summary: not enough memory ({reason}); free some, or ask for less: fewer threads, " in said
+
+
+def test_a_python_without_docstrings_is_refused(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-OO", "-c", "from getam.cli import main; main()", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "getam: -OO, or PYTHONOPTIMIZE=2, removes texts that libraries read; unset it, or use -O\n"
 
 
 def test_an_interrupted_command_ends_with_130(

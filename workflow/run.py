@@ -42,7 +42,9 @@ class Refusal(Exception):
 def main(words: Sequence[str]) -> None:
     """Runs Snakemake and exits with its exit code; exits with 1 and one message if it must not run."""
     try:
+        _check_place()
         _check_words(words)
+        _name_user()
         options = options_of(words)
         folder = Path(options.directory or ".").resolve()
         _set_caches(folder)
@@ -66,6 +68,33 @@ def main(words: Sequence[str]) -> None:
         sys.exit(f"run: {refusal}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _check_place() -> None:
+    """Checks that Snakemake can read the rules where they lie.
+
+    Raises:
+        Refusal: a folder above them has a brace in its name.
+    """
+    place = Path(__file__).resolve().parent
+    if "{" in str(place) or "}" in str(place):
+        raise Refusal(f"{place}: Snakemake takes what stands in braces for a variable; rename the folder")
+
+
+def _name_user() -> None:
+    """Gives a user whom the system does not know a name and a home, which Snakemake asks for.
+
+    Containers run with any user's number (docker run --user), and a service without HOME.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = str(os.getuid())
+    try:
+        Path.home()
+    except RuntimeError:
+        # As containers set it; it can't be written, so caches go beside the results.
+        os.environ["HOME"] = "/"
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -138,7 +167,8 @@ def _held(folder: Path) -> FileLock:
     except Timeout:
         others = _living(folder, "snakemake", "run.py") or ["a process on another host"]
     except (OSError, NotImplementedError) as error:
-        raise Refusal(f"{folder / HELD}: cannot be locked ({error}); run where files can be locked") from None
+        cure = "run in a folder that you may write, where files can be locked"
+        raise Refusal(f"{folder / HELD}: cannot be locked ({error}); {cure}") from None
     if others:
         lock.release()
         who = ", ".join(others)

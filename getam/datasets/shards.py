@@ -22,7 +22,7 @@ from pydantic import BaseModel
 import getam.system.version
 from getam.datasets.index import Index, IndexRow, files_by_id
 from getam.errors import InputError, MachineError
-from getam.system.files import atomic_folder, fingerprint, read_json, write_json
+from getam.system.files import atomic_folder, fingerprint, read_json, tells_case_apart, write_json
 from getam.system.workers import ProcessPool, ThreadPool
 
 MANIFEST = "manifest.json"
@@ -143,7 +143,7 @@ def new_shard(
         manifest_entries: further entries of the manifest.
 
     Raises:
-        InputError: a file is missing at the end; nothing is left behind.
+        InputError: two ids would be one file there; a file is missing at the end; nothing is left behind.
         MachineError: a worker process was killed; the finished files are kept.
     """
     manifest = {
@@ -156,6 +156,8 @@ def new_shard(
         json.dumps([manifest, suffix, getam.system.version.source_hash(), fingerprint(inputs)]).encode()
     ).hexdigest()
     with atomic_folder(path, key=key) as folder:
+        if not tells_case_apart(folder):
+            _check_case(ids, path)
         with ProcessPool(threads) if in_processes else ThreadPool(threads) as pool:
             writer = ShardWriter(folder, suffix=suffix, pool=pool)
             try:
@@ -172,6 +174,16 @@ def new_shard(
         if missing:
             raise InputError(f"{path}: {len(missing)} files were not written, first {missing[0]}{suffix}")
         write_json(folder / MANIFEST, manifest)
+
+
+def _check_case(ids: Sequence[str], path: Path) -> None:
+    seen: dict[str, str] = {}
+    for id in ids:
+        if (other := seen.setdefault(id.casefold(), id)) != id:
+            raise InputError(
+                f"{path}: the ids {other!r} and {id!r} differ in upper and lower case alone, which the file system "
+                "there doesn't tell apart; put the results on another one, or rename one of the images"
+            )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

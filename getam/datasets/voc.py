@@ -377,8 +377,8 @@ def id_problems(path: Path, ids: Sequence[str]) -> list[str]:
         path: file of the list.
     """
     unsafe = [
-        f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or a control character); "
-        "rename the image, or write its id alone"
+        f"{path}: id {id!r} is not a plain file name (a path separator, a leading dot or dash, a control character, "
+        "or longer than 200 bytes); rename the image, or write its id alone"
         for id in ids
         if not is_safe_id(id)
     ]

@@ -42,6 +42,9 @@ FAILURE_FILE = "TORCHELASTIC_ERROR_FILE"
 PARENT = "GETAM_PARENT"
 """Environment variable with the id of the process that launched the processes of a training."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals upon which a training saves its state and ends; SIGHUP comes when a terminal or its connection is closed."""
+
 SAVING_SECONDS = 600
 """Time that processes get, after a signal, to finish their step and save their state."""
 
@@ -57,6 +60,8 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SAVING_SECONDS)
     # The processes must import the same sources as this one; `-P` below excludes the current folder.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Under nohup, SIGHUP stays ignored.
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     with tempfile.TemporaryDirectory(prefix="getam-") as folder, _silence():
         config = LaunchConfig(
             min_nodes=1,
@@ -68,6 +73,7 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             local_addr="localhost",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            signals_to_handle=",".join(number.name for number in handled),
         )
         try:
             elastic_launch(config, sys.executable)("-P", "-m", module, *words)
@@ -78,7 +84,7 @@ def launch(module: str, words: Sequence[str], *, processes: int) -> None:
             if failure.exitcode < 0:
                 killed = f"process {rank} of {processes} was killed by {signal.Signals(-failure.exitcode).name}"
                 raise InputError(f"{killed}; make sure of memory, then run again: it goes on from its state") from None
-            if failure.exitcode - 128 in (signal.SIGTERM, signal.SIGINT):
+            if failure.exitcode - 128 in STOP_SIGNALS:
                 # Only one of the processes received the signal; all of them have saved the state and ended.
                 raise Stopped(failure.exitcode - 128) from None
             if Path(failure.error_file).is_file():

@@ -110,7 +110,12 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
             # An earlier process was killed between the two renames below.
             old.replace(path)
         if key is None or _key_of(temporary) != key:
-            _empty(temporary)
+            try:
+                _empty(temporary)
+            except OSError as error:
+                # A network file system keeps a file that a process has open, as .nfs...
+                cure = "end the process that has a file there open, or remove the folder"
+                raise MachineError(f"{temporary}: cannot be emptied ({error.strerror}); {cure}") from None
         keep = key is not None
         try:
             _mark(temporary)
@@ -224,7 +229,8 @@ def _key_of(folder: Path) -> str | None:
 
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name == LOCK:
+        # The folder stays a stage's if one of its files cannot be removed.
+        if entry.name in (LOCK, MARKER):
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -236,7 +242,8 @@ def _check_replaceable(path: Path) -> None:
     cure = "choose another output folder"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise InputError(f"{path}: is a link or a file; {cure}")
-    if Path.cwd().is_relative_to(path.resolve()):
+    # Unlike Path.resolve, realpath lets a loop of links pass, of which the system then says what it is.
+    if Path.cwd().is_relative_to(os.path.realpath(path)):
         raise InputError(f"{path}: holds the working directory and would be replaced; {cure}")
     if path.is_dir() and not _is_ours(path):
         raise InputError(f"{path}: holds files that no stage has written and would be replaced; {cure} or empty it")
@@ -250,6 +257,11 @@ def _check_out_of_the_way(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MARKER).is_file() or not any(folder.iterdir()))
+
+
+def tells_case_apart(folder: Path) -> bool:
+    """Whether a.png and A.png are two files in a folder that a stage writes; on exFAT, NTFS or macOS they are one."""
+    return not (folder / MARKER.upper()).exists()
 
 
 def sha256_of(path: Path) -> str:
@@ -272,7 +284,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
             raise InputError(f"{path}: no such file; run the stage that writes it again") from None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}; name the folder that the stage before has written") from None
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ holds it ends, even if it was killed.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -187,6 +188,8 @@ def _lock(name: str) -> int | None:
             return file
     except (BlockingIOError, FileNotFoundError):
         pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked ({error.strerror}); make {LOCKS.parent} a local folder") from None
     os.close(file)
     return None
 
@@ -208,6 +211,9 @@ def _open(path: Path) -> int:
         finally:
             os.close(folder)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            cure = f"jobs share GPUs by empty files in {LOCKS}: let them be written"
+            raise InputError(f"{path}: cannot be written ({error.strerror}); {cure}") from None
         raise InputError(
             f"{path}: cannot be opened ({error.strerror}); its owner may chmod {LOCKS} to 1777 and the file to 644, or "
             "remove the one that is a link or no file"

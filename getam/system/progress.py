@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from getam.system.names import printable
 from getam.system.opening import open_itself
+from getam.system.streams import give_up
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
@@ -70,10 +71,18 @@ class _LogFile(logging.FileHandler):
 
 
 class _AroundBars(logging.StreamHandler):
-    """A handler that prints records above a progress bar instead of through it."""
+    """A handler that prints records above a progress bar instead of through it.
+
+    It is dropped once a write fails: a closed terminal, an ended `tee` or a full disk must not end a training.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.stream)
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except OSError as error:
+            logging.getLogger().removeHandler(self)
+            give_up(self.stream)
+            logger.warning("standard error: cannot be written (%s); the work goes on without it", error.strerror)
 
 
 def progress(

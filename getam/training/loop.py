@@ -148,7 +148,7 @@ class Training:
     """The loop that trains a network to its last step, from the first one or from a saved state.
 
     The whole state is written to `out`/.state at the end of every epoch, every `arguments.checkpoint_minutes` within
-    one, and when SIGTERM or SIGINT ends the training. A later training with the same key resumes from that step and
+    one, and when one of STOP_SIGNALS ends the training. A later training with the same key resumes from that step and
     reaches the same weights (bit for bit on CPU) as an uninterrupted one. `training_folder` removes the state in the
     end.
 
@@ -250,9 +250,9 @@ class Training:
         Raises:
             InputError: a loss is not finite; the message names images of the batch.
             MachineError: a process that loads images was killed.
-            Stopped: SIGTERM or SIGINT was received; the state is saved.
+            Stopped: one of STOP_SIGNALS was received; the state is saved.
         """
-        with self.stop, killed_workers():
+        with self.stop, killed_workers(there_are=self.device.type == "cuda"):
             for epoch in range(self.position.epoch, self.settings.epochs):
                 self.train_epoch(epoch)
         self.log.close()

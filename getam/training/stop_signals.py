@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in a training, which finishes its step and saves its state before it exits."""
+"""SIGTERM, SIGINT and SIGHUP in a training, which finishes its step and saves its state before it exits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import signal
 import threading
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from getam.system.distributed import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Context manager that records SIGTERM and SIGINT; a second Ctrl-C raises KeyboardInterrupt at once.
+    """Context manager that records STOP_SIGNALS; a second Ctrl-C raises KeyboardInterrupt at once.
 
     `received` is the number of the last signal, 0 before the first.
     """
@@ -27,7 +27,9 @@ class StopSignals:
         # Python allows only the main thread to set handlers.
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
-                self._handlers_before[number] = signal.signal(number, self._receive)
+                # Under nohup, a training outlives its terminal.
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers_before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

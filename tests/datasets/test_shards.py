@@ -29,6 +29,7 @@ from getam.datasets.shards import (
 )
 from getam.errors import InputError
 from getam.settings.maps import RefineSettings
+from getam.system.files import tells_case_apart
 
 SETTINGS = RefineSettings(iterations=2, dilations=(1, 2))
 CLASSES = ("cat", "dog")
@@ -74,6 +75,19 @@ def test_a_shard_may_have_no_settings(tmp_path: Path) -> None:
     with shard_of(tmp_path / "000", [], settings=None):
         pass
     assert read_manifest(tmp_path / "000")["settings"] == {}
+
+
+def test_ids_that_would_be_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".getam").touch()
+    assert tells_case_apart(tmp_path)
+    # So does a file system look that takes upper and lower case for the same.
+    (tmp_path / ".GETAM").touch()
+    assert not tells_case_apart(tmp_path)
+    monkeypatch.setattr(getam.datasets.shards, "tells_case_apart", lambda folder: False)
+    message = r"000: the ids 'a' and 'A' differ in upper and lower case alone, .*; put the results on another one"
+    with pytest.raises(InputError, match=message):
+        write_shard(tmp_path / "000", ids=("a", "b", "A"), written=())
+    write_shard(tmp_path / "001")
 
 
 def test_a_missing_file_leaves_no_shard(tmp_path: Path) -> None:

@@ -400,6 +400,10 @@ DAMAGES: dict[str, Damage] = {
         lambda root: append(_lists(root, "val"), "a/b"),
         ("val.txt: id 'a/b' is not a plain file name", "rename the image"),
     ),
+    "long id": (
+        lambda root: append(_lists(root, "train"), "ä" * 101),
+        ("ä' is not a plain file name", "or longer than 200 bytes); rename the image"),
+    ),
     "absolute id": (
         lambda root: append(_lists(root, "train"), "/etc/passwd"),
         ("train.txt: id '/etc/passwd' is not a plain file name", "rename the image"),

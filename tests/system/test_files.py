@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from getam.errors import InputError
+from getam.errors import InputError, MachineError
 from getam.system.files import (
     LOCK,
     MARKER,
@@ -204,6 +204,31 @@ def test_another_file_that_fails_within_a_write_keeps_its_error(tmp_path: Path) 
     with pytest.raises(FileNotFoundError, match="source"), atomic_file(tmp_path / "a.txt"):
         (tmp_path / "source").read_bytes()
     assert names(tmp_path) == []
+
+
+def test_a_file_in_use_on_a_network_file_system_is_said_and_is_no_obstacle_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a process has open stays under such a name when it is removed, and cannot be removed again.
+    left = tmp_path / ".out.partial"
+    left.mkdir()
+    for name in (MARKER, ".nfs0001", "a"):
+        (left / name).touch()
+
+    def unlink(path: str | Path, **options: Any) -> None:
+        if Path(path).name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        remove(path, **options)
+
+    remove = os.unlink
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", unlink)
+        message = r"\.out\.partial: cannot be emptied \(Device or resource busy\); end the process that has a file"
+        with pytest.raises(MachineError, match=message), atomic_folder(tmp_path / "out"):
+            pass
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {MARKER}
 
 
 def test_a_full_disk_does_not_cost_what_an_unfinished_folder_has(tmp_path: Path) -> None:
@@ -512,6 +537,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         raise AssertionError
 
 
+def test_a_path_through_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to("results")
+    with (
+        pytest.raises(InputError, match=r"\.000\.partial: cannot be written \(Too many levels of symbolic links\)"),
+        atomic_folder(tmp_path / "results" / "000"),
+    ):
+        pass
+
+
 def test_a_path_through_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/model\.json: Not a directory; name the folder"):
@@ -541,6 +575,13 @@ def test_arrays_are_a_sound_archive_that_numpy_reads(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.npz"]
     with pytest.raises(ValueError, match="pickle"):
         write_arrays(path, {"objects": np.array([{}])})
+
+
+def test_fingerprint_takes_names_that_are_no_text(tmp_path: Path) -> None:
+    # As from an archive in Latin-1.
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    path.touch()
+    assert fingerprint([path])
 
 
 def test_fingerprint_sees_a_changed_file_and_names_a_missing_one(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -11,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -150,6 +153,31 @@ def test_lock_files_that_cannot_be_opened_are_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(gpu.NAMED, "a")
     (tmp_path / "locks").write_text("in the way")
     with pytest.raises(InputError, match=r"locks/queue-.*: cannot be opened .*; its owner may chmod"):
+        gpu.take(1)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "code", "message"),
+    [
+        (os, "mkdir", errno.EROFS, r"cannot be written \(Read-only file system\); jobs share GPUs by empty files in"),
+        (
+            os,
+            "mkdir",
+            errno.ENOSPC,
+            r"cannot be written \(No space left on device\); jobs share GPUs by empty files",
+        ),
+        (fcntl, "flock", errno.ENOLCK, r"cannot be locked \(No locks available\); make .* a local folder"),
+    ],
+)
+def test_lock_files_that_cannot_be_made_are_named(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, function: str, code: int, message: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setenv(gpu.NAMED, "a")
+    monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(InputError, match=rf"locks/queue-.*: {message}"):
         gpu.take(1)
 
 

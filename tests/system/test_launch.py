@@ -97,16 +97,24 @@ def test_it_says_who_ended_without_a_word(run: Callable[[str], None], tmp_path: 
     assert alive(tmp_path) == []
 
 
-def test_it_stops_when_all_have_saved(run: Callable[[str], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("nohup", [False, True])
+def test_it_stops_when_all_have_saved(run: Callable[[str], None], tmp_path: Path, nohup: bool) -> None:
     def stop() -> None:
         while len([*tmp_path.glob("ready ?")]) < 2:
             time.sleep(0.01)
+        if nohup:
+            os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(Stopped) as stopped:
-        run("waits")
+    try:
+        with pytest.raises(Stopped) as stopped:
+            run("waits")
+        assert not nohup or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
     thread.join()
     assert stopped.value.signal == signal.SIGTERM
     assert len([*tmp_path.glob("saved ?")]) == 2

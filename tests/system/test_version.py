@@ -103,7 +103,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.pages.pictures": {"audit", "compare_maps", "train_end_to_end"},
     "getam.pages.plots.style": (TABLES - {"compare_maps"}) | {"audit", "plot_scores"},
     "getam.scores.prediction": PREDICTIONS | {"train_end_to_end"},
-    "getam.system.progress": ALL
+    "getam.system.progress getam.system.streams": ALL
     - {"evaluate_deeplab", "evaluate_end_to_end", "fetch_weights", "make_demo", "plot_scores", "summary"}
     - {"compare_maps", "make_table", "time_labels", "voc_submission"},
     "getam.maps.pamr": {"refine_maps", "train_end_to_end"},

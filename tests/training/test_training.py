@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ import getam.training.loop
 from getam.errors import InputError, MachineError, Stopped
 from getam.settings.training import ScheduleSettings
 from getam.system.arguments.training import TrainingArguments
+from getam.system.distributed import STOP_SIGNALS
 from getam.training.batches import EpochBatches, killed_workers
 from getam.training.folder import STATE, training_folder
 from getam.training.loop import STATE_FILE, StepResult, Training, training_key
@@ -125,14 +128,14 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
     assert seen == [step for step in whole_seen if step[0] >= interrupt[0]]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("at", [(0, 0), (1, 1), (2, 2)])
 def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
     tmp_path: Path, number: signal.Signals, at: tuple[int, int]
 ) -> None:
     whole = dropout_model()
     whole_history, whole_seen = train(whole, tmp_path / "whole")
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(each) for each in STOP_SIGNALS]
 
     def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
         told.append(batch["number"].tolist())
@@ -144,13 +147,27 @@ def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
     with pytest.raises(Stopped) as stopped:
         train(dropout_model(), tmp_path / "parts", change=tell)
     assert stopped.value.signal == number
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == handlers
     resumed = dropout_model(seed=99)
     history, seen = train(resumed, tmp_path / "parts")
     assert_same_weights(resumed, whole)
     assert history == whole_history
     # The step in which it came was the last.
     assert seen == whole_seen[at[0] * 3 + at[1] + 1 :]
+
+
+def test_a_training_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return loss
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        history, _ = train(dropout_model(), tmp_path, change=tell)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert len(history) == SETTINGS.epochs
 
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
@@ -290,6 +307,53 @@ def test_a_killed_loader_is_said_in_one_message() -> None:
         list(loader)
     with pytest.raises(RuntimeError, match="other"), killed_workers():
         raise RuntimeError("other")
+
+
+class Broken(Numbers):
+    """In a loader's process, an item ends with an error of torch's kind."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__()
+        self.error = error
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        raise RuntimeError(self.error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)",
+        "unable to write to file </torch_1_2_3>: No space left on device (28)",
+    ],
+)
+def test_a_machine_without_shared_memory_is_said_in_one_message(error: str) -> None:
+    message = (
+        r"^/dev/shm: has no room for the images .*; give it more \(docker run --shm-size=8g\), or use fewer threads"
+    )
+    with pytest.raises(MachineError, match=message), killed_workers():
+        list(DataLoader(Broken(error), batch_size=2, num_workers=1))
+
+
+def test_a_defect_in_a_loader_is_no_killed_process() -> None:
+    with pytest.raises(RuntimeError, match="a defect"), killed_workers():
+        list(DataLoader(Broken("a defect"), batch_size=2, num_workers=1))
+
+
+def test_a_folder_in_which_loaders_would_wait_for_ever_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Processes send images by sockets, whose paths have 107 characters at most.
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", None)  # type: ignore[attr-defined]
+    message = r"processes that load images need /dev/shm and sockets in .*long \(AF_UNIX path too long\); .* set TMPDIR"
+    with pytest.raises(MachineError, match=message), killed_workers():
+        pass
+    # A training without them doesn't care.
+    with killed_workers(there_are=False):
+        pass
 
 
 def test_a_state_of_other_sources_is_gone_on_with_only_if_asked(

@@ -247,6 +247,41 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(workplace: Workplace, tmp_
     assert (workplace.folder / "caches").read_text() == f"{caches} {caches / 'matplotlib'}"
 
 
+def test_a_user_whom_the_system_does_not_know_is_no_obstacle(workplace: Workplace) -> None:
+    # As in `docker run --user 1234`: neither a name nor a home.
+    unknown = """
+import pwd, runpy, sys
+
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = getpwuid
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "workflow")
+runpy.run_path("workflow/run.py", run_name="__main__")
+"""
+    named = ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+    result = subprocess.run(
+        [workplace.python, "-c", unknown, *workplace.entry[1:], "-n", "--cores", "2", "--", TARGET],
+        cwd=workplace.folder,
+        env={name: value for name, value in workplace.environment.items() if name not in named},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"User: {os.getuid()}\n" in result.stdout + result.stderr
+
+
+def test_a_brace_in_the_path_of_the_workflow_is_refused(tmp_path: Path) -> None:
+    result = entry(Workplace(tmp_path / "a {b}", stand_ins=True))
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"run: {tmp_path / 'a {b}' / 'workflow'}: Snakemake takes what stands in braces for a variable; "
+        "rename the folder\n"
+    )
+
+
 @pytest.mark.parametrize("by", ["--snakefile", "--directory"])
 def test_the_workflow_runs_from_any_folder(workplace: Workplace, tmp_path: Path, by: str) -> None:
     elsewhere = tmp_path / "elsewhere"

@@ -402,6 +402,22 @@ WITHOUT = {
 }
 
 
+def test_a_file_from_the_future_is_refused_before_any_work(tmp_path: Path) -> None:
+    # Snakemake would fail the job that reads it once this has ended, and remove what it has made.
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    file = workplace.folder / "corrected" / "a.png"
+    file.parent.mkdir()
+    file.touch()
+    overlay = workplace.overlay({"completion": {"corrected": "corrected"}})
+    assert "complete_labels" in workplace.plan("--configfile", str(TINY), str(overlay))
+    os.utime(file, (file.stat().st_mtime + 1e6,) * 2)
+    result = workplace.snakemake("-n", "--configfile", str(TINY), str(overlay))
+    assert result.returncode == 1
+    assert "corrected/a.png: was changed " in result.stderr
+    assert "set the clocks, and give the file the time of now (touch)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_run_without_saliency_has_none(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)
     overlay = str(workplace.overlay(WITHOUT))

@@ -4,6 +4,7 @@
 # job has two things instead: a param with the state of all of them, and as an input the one that was changed last, which
 # counts where params do not (--rerun-triggers mtime).
 
+import time
 from functools import cache
 
 from snakemake_internals import is_main_process, reruns_by_params
@@ -11,6 +12,21 @@ from snakemake_internals import is_main_process, reruns_by_params
 from getam.datasets.sources import FilesState, files_state, folder_state
 
 NO_FILES = FilesState("", None)
+CLOCKS_DIFFER = 5
+"""Seconds by which the clocks of a file's host and of this one may differ."""
+
+
+def check_clock() -> None:
+    """Refuses input files that were changed in the future: Snakemake would fail their jobs once these have ended."""
+    weights = [each.pretrained for each in SETTINGS.pretrained_networks().values() if isinstance(each.pretrained, str)]
+    for file in (*weights, *verdicts_file(None), *corrected_labels(None)):
+        if os.path.exists(file) and (ahead := os.path.getmtime(file) - time.time()) > CLOCKS_DIFFER:
+            exit_with(
+                InputError(
+                    f"{file}: was changed {ahead:.0f} seconds in the future, by this machine's clock; set the clocks, "
+                    "and give the file the time of now (touch)"
+                )
+            )
 
 
 def state_of(kind: str) -> Callable[[object], str]:
@@ -63,3 +79,7 @@ def state_of_data(kind: str, data: IndexSettings) -> FilesState:
     if kind in ("masks", "ground truth"):
         return files_state(found.masks)
     return files_state(found.indexed, names=found.masks)
+
+
+if is_main_process(workflow):
+    check_clock()
