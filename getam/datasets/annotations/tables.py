@@ -44,7 +44,7 @@ SPACE = " "
 WORD = re.compile(r'"([^"]*)"|(\S+)')
 """A word of a list with spaces; quotes hold a name together."""
 
-PROGRAM = re.compile(r"""\[.*\]|\{.*["'].*\}""")
+PROGRAM = re.compile(r"""\[.*\]|\{[^"'\n]*["'].*\}""")
 """A list or an object as programs write them."""
 
 LONGEST_PATH = 500
@@ -325,7 +325,8 @@ def _names_of_text(reader: _Reader, number: int, text: str) -> list[tuple[str, .
 
 
 def _unread(table: Table, *read: str) -> tuple[str, ...]:
-    names = ", ".join(repr(name) for name in table.columns if name not in read)
+    known = {*read}
+    names = ", ".join(repr(name) for name in table.columns if name not in known)
     return (f"{table.path}: the columns {names} are not read",) if names else ()
 
 
