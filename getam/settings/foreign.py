@@ -55,6 +55,10 @@ MAX_RUNS = 4_000_000
 """Numbers, or characters of packed ones, in the run lengths of a COCO image, all annotations together; decoding takes
 some 50 bytes for each."""
 
+REGION_COST = 20
+"""Pixels of an outline, and run lengths, that each polygon and each list of run lengths counts for in addition: its own
+cost, however small it is."""
+
 MAX_PAINTED = 2**32
 """Pixels of a COCO image that its annotations cover, added up: one above the other 14,000 times in a usual photograph,
 67 times in one of MAX_PIXELS. Painting them takes seconds."""

@@ -6,6 +6,7 @@ Those that took a time quadratic in their size would take hours without their me
 from __future__ import annotations
 
 import io
+import json
 import struct
 import unicodedata
 import zlib
@@ -129,6 +130,24 @@ SLOW: dict[str, tuple[str, Callable[[], str], str, str]] = {
         lambda: "id,labels\n" + ('a,"{' + '""' * 60_000 + '"\n') * 200,
         "len(read_label_table(PATH, is_photograph=lambda text: text == 'a').records)",
         "200",
+    ),
+    "words.txt": (
+        "getam.datasets.annotations.tables",
+        lambda: "photo" + " a" * MANY,
+        "read_label_table(PATH, is_photograph=lambda text: text == 'photo', classes=['a', 'a a'])",
+        "may be 'photo' with 'a', 'a'",
+    ),
+    "photographs.txt": (
+        "getam.datasets.annotations.tables",
+        lambda: "x " * 250 + "a " * MANY,
+        "read_label_table(PATH, is_photograph=lambda text: set(text) <= {'x', ' '}, classes=['a'])",
+        "line 1: begins with the names of 250 photographs; put commas",
+    ),
+    "regions.json": (
+        "getam.datasets.coco",
+        lambda: json.dumps([[0, 0, 1, 0, 1, 1]] * 100_000),
+        "semantic_mask([Annotation(7, 1, False, read_json_document(PATH))], {1: 1}, (9, 9), source=PATH)",
+        "annotation 7 has a malformed segmentation (the annotations of the image have outlines of more than 1000000",
     ),
     "accents.txt": (
         "getam.datasets.class_names",
