@@ -5,6 +5,7 @@ Those that took a time quadratic in their size would take hours without their me
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import struct
@@ -178,3 +179,23 @@ def test_arrays_of_a_user_are_held_once(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(300_000_000, np.uint8))
     call = f"read_arrays(Path({str(tmp_path / 'a.npz')!r}))['a'].shape"
     assert said("getam.system.files", call, memory=400) == "(300000000,)"
+
+
+def test_the_fuzzing_entry_reads_its_honest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fuzz"))
+    kinds = importlib.import_module("readers").readers(tmp_path)
+    assert len(kinds) > 20
+    for kind in kinds:
+        for content in kind.seeds:
+            (tmp_path / kind.name).write_bytes(content)
+            kind.read(tmp_path / kind.name)
+
+
+def test_the_colors_of_a_large_mask_take_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "SegmentationClass").mkdir()
+    Image.new("P", (8000, 8000)).save(tmp_path / "SegmentationClass" / "a.png", compress_level=1)
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\n")
+    row = "IndexRow('a', 'train', Path('a.jpg'), None, 8000, 8000, ())"
+    read = f"run.__globals__['_read_voc'](Path({str(tmp_path)!r}), Index(({row},), ('cat',)))"
+    call = f"[labels.shape for _, labels in {read}]"
+    assert said("getam.tools.import_labels", call, memory=800) == "[(8000, 8000)]"
