@@ -199,3 +199,12 @@ def test_the_colors_of_a_large_mask_take_little_memory(tmp_path: Path) -> None:
     read = f"run.__globals__['_read_voc'](Path({str(tmp_path)!r}), Index(({row},), ('cat',)))"
     call = f"[labels.shape for _, labels in {read}]"
     assert said("getam.tools.import_labels", call, memory=800) == "[(8000, 8000)]"
+
+
+def test_images_of_an_import_are_told_apart_in_linear_time(tmp_path: Path) -> None:
+    names = [f"i{number}" for number in range(80_000)]
+    images = [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(names)]
+    (tmp_path / "a.json").write_text(json.dumps({"categories": [], "images": images, "annotations": []}))
+    rows = "IndexRow(f'i{n}', 'train', Path(f'/x/i{n}.jpg'), None, 1, 1, ()) for n in range(80_000)"
+    read = f"run.__globals__['_read_coco'](Path({str(tmp_path / 'a.json')!r}), Index(tuple({rows}), ('cat',)))"
+    assert said("getam.tools.import_labels", f"len(list({read}))", memory=1000) == "80000"
