@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import logging
@@ -116,6 +117,9 @@ DAMAGED = (
 )
 """Exceptions of a damaged or an encrypted archive. A failure of the disk that it is unpacked to is another OSError."""
 
+UNFIT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""Errors of a member's path: too long, of letters that the disk doesn't know, or a file and a folder at once."""
+
 AGENT = "getam (https://arxiv.org/abs/2112.02841)"
 
 logger = logging.getLogger(__name__)
@@ -209,17 +213,25 @@ def unpack(archive: Archive, file: Path, target: Path) -> None:
         with atomic_folder(target) as folder:
             empty = True
             for name, size, pieces in _members(file):
+                most -= size
+                if most < 0:
+                    raise InputError(f"{bad}: it takes more than {ARCHIVE_GROWTH} times its size; {cure}")
                 parts = PurePosixPath(name).parts
                 if parts[:1] != (archive.holds,):
                     continue
                 if ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
                     raise InputError(f"{bad}: the member {name!r} leads out of it; {cure}")
-                most -= size
-                if most < 0:
-                    raise InputError(f"{bad}: it takes more than {ARCHIVE_GROWTH} times its size; {cure}")
                 path = folder.joinpath(*parts[1:])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as written:
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    written = path.open("wb")
+                except OSError as error:
+                    if error.errno not in UNFIT:
+                        raise
+                    raise InputError(
+                        f"{bad}: the member {name!r:.300} has no place ({error.strerror}); {cure}"
+                    ) from None
+                with written:
                     written.writelines(pieces)
                 empty = False
             if empty:
@@ -243,7 +255,7 @@ def _pieces(content: Any) -> Iterator[bytes]:
 
 
 def _members(file: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    """Yields name, size and content, in pieces, of the regular files of an archive.
+    """Yields name, size and content, in pieces, of the files of an archive; those that are not regular have no name.
 
     Raises:
         ValueError: there are too many files, or one is of a kind that no data set needs; one of DAMAGED.
@@ -266,7 +278,10 @@ def _members(file: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
         with tarfile.open(fileobj=packed, mode=mode, tarinfo=_Member) as archive:
             for number, member in enumerate(archive, start=1):
                 _check_number(number)
-                if member.isfile():
+                if not member.isfile():
+                    # Those of an unknown kind may have a content, which is read over.
+                    yield "", member.size, iter(())
+                else:
                     yield member.name, member.size, _pieces(archive.extractfile(member))
                 # tarfile keeps all members otherwise.
                 archive.members.clear()  # type: ignore[attr-defined]

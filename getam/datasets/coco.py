@@ -34,7 +34,7 @@ from getam.datasets.index import Index, IndexRow, composed, count_problems, even
 from getam.datasets.photographs import SUFFIXES
 from getam.datasets.voc import check_in_threads
 from getam.errors import InputError, listed
-from getam.settings.foreign import INSTANCES_BYTES, MAX_OUTLINE, MAX_PAINTED, MAX_RUNS
+from getam.settings.foreign import INSTANCES_BYTES, MAX_OUTLINE, MAX_PAINTED, MAX_RUNS, REGION_COST
 from getam.system.files import atomic_folder
 from getam.system.image_files import check_drawn_upright, room_for, write_labels
 
@@ -337,12 +337,12 @@ def _spans(segmentation: Any, size: tuple[int, int], budget: _Budget) -> Spans:
         counts = segmentation["counts"]
         if not isinstance(counts, str | list):
             raise ValueError("its runs are neither a text nor a list")
-        budget.take("runs", len(counts))
+        budget.take("runs", len(counts) + REGION_COST)
         return _covered(_unpacked(counts.encode()) if isinstance(counts, str) else _listed(counts, size), size)
     if not isinstance(segmentation, list):
         raise ValueError("neither polygons nor runs")
     for polygon in segmentation:
-        budget.take("outline", _length(polygon, size))
+        budget.take("outline", _length(polygon, size) + REGION_COST)
     # Polygons of fewer than three points occur in some data sets and enclose nothing; pycocotools would read one of
     # four numbers as a box.
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ SEPARATOR = re.compile(r"\Asep=.(?=\r?\n)", re.IGNORECASE)
 
 DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
 """The first line of an XML file that declares its encoding."""
+
+DECLARATION_BYTES = 1000
+"""Bytes at the beginning of an XML file in which that line ends; an endless one would be searched again and again."""
 
 MULTIBYTE = {
     **dict.fromkeys(("gb2312", "gbk", "cp936", "gb18030"), "gb18030"),
@@ -112,7 +116,7 @@ def table_of(path: Path, rows: Sequence[tuple[int, tuple[str, ...]]]) -> Table:
                 f"{path}, line {line}: {len(row)} cells where the header has {len(columns)}; give each column one, "
                 "and put a cell with a separator in quotes"
             )
-    if repeated := [name for name in columns if columns.count(name) > 1]:
+    if repeated := [name for name, count in Counter(columns).items() if count > 1]:
         raise InputError(f"{path}: two columns are called {repeated[0]!r}; rename one")
     return Table(path, columns, tuple(row for _, row in others), tuple(line for line, _ in others))
 
@@ -145,11 +149,11 @@ def read_xml_document(
         InputError: the file is missing, too large, no well-formed XML, or has entities.
     """
     content = _bytes(path, most, missing=missing, cure=cure)
-    declared = DECLARATION.match(content)
+    declared = DECLARATION.match(content[:DECLARATION_BYTES])
     encoding = declared[1].decode().lower() if declared else "utf-8"
     try:
-        if encoding in MULTIBYTE:
-            content = DECLARATION.sub(b"", content).decode(MULTIBYTE[encoding]).encode()
+        if declared and encoding in MULTIBYTE:
+            content = content[declared.end() :].decode(MULTIBYTE[encoding]).encode()
         elif encoding == "utf-8" and not _is_utf8(content):
             # Some tools write file names and comments in the encoding of their machine, and declare none.
             content = content.decode(errors="replace").encode()

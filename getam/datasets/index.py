@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from getam.errors import InputError
-from getam.settings.foreign import DOCUMENT_BYTES, read_text
+from getam.settings.foreign import DOCUMENT_BYTES, MAX_ACCENTS, read_text
 from getam.system.files import read_json, write_text
 from getam.system.image_files import read_image
 
@@ -105,8 +106,20 @@ def is_safe_id(id: str) -> bool:
 
 
 def composed(text: str) -> str:
-    """A name as it is compared: file systems and archives differ in how they write letters with accents."""
+    """A name as it is compared: file systems and archives differ in how they write letters with accents.
+
+    A text with more than MAX_ACCENTS accents in a row is no name, and stays as it is: Python sorts them in a time that
+    is quadratic in their number.
+    """
+    if text.isascii() or _many_accents().search(text):
+        return text
     return unicodedata.normalize("NFC", text)
+
+
+@cache
+def _many_accents() -> re.Pattern[str]:
+    accents = "".join(letter for letter in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(letter))
+    return re.compile(f"[{accents}]{{{MAX_ACCENTS + 1},}}")
 
 
 def files_by_id(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
@@ -196,6 +209,7 @@ def read_index(path: Path) -> Index:
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: not UTF-8 text ({error}); {cure}") from None
     classes = tuple(line for line in names.splitlines() if line)
+    known = {*classes}
     reader = csv.DictReader(io.StringIO(text))
     try:
         missing = set(COLUMNS) - set(reader.fieldnames or ())
@@ -231,7 +245,7 @@ def read_index(path: Path) -> Index:
         seen.add(row.id)
         if not is_safe_id(row.id):
             raise InputError(f"{path}, line {number}: id {row.id!r} is not a plain file name; {cure}")
-        unknown = [name for name in row.labels if name not in classes]
+        unknown = [name for name in row.labels if name not in known]
         if unknown:
             raise InputError(f"{path}, line {number}: {unknown[0]!r} is not in {CLASSES}; {cure}")
         rows.append(row)

@@ -8,16 +8,31 @@ hold a number which is not finite.
 from __future__ import annotations
 
 import os
+import pickletools
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from getam.settings.foreign import GROWTH, HEADER_BYTES, open_regular
+
+DIRECTORY_END = struct.Struct("<4s8xIIH")
+"""The end of a .zip: its mark, size and place of the directory, length of a comment."""
+
+LOCATOR, LARGE_END = struct.Struct("<4s4xQ4x"), struct.Struct("<4s36xQQ")
+"""What torch.save writes before it: the place of a second end with larger numbers, and that end."""
+
+GROWING = ("builtins bytearray", "__builtin__ bytearray", "_codecs encode")
+"""Functions that torch's restricted reader calls with numbers of the file, and that make gigabytes of a few bytes. Old
+pickles make Python's bytes by them, which are no weights."""
+
+PICKLES = 4
+"""Pickles of a file of an old torch up to its tensors: a number, a version, facts of the machine, and the weights."""
 
 ROOM = 2**20
 """Bytes that the directory of a .pth file and its small tensors may take beside what GROWTH allows."""
@@ -48,11 +63,59 @@ def read_pth(path: Path) -> Any:
         size = os.fstat(file.fileno()).st_size
         if file.read(4) == b"PK\x03\x04":
             with zipfile.ZipFile(file) as archive:
+                _check_directory(file, size, archive.start_dir)
                 unpacked = sum(each.file_size for each in archive.infolist())
-            if unpacked > size:
-                raise ValueError(f"its parts unpack to {unpacked} bytes, which torch.save doesn't compress")
+                if unpacked > size:
+                    raise ValueError(f"its parts unpack to {unpacked} bytes, which torch.save doesn't compress")
+                for each in archive.infolist():
+                    if each.filename.endswith("data.pkl"):
+                        _check_functions(archive.read(each))
+        else:
+            file.seek(0)
+            for _ in range(PICKLES):
+                _check_functions(file)
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _check_functions(pickled: bytes | IO[bytes]) -> None:
+    """Refuses a pickle that names one of GROWING; of a file, the one that begins where it stands, up to its end.
+
+    Raises:
+        ValueError: it does, or is no pickle.
+    """
+    for _, name, _ in pickletools.genops(pickled):
+        if name in GROWING:
+            raise ValueError(f"holds Python's {str(name).partition(' ')[2]}, which is no weight")
+
+
+def _check_directory(file: BinaryIO, size: int, found: int) -> None:
+    """Refuses a .zip whose directory is not in the one place where every reader looks for it.
+
+    torch has another reader than Python, and a file with two directories would show each of them another one.
+
+    Args:
+        found: where Python's reader has found it.
+
+    Raises:
+        ValueError: torch may find another one.
+        struct.error: the file is too short to have one.
+    """
+
+    def stated(form: struct.Struct, position: int) -> tuple[Any, ...]:
+        file.seek(max(0, position))
+        return form.unpack(file.read(form.size))
+
+    position = size - DIRECTORY_END.size
+    mark, length, place, comment = stated(DIRECTORY_END, position)
+    is_whole = mark == b"PK\5\6" and not comment
+    large, end = stated(LOCATOR, position - LOCATOR.size)
+    if large == b"PK\6\7":
+        position -= LOCATOR.size + LARGE_END.size
+        mark, length, place = stated(LARGE_END, position)
+        is_whole &= mark == b"PK\6\6" and end == position
+    if not is_whole or place != found or place + length != position:
+        raise ValueError("its directory is not where it says")
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -32,6 +32,21 @@ MAX_SCANS = 50
 MAX_MARKERS = 10_000
 """Segments of a JPEG; long metadata is divided into some hundred of them."""
 
+MAX_FILLING = 2**16
+"""Bytes between the segments of a JPEG before its pixels; encoders write none, or a few to align them."""
+
+MAX_CHUNKS = 200_000
+"""Chunks of a PNG; encoders write one for 8 kB and more of packed pixels, so 40,000 of the largest file."""
+
+MAX_VALUES = 2**18
+"""Numbers of a field in a TIFF, such as the places of its tiles: 250,000 of 16 x 16 pixels are MAX_PIXELS."""
+
+EXIF_BYTES = 2**22
+"""Size of EXIF data in which an orientation is sought; a JPEG has 64 kB at most."""
+
+RUNS_BYTES = 2**23
+"""Pixels, and bytes, of a BMP that is compressed by run lengths, which Pillow decodes in Python."""
+
 MAX_OUTLINE = 1_000_000
 """Length of the outlines of a COCO image in pixels, all annotations together: pycocotools takes some 150 bytes a pixel.
 A photograph with ninety objects has some ten thousand."""
@@ -39,6 +54,10 @@ A photograph with ninety objects has some ten thousand."""
 MAX_RUNS = 4_000_000
 """Numbers, or characters of packed ones, in the run lengths of a COCO image, all annotations together; decoding takes
 some 50 bytes for each."""
+
+REGION_COST = 20
+"""Pixels of an outline, and run lengths, that each polygon and each list of run lengths counts for in addition: its own
+cost, however small it is."""
 
 MAX_PAINTED = 2**32
 """Pixels of a COCO image that its annotations cover, added up: one above the other 14,000 times in a usual photograph,
@@ -78,8 +97,14 @@ YAML_DIGITS = 100
 ARRAY_AXES = 8
 """Axes of an array in a .npy file; class maps have three."""
 
-ARRAYS_BYTES = 2**30
+ARRAYS_BYTES = 900_000_000
 """Size of all arrays of a .npz file; the class maps of one image have some megabytes."""
+
+MAX_ACCENTS = 30
+"""Accents on one letter that are brought into one order; Unicode's stream-safe texts have no more."""
+
+LONGEST_LINE = 5000
+"""Most characters of a line on the terminal and in a log; what a file says may be repeated in a message."""
 
 HEADER_BYTES = 2**24
 """Size of the header of a .safetensors file; a network of 10,000 tensors has 1.5 MB."""

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -38,6 +38,9 @@ KEY = ".key"
 LOCK = ".lock"
 """Lock file in an unfinished folder, held by the process that writes the folder."""
 
+
+PIECE = 2**20
+"""Bytes of an array that are unpacked at a time."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 """Errors of a file that has no room. Libraries that count what they have written raise one without a code."""
@@ -396,13 +399,24 @@ def read_arrays(path: Path, *, cure: str = "save it by np.savez, without objects
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    content = archive.read(entry)
-    file = io.BytesIO(content)
-    shape, is_fortran, dtype = _array_header(file, len(content))
-    return _shaped(np.frombuffer(content, dtype, offset=file.tell()), shape, is_fortran)
+    """Reads an array in pieces, since zipfile holds a whole one twice.
+
+    Raises:
+        ValueError: it is compressed otherwise than numpy does, or is no array of numbers.
+    """
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"an array is compressed by method {entry.compress_type}")
+    with archive.open(entry) as file:
+        shape, is_fortran, dtype = _array_header(file, entry.file_size)
+        values = np.empty(math.prod(shape), dtype)
+        content = values.view(np.uint8)
+        for start in range(0, len(content), PIECE):
+            piece = file.read(min(PIECE, len(content) - start))
+            content[start : start + PIECE] = np.frombuffer(piece, np.uint8)
+    return _shaped(values, shape, is_fortran)
 
 
-def _array_header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _array_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Reads the header of a .npy file of `size` bytes: shape, whether it is in Fortran's order, and type.
 
     Raises:

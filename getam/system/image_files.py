@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from getam.errors import InputError
-from getam.settings.foreign import IMAGE_BYTES, MAX_MARKERS, MAX_PIXELS, MAX_SCANS, open_regular, refusing
+from getam.settings.foreign import EXIF_BYTES, IMAGE_BYTES, MAX_PIXELS, RUNS_BYTES, open_regular, refusing
 from getam.system.files import atomic_file
+from getam.system.image_headers import check_headers
 
 UNKNOWN = 255
 """Label value of a pixel whose class is not known (`void` in VOC's ground truth)."""
@@ -47,6 +47,9 @@ DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.erro
 NOTE = "getam"
 """Keyword of a text in a label PNG."""
 
+JPEGS = ("JPEG", "MPO")
+"""What Pillow calls a JPEG, and one that holds further pictures behind its first."""
+
 REDUCED_PIXELS = 2**19
 """Pixels above which a JPEG that will be scaled down may be decoded at a reduced size. Photographs of VOC and COCO have
 fewer: they are decoded in milliseconds, and trainings on them, whose results are published, stay as they were."""
@@ -54,19 +57,11 @@ fewer: they are decoded in milliseconds, and trainings on them, whose results ar
 BAND_PIXELS = 2**22
 """Pixels of a large image that are converted at a time."""
 
-NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""What ends the pixels of a scan of a JPEG: a marker other than those within them."""
-
-JPEGS = ("JPEG", "MPO")
-"""What Pillow calls a JPEG, and one that holds further pictures behind its first."""
+BMP_RUNS = (1, 2)
+"""What a BMP says of its compression if its pixels are run lengths."""
 
 TILE_SIDES = (322, 323)
 """Tags of a TIFF's tiles: width and length."""
-
-SEQUENTIAL = (0xC0, 0xC1)
-ALONE, SCAN, END = 0x01, 0xDA, 0xD9
-FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-"""Markers of a JPEG. The frame's says how its pixels are coded."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
 """The formats that are decoded, regardless of file names; some other decoders of Pillow start external programs."""
@@ -137,6 +132,8 @@ def orientation(path: Path) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
+    if len(image.info.get("exif", b"")) > EXIF_BYTES:
+        return 1
     try:
         value = image.getexif().get(ORIENTATION)
     except DAMAGED:
@@ -272,20 +269,20 @@ def _open_image(path: Path, *, decode: bool = True, least: tuple[int, int] | Non
         with (
             refusing(path, "cannot be decoded", cure="replace the file or take its id off the list"),
             open_regular(path, most=IMAGE_BYTES) as file,
-            Image.open(file, formats=FORMATS) as image,
+            _opened(file) as image,
         ):
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels, more than {MAX_PIXELS}; scale it down")
             pixels = max(image.width * image.height, _tile_pixels(image))
             if pixels > MAX_PIXELS:
                 raise ValueError(f"a tile of {pixels} pixels")
+            if image.info.get("compression") in BMP_RUNS and max(pixels, path.stat().st_size) > RUNS_BYTES:
+                raise ValueError(f"a BMP of run lengths, of more than {RUNS_BYTES} pixels or bytes")
             if image.mode.startswith(("I", "F")):
                 raise InputError(
                     f"{path}: more than 8 bits a channel ({image.mode}); convert it to 8 bits (a mask: with its values "
                     "as they are)"
                 )
-            if decode and image.format in JPEGS:
-                _check_scans(file)
             with room_for(pixels) if decode else nullcontext():
                 yield _decoded(image, least) if decode else image
     except FileNotFoundError:
@@ -308,54 +305,16 @@ def _decoded(image: Image.Image, least: tuple[int, int] | None) -> Image.Image:
     return image.crop((0, 0, (whole_width + factor // 2) // factor, (whole_height + factor // 2) // factor))
 
 
+def _opened(file: BinaryIO) -> Image.Image:
+    check_headers(file)
+    return Image.open(file, formats=FORMATS)
+
+
 def _tile_pixels(image: Image.Image) -> int:
     """The pixels of a tile of a TIFF, which may be larger than the image and is decoded whole; 0 if it has none."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
     sides = [tags.get(side, 0) for side in TILE_SIDES]
     return math.prod(side for side in sides if isinstance(side, int)) if all(sides) else 0
-
-
-def _check_scans(file: BinaryIO) -> None:
-    """Refuses a JPEG of more than MAX_SCANS scans; the file's position stays.
-
-    Raises:
-        ValueError: there are more, or more than MAX_MARKERS segments.
-    """
-    position = file.tell()
-    file.seek(2)
-    scans = components = 0
-    sequential = False
-    for _ in range(MAX_MARKERS):
-        marker = _next_marker(file)
-        if marker in (END, None):
-            break
-        if marker == ALONE:
-            continue
-        length = int.from_bytes(file.read(2), "big")
-        content = file.read(max(0, length - 2))
-        if marker in FRAMES:
-            sequential, components = marker in SEQUENTIAL, content[5] if len(content) > 5 else 0
-        if marker == SCAN:
-            scans += 1
-            if sequential and content[:1] == bytes([components]):
-                # A single scan has all pixels; the decoder reads no further one.
-                break
-            if scans > MAX_SCANS:
-                raise ValueError(f"more than {MAX_SCANS} scans")
-    else:
-        raise ValueError(f"more than {MAX_MARKERS} segments")
-    file.seek(position)
-
-
-def _next_marker(file: BinaryIO) -> int | None:
-    """The number of the next marker of a JPEG, behind which the file stands then; None if there is none."""
-    while chunk := file.read(2**16):
-        if found := NEXT_MARKER.search(chunk):
-            file.seek(found.end() - len(chunk), os.SEEK_CUR)
-            return found.group()[1]
-        if chunk.endswith(b"\xff") and len(chunk) > 1:
-            file.seek(-1, os.SEEK_CUR)
-    return None
 
 
 def write_gray(path: Path, values: np.ndarray) -> None:

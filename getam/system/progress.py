@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from getam.settings.foreign import LONGEST_LINE
 from getam.system.names import printable
 from getam.system.opening import open_itself
 from getam.system.streams import give_up
@@ -49,10 +50,15 @@ def _is_first() -> bool:
 
 
 class _Printable(logging.Formatter):
-    """Shows what is not printable as an escape: a record may hold names from a data set or from a file of weights."""
+    """Shows what is not printable as an escape, and the beginning alone of a very long line.
+
+    A record may hold names from a data set or from a file of weights, which may be of any length.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        lines = super().format(record).split("\n")
+        shown = (line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} ..." for line in lines)
+        return printable("\n".join(shown))
 
 
 class _LogFile(logging.FileHandler):

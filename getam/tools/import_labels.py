@@ -31,6 +31,9 @@ MOST_POINTS = 100_000
 FURTHEST = 1_000_000
 """Largest coordinate of a corner, in pixels; the painting's integers hold it."""
 
+BYTES = np.array([2**16, 2**8, 1], np.uint32)
+"""The number of a color is the sum of its red, green and blue times these."""
+
 logger = logging.getLogger(__name__)
 
 Labels = Iterator[tuple[IndexRow, np.ndarray]]
@@ -158,7 +161,10 @@ def _are_points(points: Any) -> bool:
 
 
 def _read_voc(folder: Path, index: Index) -> Labels:
-    values = _colors(folder / LABEL_MAP, index)
+    # By a color's number: its label value, and whether it has one.
+    table, is_known = np.zeros(2**24, np.uint8), np.zeros(2**24, bool)
+    for color, value in _colors(folder / LABEL_MAP, index).items():
+        table[BYTES @ color], is_known[BYTES @ color] = value, True
     for id, path in files_of_index(folder / "SegmentationClass", ".png", index).items():
         row = index.by_id[id]
         pixels = read_image(path)
@@ -166,12 +172,16 @@ def _read_voc(folder: Path, index: Index) -> Labels:
             raise InputError(
                 f"{path}: size {pixels.shape[:2]} is not the image's {(row.height, row.width)} (H, W); export it again"
             )
-        colors, positions = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-        unknown = [color for color in map(tuple, colors.tolist()) if color not in values]
+        labels, unknown = np.empty(pixels.shape[:2], np.uint8), set[int]()
+        # A row at a time, since the colors of a large mask take many times its own size.
+        for line, colors in zip(labels, pixels, strict=True):
+            numbers = colors.astype(np.uint32) @ BYTES
+            unknown.update(numbers[~is_known[numbers]].tolist())
+            line[:] = table[numbers]
         if unknown:
-            raise InputError(f"{path}: holds the color {unknown[0]}, which is not in {LABEL_MAP}; export both again")
-        table = np.array([values[color] for color in map(tuple, colors.tolist())], np.uint8)
-        yield row, table[positions].reshape(pixels.shape[:2])
+            color = tuple(min(unknown).to_bytes(3))
+            raise InputError(f"{path}: holds the color {color}, which is not in {LABEL_MAP}; export both again")
+        yield row, labels
 
 
 def _colors(path: Path, index: Index) -> dict[tuple[int, ...], int]:
@@ -187,8 +197,11 @@ def _colors(path: Path, index: Index) -> dict[tuple[int, ...], int]:
             name, color = parts[0], tuple(int(level) for level in parts[1].split(","))
         except (IndexError, ValueError):
             raise InputError(f"{where}: is not name:red,green,blue:parts:actions; export it again") from None
-        if len(color) != 3 or color in values:
-            raise InputError(f"{where}: the color {color} is no triple, or stands there twice; export it again")
+        if len(color) != 3 or color in values or not all(0 <= level <= 255 for level in color):
+            raise InputError(
+                f"{where}: the color {reprlib.repr(color)} is no triple of 0 to 255, or stands there twice; export it "
+                "again"
+            )
         values[color] = 0 if name == "background" else _value(name, index, where)
     return values
 
@@ -197,15 +210,17 @@ def _read_coco(source: Path, index: Index) -> Labels:
     content = read_json_document(source)
     photographs = _Photographs(index)
     rows: dict[Any, IndexRow] = {}
+    taken: set[str] = set()
     try:
         names = {each["id"]: each["name"] for each in content["categories"]}
         for each in content["images"]:
             row = photographs.row(each["file_name"], source)
             where = f"{source}, image {reprlib.repr(each['file_name'])}"
-            if each["id"] in rows or row in rows.values():
+            if each["id"] in rows or row.id in taken:
                 raise InputError(f"{where}: stands there twice, or has the id of another image; leave one of them")
             _check_size(each.get("height"), each.get("width"), row, where)
             rows[each["id"]] = row
+            taken.add(row.id)
         drawn: dict[Any, list[Annotation]] = {id: [] for id in rows}
         for number, each in enumerate(content["annotations"], start=1):
             where = f"{source}, annotation {number}"

@@ -223,12 +223,25 @@ def chain(archive: tarfile.TarFile) -> None:
         archive.addfile(member, io.BytesIO(b"9 a=bbbb\n"))
 
 
+def unknown(archive: tarfile.TarFile) -> None:
+    for _ in range(200):
+        member = tarfile.TarInfo("set/b")
+        member.type, member.size = b"Z", 2**16
+        archive.addfile(member, io.BytesIO(bytes(member.size)))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (tar_of({"set/../../out.txt": b"x"}), "leads out of it"),
         (zip_of({"set/../../../out.txt": b"x"}), "leads out of it"),
         (zip_of({"set/zeros": bytes(10_000_000)}), "it takes more than 20 times its size"),
+        (tar_of({"other/zeros": bytes(10_000_000)}), "it takes more than 20 times its size"),
+        (tar_of({"set/a": b"x"}, extra=unknown), "it takes more than 20 times its size"),
+        (tar_of({"set/a": b"x", "set/a/b": b"x"}), r"the member 'set/a/b' has no place \(File exists\)"),
+        (zip_of({"set/a/b": b"x", "set/a": b"x"}), r"the member 'set/a' has no place \(Is a directory\)"),
+        (tar_of({"set": b"x"}), r"the member 'set' has no place \(Is a directory\)"),
+        (zip_of({f"set/{'n' * 300}": b"x"}), r"the member 'set/nn[^ ]* has no place \(File name too long\)"),
         (tar_of({"other/a": b"x"}), "it has no folder 'set'"),
         (tar_of({}, extra=linked), "it has no folder 'set'"),
         (tar_of({}, extra=long_header), r"cannot be unpacked \(a header of 100000000 bytes\)"),
@@ -237,7 +250,10 @@ def chain(archive: tarfile.TarFile) -> None:
         (b"no archive", "cannot be unpacked"),
         (tar_of(FILES)[:-5000], "cannot be unpacked"),
     ],
-    ids=["out of a tar", "out of a zip", "growth", "folder", "links", "header", "chain", "method", "text", "cut"],
+    ids=[
+        *("out of a tar", "out of a zip", "growth", "growth beside", "growth of no file", "folder in a file"),
+        *("file in a folder", "file alone", "name", "folder", "links", "header", "chain", "method", "text", "cut"),
+    ],
 )
 def test_a_hostile_archive_leaves_nothing(content: bytes, message: str, server: Server, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):

@@ -38,7 +38,8 @@ from getam.datasets.coco import index_coco
 from getam.datasets.folder import read_list
 from getam.datasets.index import IndexRow, read_index
 from getam.datasets.sbd import read_sbd_mask
-from getam.datasets.voc import VOC_CLASSES, _read_annotation
+from getam.datasets.voc import VOC_CLASSES
+from getam.datasets.voc_files import read_annotation
 from getam.errors import InputError
 from getam.networks.checkpoints import (
     _checksum,
@@ -142,7 +143,7 @@ def all_of(*reads: Callable[[Path], object]) -> Callable[[Path], None]:
 
 read_photograph = all_of(read_image, decoded_size, image_size, orientation, read_gray, read_saliency)
 read_mask = all_of(read_note, read_palette, read_labels)
-read_xml = all_of(read_xml_labels, _read_annotation)
+read_xml = all_of(read_xml_labels, read_annotation)
 
 
 def arrays() -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import pickle
@@ -39,6 +40,19 @@ def named(path: Path, tensors: dict[Any, Tensor]) -> None:
     torch.save(tensors, path)
 
 
+def two_directories(path: Path) -> None:
+    """Compressed weights, and a second directory, which Python reads and torch doesn't, where they are small."""
+    deflated(path)
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")
+    length, start = struct.unpack_from("<II", content, end + 12)
+    second, position = bytearray(content[start : start + length]), 0
+    while position < length:
+        struct.pack_into("<I", second, position + 24, 10)
+        position += 46 + sum(struct.unpack_from("<HHH", second, position + 28))
+    path.write_bytes(content[:end] + second + content[end:])
+
+
 class Call:
     """Pickles as a call that torch's restricted reader allows."""
 
@@ -61,8 +75,17 @@ GROWING: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a buffer of gigabytes": (
         lambda path: torch.save({"a": Call(bytearray, 2 * 10**9)}, path),
-        "is no file of weights",
+        "holds Python's bytearray, which is no weight",
     ),
+    "a buffer in an old file": (
+        lambda path: torch.save({"a": Call(bytearray, 9)}, path, _use_new_zipfile_serialization=False),
+        "holds Python's bytearray, which is no weight",
+    ),
+    "a text that is encoded": (
+        lambda path: torch.save({"a": Call(codecs.encode, b"a" * 9, "hex")}, path),
+        "holds Python's encode, which is no weight",
+    ),
+    "two directories": (two_directories, "its directory is not where it says"),
     "sparse": (lambda path: named(path, {"a": torch.zeros(9, 9).to_sparse()}), "a is sparse_coo"),
     "compressed sparse": (lambda path: named(path, {"a": torch.zeros(9, 9).to_sparse_csr()}), "is no file of weights"),
     "without data": (lambda path: named(path, {"a": torch.zeros(9, device="meta")}), "a has no data (device meta)"),
@@ -77,7 +100,7 @@ GROWING: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-LARGE = ("an expanded tensor", "compressed", "one storage for all", "a buffer of gigabytes")
+LARGE = ("an expanded tensor", "compressed", "one storage for all", "a buffer of gigabytes", "two directories")
 
 
 @pytest.mark.parametrize("name", GROWING)

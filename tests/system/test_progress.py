@@ -168,6 +168,15 @@ def test_a_log_that_is_a_link_or_a_pipe_is_refused(
     assert elsewhere.read_text() == "another's"
 
 
+def test_a_line_of_any_length_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging(tmp_path / "stage.log")
+    logging.getLogger("getam.x").error("%s; correct it\nsecond line", "x" * 10**6)
+    first, second, _ = capsys.readouterr().err.split("\n")
+    assert first.endswith("xxx ...")
+    assert len(first) < 5100
+    assert second == "second line"
+
+
 def test_escapes_reach_neither_terminal_nor_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "stage.log"
     set_up_logging(log)

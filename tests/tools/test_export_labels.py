@@ -229,6 +229,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "holds the color (0, 128, 0), which is not in labelmap.txt",
     ),
+    "a color beyond a byte": (
+        lambda out: (
+            write_labels(out / "SegmentationClass" / "photo 0.png", labels_of(0)),
+            (out / "labelmap.txt").write_text("background:0,0,-1::\n"),
+        ),
+        "labelmap.txt, line 1: the color (0, 0, -1) is no triple of 0 to 255",
+    ),
     "a label map": (
         lambda out: (
             write_labels(out / "SegmentationClass" / "photo 0.png", labels_of(0)),

@@ -18,7 +18,9 @@ import csv
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from getam.datasets.annotations.records import Annotations, Record
 from getam.datasets.documents import DELIMITERS, Table, frequent_delimiter, read_document_text, rows_of, table_of
@@ -44,11 +46,14 @@ SPACE = " "
 WORD = re.compile(r'"([^"]*)"|(\S+)')
 """A word of a list with spaces; quotes hold a name together."""
 
-PROGRAM = re.compile(r"""\[.*\]|\{.*["'].*\}""")
+PROGRAM = re.compile(r"""\[.*\]|\{[^"'\n]*["'].*\}""")
 """A list or an object as programs write them."""
 
 LONGEST_PATH = 500
 """Most characters of a photograph's path in a list with spaces."""
+
+MOST_NAMES = 8
+"""Most photographs whose names a line with spaces may begin with; each is a reading of the whole line."""
 
 TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 """Cells of a column that is a class, in lower case."""
@@ -264,15 +269,35 @@ def _names(reader: _Reader, cell: str, joiner: str | None) -> Iterator[str]:
 
 def _groupings(words: Sequence[str], classes: frozenset[str]) -> list[tuple[str, ...]]:
     """The ways to join words to names of classes, two at most."""
-    longest = max((name.count(SPACE) for name in classes), default=0) + 1
-    # ways[i]: those of the words from i on.
-    ways: list[list[tuple[str, ...]]] = [[] for _ in words] + [[()]]
+    # ways[i]: those of the words from i on, each as its first name and the way from there, which many share.
+    ways: list[list[Any]] = [[] for _ in words] + [[None]]
     for start in reversed(range(len(words))):
-        for end in range(start + 1, min(start + longest, len(words)) + 1):
-            if (name := SPACE.join(words[start:end])) in classes:
-                ways[start] += [(name, *rest) for rest in ways[end]]
+        node: Any = _tree(classes)
+        for end in range(start, len(words)):
+            if (node := node.get(words[end])) is None:
+                break
+            if None in node:
+                ways[start] += [(node[None], rest) for rest in ways[end + 1]]
         del ways[start][2:]
-    return ways[0]
+    return [tuple(_along(way)) for way in ways[0]]
+
+
+def _along(way: Any) -> Iterator[str]:
+    while way is not None:
+        name, way = way
+        yield name
+
+
+@cache
+def _tree(classes: frozenset[str]) -> dict[str | None, Any]:
+    """The classes' names by their words: {first word: {second word: ... {None: name}}}."""
+    tree: dict[str | None, Any] = {}
+    for name in classes:
+        node = tree
+        for word in name.split(SPACE):
+            node = node.setdefault(word, {})
+        node[None] = name
+    return tree
 
 
 def _of_lines(reader: _Reader, text: str, rows: Rows) -> Annotations:
@@ -297,6 +322,11 @@ def _of_line(reader: _Reader, number: int, line: str) -> tuple[str, tuple[str, .
     first = 1 if line.startswith('"') else sum(end <= LONGEST_PATH for end in ends) or 1
     photographs = {end: line[:end].strip('"') for end in ends[:first]}
     possible = {end: name for end, name in photographs.items() if reader.is_photograph(name)}
+    if len(possible) > MOST_NAMES:
+        raise InputError(
+            f"{reader.where(number)}: begins with the names of {len(possible)} photographs; put commas between the "
+            "cells of each line"
+        )
     readings = [
         (name, names)
         for end, name in (possible or {ends[0]: photographs[ends[0]]}).items()
@@ -325,7 +355,8 @@ def _names_of_text(reader: _Reader, number: int, text: str) -> list[tuple[str, .
 
 
 def _unread(table: Table, *read: str) -> tuple[str, ...]:
-    names = ", ".join(repr(name) for name in table.columns if name not in read)
+    known = {*read}
+    names = ", ".join(repr(name) for name in table.columns if name not in known)
     return (f"{table.path}: the columns {names} are not read",) if names else ()
 
 
