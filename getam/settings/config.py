@@ -20,7 +20,7 @@ from getam.settings.deeplab import DeepLabSettings, DeepLabTrainingSettings
 from getam.settings.demo import DemoSettings
 from getam.settings.end_to_end import CheckpointSettings, EndToEndSettings
 from getam.settings.maps import MAP_METHODS, MapSourceSettings, RefineMapsSettings
-from getam.settings.networks import NetworkWeights
+from getam.settings.networks import PATCH_READOUTS, NetworkWeights
 from getam.settings.prediction import PredictionSettings
 from getam.settings.reading import BASE_CONFIG, describe, merge, read_yaml
 from getam.settings.relabel import RelabelSettings
@@ -87,6 +87,24 @@ class Config(Section):
         if needing:
             raise ValueError(f"saliency.source: without saliency there is no completion; set {', '.join(needing)} too")
         return self
+
+    def unread_class_tokens(self) -> list[str]:
+        """Warnings of maps that weigh the attention of a class token which the read-out leaves out.
+
+        A class's score then reaches that attention only by way of the patches of later blocks.
+        """
+        made = []
+        if self.maps.source == "classifier":
+            made.append(("classifier.readout", self.classifier.readout, "maps.method", self.maps.method))
+        if not self.checkpoint.file:
+            joint = self.end_to_end
+            made.append(("end_to_end.readout", joint.readout, "end_to_end.maps.method", joint.maps.method))
+        return [
+            f"{key}: {readout} leaves out the class token, whose attention {method_key} {method} weighs; maps are "
+            "better with token or project (docs/networks.md)"
+            for key, readout, method_key, method in made
+            if readout in PATCH_READOUTS and MAP_METHODS[method].weighs_class_token
+        ]
 
     def trainings(self) -> dict[str, Training]:
         """The sections of the networks that this run trains, by their names."""

@@ -21,6 +21,7 @@ class MapMethod:
         options: the method-specific settings that this method reads.
         needs_vit: whether the method works on a ViT only, and not on a CNN.
         in_training_step: whether the end-to-end network can be trained with the method's maps.
+        weighs_class_token: whether the maps are the attention from the class token to the patches.
     """
 
     name: str
@@ -28,14 +29,21 @@ class MapMethod:
     options: tuple[str, ...] = ()
     needs_vit: bool = True
     in_training_step: bool = False
+    weighs_class_token: bool = False
 
 
 MAP_METHODS = {
-    "getam": MapMethod("GETAM", "Eq. 1-3", ("coupling", "start_block", "fusion"), in_training_step=True),
-    "attention_gradient": MapMethod(
-        "attention gradient", "its first factor alone", ("start_block", "fusion"), in_training_step=True
+    "getam": MapMethod(
+        "GETAM", "Eq. 1-3", ("coupling", "start_block", "fusion"), in_training_step=True, weighs_class_token=True
     ),
-    "rollout": MapMethod("rollout", options=("start_block",)),
+    "attention_gradient": MapMethod(
+        "attention gradient",
+        "its first factor alone",
+        ("start_block", "fusion"),
+        in_training_step=True,
+        weighs_class_token=True,
+    ),
+    "rollout": MapMethod("rollout", options=("start_block",), weighs_class_token=True),
     "grad_cam": MapMethod("Grad-CAM"),
     "cam": MapMethod("CAM", "of the classifier's read-out", needs_vit=False, in_training_step=True),
 }

@@ -103,6 +103,10 @@ class NetworkWeights(PretrainedSettings):
     options: BackboneOptions = Field(description="keyword arguments for timm.create_model; {} for none")
 
 
+PATCH_READOUTS = ("ignore", "max")
+"""Read-outs of a ViT that leave out its class token."""
+
+
 class BackboneSettings(FineTuningSettings):
     """A ViT backbone (or a CNN) with the read-out that classifies images."""
 

@@ -180,6 +180,21 @@ def test_frozen_layers_without_pretrained_weights_are_warned_of(finished: Workpl
     assert output.count("freezes layers") == 2
 
 
+def test_a_read_out_without_the_class_token_that_maps_weigh_is_warned_of(finished: Workplace) -> None:
+    patches = {"classifier": {"readout": "max"}, "end_to_end": {"readout": "ignore"}}
+    for values, warned in [
+        ({}, set()),
+        (patches, {"classifier", "end_to_end"}),
+        (patches | {"maps": {"method": "cam"}}, {"end_to_end"}),
+        (patches | {"maps": {"source": "folder", "folder": "mine"}}, {"end_to_end"}),
+    ]:
+        (finished.folder / "mine").mkdir(exist_ok=True)
+        result = finished.snakemake("-n", "--configfile", str(finished.overlay(values)))
+        output = result.stdout + result.stderr
+        assert result.returncode == 0, output
+        assert {each for each in patches if f"{each}.readout: " in output} == warned, values
+
+
 def test_a_run_of_other_data_in_the_demos_folder_is_warned_of(finished: Workplace) -> None:
     lists = finished.folder / "other" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)

@@ -107,7 +107,8 @@ def warn_of_trainings() -> None:
     """Warns of what a training would do in silence.
 
     Snakemake gives a training fewer GPUs than it asks for if --resources allows no more. Frozen layers need pretrained
-    weights. A run of one's own data in the demo's folder replaces the demo's results.
+    weights, and GETAM a read-out that reads the class token. A run of one's own data in the demo's folder replaces the
+    demo's results.
     """
     limit = resource_limit(workflow, "gpu")
     for name in ("classifier", "saliency", "deeplab", "end_to_end"):
@@ -118,6 +119,8 @@ def warn_of_trainings() -> None:
             )
         if frozen := training.frozen_at_random():
             logger.warning(f"{name}.{frozen}")
+    for warning in SETTINGS.unread_class_tokens():
+        logger.warning(warning)
     if SETTINGS.run == "demo" and not in_demo(SETTINGS.data.root):
         logger.warning(f"run: results/demo takes the results of {SETTINGS.data.root}; write another name of the run")
 
