@@ -29,6 +29,10 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
 MAX_NAMED = 3
 """Number of misfitting tensors that a message names; it only counts the remaining ones."""
+
+LONGEST_NAME = 200
+"""Letters of a tensor's name in a message; the log cuts a line that is very long."""
+
 IMPLIED: dict[str, dict[str, Any]] = {
     "deeplab": {"labels": "pseudo"},
     "end_to_end": {"completion": {"crf": {"backend": "pydensecrf"}}},
@@ -175,7 +179,7 @@ def misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     Only the first are named, the others are counted. The text is empty if all tensors fit.
     """
     wrong = [f"{name} is missing" for name in wanted if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in wanted]
+    wrong += [f"{name[:LONGEST_NAME]} is unknown" for name in state if name not in wanted]
     wrong += [
         f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
         for name, tensor in wanted.items()

@@ -26,9 +26,9 @@ GIGABYTES = 2.0
 PROGRAM = """
 import sys
 from importlib import import_module
+from getam.cli import command
 package, *words = sys.argv[1:]
-cli = import_module(package + ".cli")
-code = cli.command(package, cli.STAGES, words)
+code = command(package, import_module(package + ".cli").STAGES, words)
 # Not getrusage: its peak counts what the parent had when it started this process.
 print(code, int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 2**20)
 """
@@ -55,6 +55,7 @@ def gigabytes(data: Path, package: str, *words: str) -> float:
     """The largest resident memory of a stage, which has to end well."""
     command = [sys.executable, "-c", PROGRAM, package, *words, "--index", str(data / "index.csv"), "--device", "cpu"]
     result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout, result.stderr
     code, used = result.stdout.split()[-2:]
     assert code == "0", result.stderr
     print(f"{words[0]}: {float(used):.2f} GB")

@@ -148,7 +148,7 @@ STAGES_OF: dict[str, set[str]] = {
     "getam.experiments.seed_report getam.experiments.table_report getam.experiments.table_scores": {"make_table"},
     "getam.pages.plots.spread getam.runs.spread": {"make_table"},
     "getam getam.errors getam.system.files getam.system.opening getam.system.arguments.machine": ALL,
-    "getam.system.image_files": ALL - {"make_table", "plot_scores", "summary"},
+    "getam.system.image_files getam.system.image_headers": ALL - {"make_table", "plot_scores", "summary"},
     "getam.system.arguments.network": ON_GPUS,
     # Sections: an edit of the audit page's settings makes that page anew, and no network.
     "getam.settings.section getam.settings.foreign": ALL,

@@ -11,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,10 +132,12 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 @pytest.mark.parametrize("at", [(0, 0), (1, 1), (2, 2)])
 def test_a_signal_saves_the_state_after_the_step_and_loses_nothing(
-    tmp_path: Path, number: signal.Signals, at: tuple[int, int]
+    tmp_path: Path, number: signal.Signals, at: tuple[int, int], request: pytest.FixtureRequest
 ) -> None:
     whole = dropout_model()
     whole_history, whole_seen = train(whole, tmp_path / "whole")
+    # Under nohup the tests ignore SIGHUP, and a training would too.
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     handlers = [signal.getsignal(each) for each in STOP_SIGNALS]
 
     def tell(loss: Tensor, batch: dict[str, Tensor]) -> Tensor:
