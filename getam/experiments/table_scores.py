@@ -156,7 +156,7 @@ def _protocol(content: Mapping[str, Any], score: GivenScore) -> str:
             parts.append(describe_fixed_threshold(content[threshold]))
         used = measured.get("maps_supervision" if of_maps else "supervision")
         parts += [f"supervision {describe_supervision(used, measured)}"] if used else []
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{score.file}: says not how it was measured ({error}); {AGAIN}") from None
     return ", ".join(parts)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from getam.settings.foreign import results_of
 from getam.system.files import read_json
 
 
@@ -46,13 +47,14 @@ def training_curves(training: Path) -> dict[str, Curve]:
 def epoch_curves(training: Path) -> dict[str, Curve]:
     """Reads the means of each epoch in model.json, by the tags of `training_curves`; steps are epochs, from 1."""
     path = training / "model.json"
-    history = read_json(path).get("history") if path.is_file() else None
     curves: dict[str, list[tuple[int, float]]] = {}
-    for epoch, means in enumerate(history or (), start=1):
-        for name, value in means.items():
-            if isinstance(value, int | float):
-                tag = name if name.startswith("val") else f"loss/{name}"
-                curves.setdefault(tag, []).append((epoch, value))
+    with results_of(path):
+        history = read_json(path).get("history") if path.is_file() else None
+        for epoch, means in enumerate(history or (), start=1):
+            for name, value in means.items():
+                if isinstance(value, int | float):
+                    tag = name if name.startswith("val") else f"loss/{name}"
+                    curves.setdefault(tag, []).append((epoch, value))
     return {
         tag: Curve(
             np.array([epoch for epoch, _ in points], np.int64), np.array([value for _, value in points], np.float64)

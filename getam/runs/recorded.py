@@ -12,6 +12,7 @@ from typing import Any
 from getam.errors import InputError
 from getam.runs.artifacts import RECORDS, Artifact, Titles, maps_title, path_of, segmenter_title
 from getam.runs.folder import Run
+from getam.settings.foreign import results_of
 from getam.system.files import read_json
 
 LISTS = ("ids", "classes", "history", "splits", "repeated", "turned", "rejected")
@@ -72,6 +73,11 @@ def _recorded(path: Path, *keys: str) -> str | None:
 
 
 def _read(run: Run, artifact: Artifact, paths: list[Path]) -> Recorded:
+    with results_of(paths[0]):
+        return _of_content(run, artifact, paths)
+
+
+def _of_content(run: Run, artifact: Artifact, paths: list[Path]) -> Recorded:
     contents = [_content(path) for path in paths]
     first = contents[0]
     rest = {key: value for key, value in first.items() if key not in (*LISTS, "settings", "kind")}

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from getam.errors import InputError
 from getam.runs.artifacts import PREDICTIONS, SCORE_FILES, Titles, capitalized, segmenter_title
 from getam.runs.folder import Run
+from getam.settings.foreign import is_score, results_of
 from getam.system.files import read_json
 
 PROTOCOL_TITLES = {
@@ -101,12 +101,16 @@ def summarize(run: Run, *, rounds: Sequence[Mapping[str, Path]] = ()) -> dict[st
 
 
 def _read(section: str, path: Path) -> dict[str, Any]:
-    try:
-        return _READERS[section](read_json(path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not the scores that its stage writes ({error}); delete it and run the stage again"
-        ) from None
+    with results_of(path):
+        found = _READERS[section](read_json(path))
+        # What tables, pages and plots show is made once here, where the file is known that does not have it.
+        notes_in({section: found})
+        for score in measured_scores({section: found}):
+            numbers = (score.number, *score.classes.values())
+            texts = (score.row.split, score.row.supervision)
+            if not all(isinstance(text, str) for text in texts) or not all(is_score(number) for number in numbers):
+                raise ValueError(f"{score.measure} is none")
+        return found
 
 
 def _classifier(metrics: Mapping[str, Any]) -> dict[str, Any]:

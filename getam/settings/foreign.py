@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -188,3 +188,16 @@ def refusing(path: Path, what: str, *, cure: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(f"{path}: {what} ({reason_of(error)}); {cure}") from None
+
+
+def results_of(path: Path) -> AbstractContextManager[None]:
+    """Turns every failure within the block into one message: a file of a run's own results holds something else.
+
+    Somebody may have edited it, and it may be of another version.
+    """
+    return refusing(path, "not what its stage writes", cure="delete it and run the stage again")
+
+
+def is_score(value: object) -> bool:
+    """Whether a value is a number, or None, which stands for a score that could not be computed."""
+    return value is None or isinstance(value, int | float)

@@ -17,6 +17,7 @@ from getam.labels.refined_maps import read_refined, refined_file
 from getam.pages.map_sheet import SheetRow, draw_sheet
 from getam.pages.text.documents import Document, Grid, write_document
 from getam.runs.summary import describe_supervision, three_decimals, whole
+from getam.settings.foreign import results_of
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import atomic_file, read_json, write_json
 from getam.system.image_files import read_labels
@@ -85,14 +86,12 @@ def _best(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file lacks one of them.
     """
-    scores = read_json(path)
-    try:
+    with results_of(path):
+        scores = read_json(path)
         best = {"miou_classes": None} | (scores["best_threshold"] or {"threshold": None, "miou": None})
         supervision = describe_supervision(scores["maps_supervision"], scores)
         shared = {key: scores[key] for key in ("split", "images")}
         return {key: best[key] for key in ("threshold", "miou", "miou_classes")} | shared | {"supervision": supervision}
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: lacks {error}; delete it and run score-labels again") from None
 
 
 def _shown_class(row: IndexRow, index: Index) -> str:

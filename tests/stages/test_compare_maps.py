@@ -121,7 +121,7 @@ def test_labels_may_be_anything(tmp_path: Path, label: str) -> None:
 def test_maps_of_another_size_and_scores_of_another_kind_are_named(tmp_path: Path) -> None:
     methods = write_run(tmp_path)
     write_json(methods[0]["scores"], {"miou": 1})
-    with pytest.raises(InputError, match=r"nothing\.json: lacks 'best_threshold'"):
+    with pytest.raises(InputError, match=r"nothing\.json: not what its stage writes \('best_threshold'\)"):
         compare(tmp_path, methods)
     write_json(methods[0]["scores"], CURVE)
     write_array(tmp_path / "nothing" / "000" / "one.npy", np.zeros((2, 3, 3), np.float16))

@@ -25,6 +25,7 @@ from getam.runs.folder import Run
 from getam.runs.recorded import titles_of
 from getam.runs.summary import PROTOCOL_TITLES, Measured, measured_scores, summarize
 from getam.runs.timings import stage_times
+from getam.settings.foreign import is_score, results_of
 from getam.system.files import read_json
 
 
@@ -83,7 +84,7 @@ def _plots(run: Run) -> Iterator[_Plot]:
             scores = SCORE_FILES[section]
             yield _confusion(run / scores.path, section, capitalized(titles.fill(scores.title)))
     if "pseudo_labels" in summary:
-        points = read_json(run / path_of("label_scores")).get("threshold_curve")
+        points = _threshold_curve(run / path_of("label_scores"))
         best, fixed = (summary["pseudo_labels"][f"{which}_threshold"] for which in ("best", "fixed"))
         if points and best:
             yield _Plot("threshold", lambda figure: draw_threshold_curve(figure, points, best, fixed), 7.0, 4.0)
@@ -115,10 +116,21 @@ def source_name(score: Measured) -> str:
     return ", ".join(parts)
 
 
+def _threshold_curve(path: Path) -> list[dict[str, float | None]]:
+    """The maps' scores by threshold; none without ground truth."""
+    with results_of(path):
+        points: list[dict[str, float | None]] = read_json(path).get("threshold_curve") or []
+        for point in points:
+            if not all(is_score(point[key]) for key in ("threshold", "miou", "precision", "recall")):
+                raise ValueError("a point of the threshold curve is none")
+        return points
+
+
 def _confusion(path: Path, section: str, title: str) -> _Plot:
-    metrics = read_json(path)
-    names = list(metrics["iou"])
-    counts = np.array(metrics.get("confusion"))
+    with results_of(path):
+        metrics = read_json(path)
+        names = list(metrics["iou"])
+        counts = np.array(metrics.get("confusion"))
     if counts.shape != (len(names), len(names)) or not np.issubdtype(counts.dtype, np.integer):
         raise InputError(f"{path}: confusion is not {len(names)} rows of {len(names)} numbers; run its stage again")
     title = f"{title}, {metrics['split']}: % of each row's pixels"
