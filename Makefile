@@ -43,8 +43,9 @@ test: test-fast test-slow
 test-fast: venv browser
 	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist loadfile
 
+# Half of the time is a campaign of kills, whose workflows take a core; the other files go beside it.
 test-slow: venv
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 
 # Installs Chromium for the tests of the audit page; without it they are skipped.
 browser:
