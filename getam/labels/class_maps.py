@@ -21,6 +21,17 @@ Array = TypeVar("Array", np.ndarray, "Tensor")
 BROKEN = "maps hold NaN, infinite or negative values; dump and refine them again"
 
 
+def background_tie_of(gamma: float) -> float:
+    """The largest activation s at which the background of Eq. 4 still wins, (1 - s)^gamma >= s, by bisection."""
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if (1 - middle) ** gamma >= middle:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def label_values(
     shape: Sequence[int], classes: Sequence[int], size: Sequence[int], *, partner: str = "saliency"
 ) -> list[int]:

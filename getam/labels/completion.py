@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from getam.errors import InputError
-from getam.labels.class_maps import BROKEN, Array, label_values, over_maximum
+from getam.labels.class_maps import BROKEN, Array, background_tie_of, label_values, over_maximum
 from getam.labels.decisions import Decision, rules_of
 from getam.system.image_files import UNKNOWN
 
@@ -151,12 +151,7 @@ def background_tie(gamma: float, dtype: torch.dtype) -> float:
 
     (1 - s)^gamma - s decreases strictly, so that comparing an activation with this s replaces a power for every pixel.
     """
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        if (1 - middle) ** gamma >= middle:
-            low = middle
-        else:
-            high = middle
+    low = background_tie_of(gamma)
     if dtype == torch.float64:
         return low
     nearest = np.float32(low)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from getam.errors import InputError
-from getam.labels.class_maps import over_maximum
+from getam.labels.class_maps import background_tie_of, over_maximum
 from getam.system.files import read_array, read_arrays, write_array, write_arrays
 
 SUFFIXES = {"float16": ".npy", "quantized": ".npz"}
@@ -26,6 +26,9 @@ ALPHAS = np.arange(80, 100) / 100
 
 GAMMAS = np.array([*range(1, 17), *range(20, 33, 4), *range(40, 65, 8), *range(80, 129, 16), 50, 100], float)
 """Exponents of the background score whose tie with a class ends a level: the values of `gamma`."""
+
+TIES = np.array([background_tie_of(float(gamma)) for gamma in GAMMAS])
+"""The activations of those ties."""
 
 THRESHOLDS = np.r_[np.arange(1, 100) / 100, np.arange(3, 10, 2) / 200, np.arange(21, 40) / 400, 1 - 0.8 ** (1 / 32)]
 """Values over the map's maximum that end a level: those of `bands` and of the threshold curve. The finer ones, below
@@ -99,16 +102,6 @@ def quantize(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels, codes
 
 
-def ties(gammas: np.ndarray) -> np.ndarray:
-    """The activations s at which the background of Eq. 4 ties with a class: (1 - s)^gamma = s."""
-    low, high = np.zeros(len(gammas)), np.ones(len(gammas))
-    for _ in range(60):
-        middle = (low + high) / 2
-        wins = (1 - middle) ** gammas >= middle
-        low, high = np.where(wins, middle, low), np.where(wins, high, middle)
-    return low
-
-
 def _quantize(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Fills the levels (LEVELS,) of a map (H, W); returns the code of each value of FLOAT16, uint8."""
     counts = np.bincount(values.view(np.uint16).ravel(), minlength=len(FLOAT16))
@@ -122,7 +115,7 @@ def _quantize(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     # The maximum, by which the label methods divide, has a level of its own too.
     last[[0, highest - 1, highest]] = True
     last[np.searchsorted(up_to, (ALPHAS * up_to[-1]).astype(int), side="right")] = True
-    at = FLOAT16[highest] * np.r_[THRESHOLDS, ties(GAMMAS)]
+    at = FLOAT16[highest] * np.r_[THRESHOLDS, TIES]
     last[np.searchsorted(FLOAT16, at, side="right") - 1] = True
     numbers = np.r_[0, last[:-1].cumsum()]
     counts[0] = zeros

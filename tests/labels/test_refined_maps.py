@@ -18,10 +18,10 @@ from getam.labels.refined_maps import (
     GAMMAS,
     LEVELS,
     THRESHOLDS,
+    TIES,
     quantize,
     read_refined,
     refined_file,
-    ties,
     write_refined,
 )
 from getam.scores.evaluation import ThresholdCurve
@@ -114,7 +114,7 @@ def test_thresholds_are_last_in_their_level() -> None:
 
 
 def test_ties_are_those_of_completion() -> None:
-    np.testing.assert_allclose(ties(GAMMAS), [background_tie(gamma, torch.float64) for gamma in GAMMAS], rtol=1e-12)
+    np.testing.assert_allclose(TIES, [background_tie(gamma, torch.float64) for gamma in GAMMAS], rtol=1e-12)
     assert len(THRESHOLDS) + len(GAMMAS) + len(ALPHAS) + 3 <= LEVELS
     assert {*score_labels.THRESHOLDS[1:]} <= {*THRESHOLDS.tolist()}
 
