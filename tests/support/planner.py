@@ -2,27 +2,38 @@
 
 Each line of standard input is a request as JSON, {folder, python, environment, words, seconds}; each is answered by a
 line of JSON, [exit code, standard output, standard error]. A run that takes longer than `seconds` is killed. This saves
-time, since importing Snakemake takes three times as long as a dry run.
+time, since importing Snakemake takes three times as long as a dry run. With the word `project`, the runs are of folders
+that use the project's own packages: those are imported and hashed once too.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
 import tempfile
 import traceback
+from pathlib import Path
 
 import snakemake.cli
 
-# Snakemake imports these modules only while it runs. getam is not among them, since each folder may have its own copy.
+# Snakemake and the rules import these modules only while they run.
 import snakemake.api  # isort: skip
 import snakemake.dag  # isort: skip
+import snakemake.report.html_reporter  # isort: skip
 import snakemake.scheduling.job_scheduler  # isort: skip
+import snakemake.storage  # isort: skip
 
 
 def main() -> None:
+    # This reads the entry points of plugins, and imports those.
+    snakemake.cli.parse_args([])
+    if sys.argv[1:] == ["project"]:
+        _prepare_project()
+    # Objects that the collector does not visit stay in memory that the runs share.
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -35,6 +46,23 @@ def main() -> None:
             print(json.dumps([code, output.read(), errors.read()]), flush=True)
 
 
+def _prepare_project() -> None:
+    """Imports what the rules import of the project, and hashes the sources of its stages.
+
+    A fork can't hash others any more: grimp's threads do not live on in it.
+    """
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    import deeplab.cli
+    import getam.cli
+    import getam.experiments.table_runs
+    import getam.settings.config
+    from getam.system.version import source_hash
+
+    for package, stages in (("getam", getam.cli.STAGES), ("deeplab", deeplab.cli.STAGES)):
+        for stage in stages:
+            source_hash(f"{package}.stages.{stage.replace('-', '_')}")
+
+
 def _run(request: dict, output: int, errors: int) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
@@ -42,7 +70,8 @@ def _run(request: dict, output: int, errors: int) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.path[:0] = [path for path in request["environment"]["PYTHONPATH"].split(os.pathsep) if path not in sys.path]
+    paths = request["environment"]["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = dict.fromkeys([*paths, *sys.path])
     sys.argv = ["snakemake", *request["words"]]
     sys.executable = request["python"]
     signal.alarm(request["seconds"])

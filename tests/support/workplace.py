@@ -41,16 +41,20 @@ with (pathlib.Path(sys.argv[0]).parents[1] / "started.txt").open("a") as file:
 
 
 class Planner:
-    """Runs tests/support/planner.py as a child process, which ends with the tests."""
+    """Runs tests/support/planner.py as a child process, which ends with the tests.
 
-    def __init__(self) -> None:
+    One of `words` is for workplaces that use the project's own packages.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, workplace: Workplace, *words: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
         """Runs Snakemake with `words` in the workplace, and kills it after some seconds."""
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, str(PROJECT / "tests" / "support" / "planner.py")],
+                [sys.executable, str(PROJECT / "tests" / "support" / "planner.py"), *self.words],
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -71,7 +75,8 @@ class Planner:
         return subprocess.CompletedProcess(words, code, output, errors)
 
 
-PLANNER = Planner()
+PLANNERS = {True: Planner(), False: Planner("project")}
+"""By whether a workplace has its own copy of the packages."""
 
 
 class Workplace:
@@ -120,7 +125,7 @@ class Workplace:
         return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
-        return PLANNER.run(self, "--cores", str(cores), *words)
+        return PLANNERS[self.sources].run(self, "--cores", str(cores), *words)
 
     def started(self) -> list[str]:
         """The stages for which stand-ins were called, in the order of the calls."""
