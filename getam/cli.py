@@ -76,8 +76,8 @@ options:
                           values. The project's recipes, such as configs/dinov2.yaml, are found from any folder
   --config KEY=VALUE ...  settings that overrule the files, such as run=second or completion='{alpha: 0.95}'
   -n                      say what would run, and why; run nothing
-  -- TARGET ...           make this instead of everything: multi_stage or end_to_end (one of both paths, without
-                          summary and audit page), a rule's name, or a path below results/
+  -- TARGET ...           make this instead of everything: multi_stage or end_to_end (one of both paths), a rule's name,
+                          or a path below results/
 
 Every other option is Snakemake's: snakemake --help lists them.
 
