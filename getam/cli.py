@@ -141,7 +141,7 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         print(f"{package} {VERSION}")
         return 0
     if words[0] not in stages:
-        known = [*stages, *(WITHOUT_MODULE if package == "getam" else ())]
+        known = [*stages, *WITHOUT_MODULE] if package == "getam" else [*stages]
         near = difflib.get_close_matches(words[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(known)}{hint}")
