@@ -57,6 +57,32 @@ STAGES = commands_in(Path(__file__).with_name("stages"))
 TOOLS = commands_in(Path(__file__).with_name("tools"))
 """Commands for people; no rule of the workflow runs them."""
 
+WITHOUT_MODULE = {
+    "run": "Runs the workflow in this folder, and goes on with what was stopped: getam run --cores 2",
+    "schema": "Prints the schema of config.yaml and of overlays, by which an editor completes keys",
+}
+"""The commands of `getam` that are neither stages nor tools: name -> one-line help."""
+
+RUN_HELP = """\
+usage: getam run --cores N [option ...] [-- target ...]
+
+Run the workflow in this folder, where results/<run>/ comes to lie. What is made already is not made again, and after a
+kill the same command goes on.
+
+options:
+  --cores N               CPU cores that all jobs share
+  --resources gpu=N       GPUs that all jobs share; on a CPU: how many networks run at a time and share the cores
+  --configfile FILE ...   recipe and overlays; a later one overrules those before it, and config.yaml has all other
+                          values. The project's recipes, such as configs/dinov2.yaml, are found from any folder
+  --config KEY=VALUE ...  settings that overrule the files, such as run=second or completion='{alpha: 0.95}'
+  -n                      say what would run, and why; run nothing
+  -- TARGET ...           make this instead of everything: multi_stage or end_to_end (one of both paths), a rule's name,
+                          or a path below results/
+
+Every other option is Snakemake's: snakemake --help lists them.
+
+Example: getam run --cores 2 --configfile configs/dinov2.yaml birds.yaml -- multi_stage"""
+
 TRUTH_VALUES = ("true", "false", "yes", "no", "on", "off", "1", "0")
 """What may follow a flag of a truth value; without one of these the flag alone means true."""
 
@@ -104,6 +130,9 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         print(json.dumps(editor_schema(), indent=2))
         return 0
     if words and words[0] == "run" and package == "getam":
+        if {"-h", "--help"} & {*words}:
+            print(RUN_HELP)
+            return 0
         _run_workflow(words[1:])
     if not words or words[0] in ("-h", "--help"):
         print(_overview(package, stages))
@@ -112,9 +141,10 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
         print(f"{package} {VERSION}")
         return 0
     if words[0] not in stages:
-        near = difflib.get_close_matches(words[0], stages, n=1)
+        known = [*stages, *WITHOUT_MODULE] if package == "getam" else [*stages]
+        near = difflib.get_close_matches(words[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(stages)}{hint}")
+        return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(known)}{hint}")
     folder = "tools" if words[0] in tools else "stages"
     module = importlib.import_module(f"{package}.{folder}.{words[0].replace('-', '_')}")
     try:
@@ -201,10 +231,10 @@ def _failed(command: str, message: str) -> int:
 
 
 def _overview(package: str, stages: Mapping[str, str]) -> str:
+    if package == "getam":
+        stages = {**stages, **WITHOUT_MODULE}
     width = max(map(len, stages))
     lines = [f"usage: {package} <stage> --flag value ...   ({package} <stage> --help lists the flags)", ""]
-    if package == "getam":
-        stages = {**stages, "run": "Runs the workflow in this folder, with Snakemake's options: getam run --cores 2"}
     lines += [f"  {name:<{width}}  {text}" for name, text in sorted(stages.items())]
     return "\n".join(lines)
 

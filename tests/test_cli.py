@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from pydantic import BaseModel
+from snakemake.cli import get_argument_parser
 from support.workplace import PROJECT
 
 import deeplab.cli
@@ -255,6 +256,20 @@ def test_an_unknown_stage_ends_with_the_list_of_stages(capsys: pytest.CaptureFix
     assert output.out == ""
     assert output.err.startswith("getam dump-map: no such stage; stages: audit, collect-maps, ")
     assert command("deeplab", STAGES["deeplab"], ["schema"]) == 1
+
+
+def test_a_misspelt_name_finds_commands_without_a_module_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("getam", STAGES["getam"], ["rnu"]) == 1
+    assert capsys.readouterr().err.endswith("; did you mean run?\n")
+
+
+def test_the_help_of_the_workflow_has_options_that_snakemake_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("getam", STAGES["getam"], ["run", "--help"]) == 0
+    output = capsys.readouterr().out
+    options = re.findall(r"^  (-[-\w]*\w)", output, re.M)
+    assert {"--cores", "--configfile", "-n"} <= {*options}
+    assert {*options} <= {*get_argument_parser()._option_string_actions}
+    assert output.startswith("usage: getam run ")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ TOOLS = {"getam": getam.cli.TOOLS, "deeplab": deeplab.cli.TOOLS}
 
 WITHOUT_MODULE = ("--help", "schema", "run")
 
-OTHERS = {"source", "tensorboard", "git", "pre-commit"}
+OTHERS = {"source", "tensorboard", "git", "pre-commit", "pip"}
 """Programs that are not this project's."""
 
 SETTINGS = {".".join(path) for path, _ in leaves(Config)}

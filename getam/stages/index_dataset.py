@@ -84,11 +84,13 @@ def run(arguments: Arguments) -> None:
     for first, second in repeated[:MAX_OFFENDERS]:
         logger.warning("index_dataset: %s and %s are the same file, byte for byte", first.image, second.image)
     if repeated:
+        across = sum(first.split != second.split for first, second in repeated)
         logger.warning(
-            "index_dataset: %d images are there twice, %d of them in two splits, by which a score is better than it "
-            "should be",
+            "index_dataset: %d images are there twice, %s",
             len(repeated),
-            sum(first.split != second.split for first, second in repeated),
+            f"{across} of them in two splits, by which a score is better than it should be"
+            if across
+            else "each in one split",
         )
 
 

@@ -243,7 +243,8 @@ def test_files_that_are_there_twice_are_reported(
     # Those across splits come first.
     expected = [[str(images / f"{id}.jpg"), str(images / f"{copy}.jpg")] for copy, id in sorted(copies.items())[::-1]]
     assert json.loads((out.parent / "index.json").read_text())["repeated"] == expected
-    assert f"{len(copies)} images are there twice, {across} of them in two splits" in capsys.readouterr().err
+    where = f"{across} of them in two splits, by which a score is better" if across else "each in one split"
+    assert f"{len(copies)} images are there twice, {where}" in capsys.readouterr().err
 
 
 # What is refused

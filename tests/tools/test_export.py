@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,10 @@ from torch import Tensor
 from deeplab.model import build_deeplab, describe_deeplab
 from getam.cli import STAGES, TOOLS, command
 from getam.networks.checkpoints import save_model
+from getam.pages.text.documents import as_markdown
+from getam.pages.text.model_card import model_card
 from getam.scores import export as module
+from getam.scores.evaluation import mean_iou
 from getam.scores.export import WithNormalization
 from getam.scores.segmenter import find_model, load_segmenter
 from getam.settings.config import Config
@@ -120,6 +124,30 @@ def test_the_card(models: Path, tmp_path: Path) -> None:
     bare = (tmp_path / "bare.onnx.md").read_text()
     assert "It was not scored: there is no metrics.json beside it." in bare
     assert "- Initial weights: random" in bare
+
+
+def card_with(scores: dict[str, Any], root: str = "data") -> str:
+    description = {"kind": "deeplab", "classes": ["cat"], "settings": {"encoder": "resnet18"}}
+    data = {"root": root, "labels": "annotations", "splits": {}}
+    return as_markdown(model_card(description, name="n", scores=scores, data=data, usage="", code=""))
+
+
+def test_the_card_of_a_run_without_masks_says_once_that_it_was_not_scored() -> None:
+    classes = dict.fromkeys(["background", "cat"])
+    scores = {"split": "val", "images": 0, "iou": classes, "precision": classes, "recall": classes}
+    card = card_with(scores | mean_iou(np.array([np.nan, np.nan])))
+    assert "It was not scored: no pixel has a ground truth in val." in card
+    assert "IoU" not in card
+    # Pixels of the background alone have an accuracy, and no mean over classes.
+    alone = scores | {"images": 2, "pixel_accuracy": 1.0, "iou": {"background": 1.0, "cat": None}}
+    card = card_with(alone | mean_iou(np.array([1.0, np.nan])))
+    expected = "no mIoU (ground truth and prediction show background alone), pixel accuracy 1.000, on 2 images of val"
+    assert expected in card
+
+
+def test_the_card_does_not_tell_where_on_its_author_s_disk_the_data_lay() -> None:
+    assert "Data: birds.csv (" in card_with({}, "/home/me/birds.csv")
+    assert "Data: data/VOC2012 (" in card_with({}, "data/VOC2012")
 
 
 def test_bad_input_is_one_message(

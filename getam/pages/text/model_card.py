@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from getam.pages.text.documents import Code, Document, Grid, Heading, Items
@@ -67,12 +68,15 @@ def model_card(
 def _scores(scores: Mapping[str, Any] | None, classes: Sequence[str]) -> list[str | Items | Grid]:
     if scores is None:
         return ["It was not scored: there is no metrics.json beside it."]
-    inference = scores.get("inference", "")
-    miou, accuracy = scores.get("miou"), scores.get("pixel_accuracy")
+    reason, split = scores.get("miou_reason"), scores.get("split")
+    if reason and not scores.get("miou_classes"):
+        return [f"It was not scored: {reason} in {split}."]
+    inference, accuracy = scores.get("inference", ""), scores.get("pixel_accuracy")
     over = f" of {scores['miou_classes']} classes, the background among them" if "miou_classes" in scores else ""
+    mean = f"no mIoU ({reason})" if reason else f"mIoU {_number(scores.get('miou'))}{over}"
     lines = [
-        f"mIoU {_number(miou)}{over}, pixel accuracy {_number(accuracy)}, on {scores.get('images')} images of "
-        f"{scores.get('split')}" + (f", {inference}" if inference else ""),
+        f"{mean}, pixel accuracy {_number(accuracy)}, on {scores.get('images')} images of {split}"
+        + (f", {inference}" if inference else ""),
     ]
     rows = [
         (name, *(_number(scores.get(measure, {}).get(name)) for measure in ("iou", "precision", "recall")))
@@ -90,7 +94,9 @@ def _data(data: Mapping[str, Any] | None) -> list[str]:
         return []
     splits = {name: split.get("images") for name, split in data.get("splits", {}).items()}
     counts = ", ".join(f"{count} images of {name}" for name, count in splits.items())
-    return [f"Data: {data.get('root')} ({counts}); image labels from {data.get('labels')}"]
+    # A card goes where the model goes: a path from the root of a disk says more of its author than of the data.
+    root = Path(str(data.get("root")))
+    return [f"Data: {root.name if root.is_absolute() else root} ({counts}); image labels from {data.get('labels')}"]
 
 
 def _weights(initialization: Any, settings: Mapping[str, Any]) -> list[str]:
