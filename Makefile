@@ -39,9 +39,9 @@ venv: .venv/installed
 
 test: test-fast test-slow
 
-# Two processes, each taking whole files of tests: most tests use a single thread.
+# Two processes, each taking half of the files, and then what the other has not begun: most tests use a single thread.
 test-fast: venv browser
-	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist loadfile
+	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist worksteal
 
 # Half of the time is a campaign of kills, whose workflows take a core; the other files go beside it.
 test-slow: venv

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import runpy
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+# Tests run side by side, and their computations are small: threads of one test would take the cores from another's, and
+# those that a test asks for would wait for each other in a loop. torch and numpy read this when they are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import hypothesis
 import numpy as np
@@ -39,11 +45,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """A command sets the root logger up; the next test gets it back as it was."""
+def _state_of_the_process() -> Iterator[None]:
+    """A command sets the root logger and torch's threads up; the next test gets them back as they were."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, threads = root.handlers[:], root.level, torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     for handler in root.handlers:
         if handler not in handlers:
             handler.close()

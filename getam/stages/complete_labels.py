@@ -47,7 +47,6 @@ class Arguments(PseudoLabelSettings, MachineArguments):
 def run(arguments: Arguments) -> None:
     settings = section_of(PseudoLabelSettings, arguments)
     method = LABEL_METHODS[settings.method]
-    arguments.set_threads()
     if method.runs_crf:
         settings = settings.model_copy(update={"crf": with_known_backend(settings.crf)})
     in_processes = method.runs_crf and settings.crf.backend == "pydensecrf"

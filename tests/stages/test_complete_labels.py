@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from support.crf import NEEDS_PYDENSECRF, without_pydensecrf
 from support.dying_worker import INTERRUPTED, MOMENTS
+from support.forks import NETWORKS
 from support.workplace import PROJECT
 
 import getam.stages.complete_labels as stage
@@ -231,13 +232,7 @@ def test_broken_maps_are_named_and_leave_nothing(data: Path, method: str, value:
 def test_the_command_ends_with_one_message(data: Path, method: str) -> None:
     break_map(data, np.nan)
     words = ["--maps", "maps", "--saliency", "saliency", "--index", "index.csv", "--out", "out", "--threads", "2"]
-    code = "import getam.cli; getam.cli.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "complete-labels", *words, "--method", method],
-        cwd=data,
-        capture_output=True,
-        text=True,
-    )
+    done = prepared(data, *words, "--method", method)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.endswith(
@@ -351,35 +346,36 @@ def test_a_stopped_stage_starts_anew_when_a_file_that_it_reads_has_changed(
     assert ((out / "i0.png").stat().st_mtime_ns == before["i0.png"]) == goes_on
 
 
-def command(data: Path, *words: str, program: Sequence[str] = ("-m", "getam"), **options: Any) -> subprocess.Popen[str]:
-    """The command itself, in a process of its own."""
-    flags = ["--maps", "maps", "--saliency", "saliency", "--index", "index.csv", "--out", "000", *words]
-    return subprocess.Popen(
-        [sys.executable, *program, "complete-labels", *flags],
+COMMAND = "import getam.cli; getam.cli.main()"
+FLAGS = ("--maps", "maps", "--saliency", "saliency", "--index", "index.csv", "--out", "000")
+
+
+def command(
+    data: Path, *words: str, program: Sequence[str] = ("-m", "getam"), **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """The command itself, in a process of its own; one that hangs is killed."""
+    return subprocess.run(
+        [sys.executable, *program, "complete-labels", *FLAGS, *words],
         cwd=data,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *filter(None, sys.path)])},
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=PATIENCE,
         **options,
     )
 
 
-def check_one_message(process: subprocess.Popen[str], message: str) -> None:
-    """Waits for the command to fail, with that message and nothing else."""
-    errors = errors_of(process)
-    assert process.returncode == 1, errors
-    assert "getam complete-labels: " in errors.splitlines()[-1], errors
-    assert message in errors.splitlines()[-1]
-    assert "Traceback" not in errors
+def prepared(data: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process that has imported torch already."""
+    return NETWORKS.run(COMMAND, "complete-labels", *words, folder=data, seconds=PATIENCE)
 
 
-def errors_of(process: subprocess.Popen[str]) -> str:
-    """What the command wrote until its end; it is killed where it hangs."""
-    try:
-        return process.communicate(timeout=PATIENCE)[1]
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise AssertionError(f"hangs, having written\n{process.communicate()[1]}") from None
+def check_one_message(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """Checks that the command has failed, with that message and nothing else."""
+    assert done.returncode == 1, done.stderr
+    assert "getam complete-labels: " in done.stderr.splitlines()[-1], done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -387,20 +383,18 @@ def test_a_disk_without_room_is_said_and_the_command_then_goes_on(data: Path, si
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
     check_one_message(command(data, preexec_fn=limit), "cannot be written (File too large); make room")
     assert not (data / "000").exists()
-    process = command(data)
-    errors = errors_of(process)
-    assert process.returncode == 0, errors
+    done = prepared(data, *FLAGS)
+    assert done.returncode == 0, done.stderr
     whole = complete(data, "whole")
     assert {path.name for path in (data / "000").iterdir()} == {path.name for path in whole.iterdir()}
 
 
 def test_a_log_on_a_full_disk_is_given_up_with_one_warning(data: Path) -> None:
-    process = command(data, "--log", "/dev/full")
-    errors = errors_of(process)
-    assert process.returncode == 0
-    assert errors.count("/dev/full: cannot be written") == 1
-    assert "Traceback" not in errors
-    assert "complete_labels: 5/5 images" in errors
+    done = prepared(data, *FLAGS, "--log", "/dev/full")
+    assert done.returncode == 0
+    assert done.stderr.count("/dev/full: cannot be written") == 1
+    assert "Traceback" not in done.stderr
+    assert "complete_labels: 5/5 images" in done.stderr
     assert (data / "000" / "manifest.json").is_file()
 
 
@@ -412,8 +406,7 @@ def _without_privilege() -> None:
 @pytest.mark.parametrize("words", [["--out", "closed/000"], ["--log", "closed/log"]])
 def test_a_folder_without_permission_is_named(data: Path, words: list[str]) -> None:
     (data / "closed").mkdir(mode=0o555)
-    process = command(data, *words, preexec_fn=_without_privilege)
-    check_one_message(process, "cannot be written (Permission denied)")
+    check_one_message(command(data, *words, preexec_fn=_without_privilege), "cannot be written (Permission denied)")
     assert not (data / "000").exists()
 
 
@@ -424,23 +417,28 @@ WITH_CRF = ("--method", "crf", "--gamma", "32", "--threads", "2")
 @NEEDS_PYDENSECRF
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_worker_that_is_killed_is_said_and_the_command_then_goes_on(data: Path, moment: str) -> None:
-    process = command(data, *WITH_CRF, program=(str(DYING_WORKER), moment))
-    check_one_message(process, "000: a worker process was killed, for want of memory perhaps; use fewer threads")
+    done = command(data, *WITH_CRF, program=(str(DYING_WORKER), moment))
+    check_one_message(done, "000: a worker process was killed, for want of memory perhaps; use fewer threads")
     assert not (data / "000").exists()
     assert (data / ".000.partial").is_dir()
-    process = command(data, *WITH_CRF)
-    errors = errors_of(process)
-    assert process.returncode == 0, errors
+    done = command(data, *WITH_CRF)
+    assert done.returncode == 0, done.stderr
     for path in complete(data, "whole", method="crf").glob("*.png"):
         assert (data / "000" / path.name).read_bytes() == path.read_bytes()
 
 
 @NEEDS_PYDENSECRF
+def test_processes_are_started_without_torch(data: Path) -> None:
+    done = command(data, *WITH_CRF, program=("-c", f"import sys; sys.modules['torch'] = None; {COMMAND}"))
+    assert done.returncode == 0, done.stderr
+    assert len([*(data / "000").glob("*.png")]) == 5
+
+
+@NEEDS_PYDENSECRF
 def test_an_interrupt_while_workers_start_is_left_to_the_stage(data: Path) -> None:
-    process = command(data, *WITH_CRF, program=(str(DYING_WORKER), INTERRUPTED))
-    errors = errors_of(process)
-    assert process.returncode == 0, errors
-    assert "Traceback" not in errors
+    done = command(data, *WITH_CRF, program=(str(DYING_WORKER), INTERRUPTED))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def reject(data: Path, *ids: str) -> str:

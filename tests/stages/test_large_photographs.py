@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.forks import NETWORKS
 
 from deeplab.model import build_deeplab, describe_deeplab
 from getam.datasets.index import Index, IndexRow, write_index
@@ -53,8 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
 
 def gigabytes(data: Path, package: str, *words: str) -> float:
     """The largest resident memory of a stage, which has to end well."""
-    command = [sys.executable, "-c", PROGRAM, package, *words, "--index", str(data / "index.csv"), "--device", "cpu"]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = NETWORKS.run(PROGRAM, package, *words, "--index", str(data / "index.csv"), "--device", "cpu")
     assert result.stdout, result.stderr
     code, used = result.stdout.split()[-2:]
     assert code == "0", result.stderr

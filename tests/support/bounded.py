@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
+
+from support.forks import NETWORKS
 
 SECONDS = 120
 """Time after which such a process counts as endless: many times what the slowest takes on a busy machine."""
@@ -41,14 +41,6 @@ def said(module: str, call: str, *, memory: int) -> str:
             "    print(error)",
         ]
     )
-    path = f"{Path(__file__).parents[1]}:{Path(__file__).parents[2]}"
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
+    result = NETWORKS.run(code, seconds=SECONDS)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()

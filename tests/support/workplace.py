@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.forks import SNAKEMAKE, SNAKEMAKE_AND_PROJECT
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = PROJECT / "tests" / "tiny.yaml"
@@ -38,45 +38,12 @@ for file in files:
 with (pathlib.Path(sys.argv[0]).parents[1] / "started.txt").open("a") as file:
     file.write(stage + "\\n")
 """
-
-
-class Planner:
-    """Runs tests/support/planner.py as a child process, which ends with the tests.
-
-    One of `words` is for workplaces that use the project's own packages.
-    """
-
-    def __init__(self, *words: str) -> None:
-        self.words = words
-        self.process: subprocess.Popen[str] | None = None
-
-    def run(self, workplace: Workplace, *words: str, seconds: int = 600) -> subprocess.CompletedProcess[str]:
-        """Runs Snakemake with `words` in the workplace, and kills it after some seconds."""
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, str(PROJECT / "tests" / "support" / "planner.py"), *self.words],
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        request = {
-            "folder": str(workplace.folder),
-            "python": workplace.python,
-            "environment": workplace.environment,
-            "words": words,
-            "seconds": seconds,
-        }
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        code, output, errors = json.loads(self.process.stdout.readline())
-        return subprocess.CompletedProcess(words, code, output, errors)
-
-
-PLANNERS = {True: Planner(), False: Planner("project")}
-"""By whether a workplace has its own copy of the packages."""
+SCRIPT = """
+import runpy, sys
+sys.path.insert(0, "workflow")
+runpy.run_path("workflow/run.py", run_name="__main__")
+"""
+"""What `python workflow/run.py` does, in a process that runs already."""
 
 
 class Workplace:
@@ -125,7 +92,22 @@ class Workplace:
         return {**os.environ, "PYTHONPATH": packages, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def snakemake(self, *words: str, cores: int = 2) -> subprocess.CompletedProcess[str]:
-        return PLANNERS[self.sources].run(self, "--cores", str(cores), *words)
+        return self.forked("import snakemake.cli; snakemake.cli.main()", "--cores", str(cores), *words)
+
+    def run(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs `entry` with these words."""
+        script = (
+            "import runpy, sys; sys.path.insert(0, 'workflow'); runpy.run_path('workflow/run.py', run_name='__main__')"
+        )
+        return self.forked(script, *words, environment=environment)
+
+    def forked(
+        self, code: str, *words: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs Python code that uses Snakemake in the folder, in a process of its own that starts at once."""
+        forks = SNAKEMAKE if self.sources else SNAKEMAKE_AND_PROJECT
+        environment = self.environment if environment is None else environment
+        return forks.run(code, *words, folder=self.folder, python=self.python, environment=environment)
 
     def started(self) -> list[str]:
         """The stages for which stand-ins were called, in the order of the calls."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.forks import NETWORKS
 from support.trained import CLASSES, save_trained
 
 from getam.cli import STAGES, TOOLS, command
@@ -48,7 +47,7 @@ NAMES = ("a", "b.c", "e", "sub/d")
 
 
 def run(*words: object) -> int:
-    return command("getam", STAGES | TOOLS, ["predict", "--threads", "2", "--device", "cpu", *map(str, words)])
+    return command("getam", STAGES | TOOLS, ["predict", "--threads", "1", "--device", "cpu", *map(str, words)])
 
 
 def files(folder: Path) -> list[str]:
@@ -58,7 +57,7 @@ def files(folder: Path) -> list[str]:
 @pytest.mark.parametrize("kind", ["deeplab", "end_to_end"])
 def test_everything_of_a_segmenter(kind: str, models: Path, shoot: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ("--overlays", "--probabilities", "true", "--regions", "--sheet")
+    options = ("--overlays", "--probabilities", "true", "--regions", "--sheet", "--threads", "2")
     assert run(models / kind, shoot, "--out", out, *options) == 0
     each = [f"{folder}{name}{suffix}" for name in NAMES for folder, suffix in FOLDERS.items()]
     assert files(out) == sorted([*each, "contact_sheet.html"])
@@ -397,7 +396,7 @@ def test_a_hostile_description_is_refused_before_it_takes_memory(
     (folder / "model.json").write_text(json.dumps(described))
     words = ["predict", "--threads", "1", "--device", "cpu", str(folder), str(shoot), "--out", str(tmp_path / "out")]
     if "larger than" in message:
-        result = subprocess.run([sys.executable, "-c", PREDICT, *words], capture_output=True, text=True, timeout=120)
+        result = NETWORKS.run(PREDICT, *words, seconds=120)
         code, kilobytes = map(int, result.stdout.split())
         assert kilobytes < 1_500_000
         error = result.stderr

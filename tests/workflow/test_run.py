@@ -41,10 +41,7 @@ def workplace(tmp_path: Path) -> Workplace:
 
 
 def entry(workplace: Workplace, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*workplace.entry, *(words or WORDS)]
-    return subprocess.run(
-        command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True, timeout=PATIENCE
-    )
+    return workplace.run(*(words or WORDS))
 
 
 @pytest.fixture
@@ -348,14 +345,8 @@ def test_jobs_that_are_left_in_slurm_are_not_submitted_again(
     assert entry(workplace).returncode == 0
     environment = workplace.environment
     words = ["--executor", "slurm", "--jobs", "1", "--cores", "2", "--default-resources", "slurm_account=x", "--"]
-    result = subprocess.run(
-        [*workplace.entry, *words, TARGET],
-        cwd=workplace.folder,
-        env=environment | {"PATH": f"{workplace.folder / 'bin'}{os.pathsep}{environment['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    path = f"{workplace.folder / 'bin'}{os.pathsep}{environment['PATH']}"
+    result = workplace.run(*words, TARGET, environment=environment | {"PATH": path})
     message = f"run: {workplace.folder}: a killed run has left jobs in Slurm; wait for them, or scancel 77\n"
     assert (message in result.stderr) == left, result.stderr
     assert result.returncode == left

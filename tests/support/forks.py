@@ -1,0 +1,69 @@
+"""Runs Python code in a process of its own that starts at once: a fork of one that has imported what the code imports.
+
+What a fresh process does when it starts is not tested so; of everything else a fork says as much as a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVER = Path(__file__).with_name("fork_server.py")
+
+
+class Forks:
+    """Starts tests/support/fork_server.py, whose kinds it knows, at the first use; it ends with the tests."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(
+        self,
+        code: str,
+        *words: str,
+        folder: Path | None = None,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        seconds: int = 600,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs code as `python -c code words` would, and kills it after some seconds.
+
+        Args:
+            folder: working directory; the tests' own by default.
+            python: what the code finds as sys.executable.
+            environment: environment variables; the tests' own by default.
+        """
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER), self.kind],
+                # A fork does not inherit the threads with which a library would compute.
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        request = {
+            "code": code,
+            "words": words,
+            "folder": str(folder or Path.cwd()),
+            "python": python,
+            "environment": dict(os.environ if environment is None else environment),
+            "seconds": seconds,
+        }
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        code_of_exit, output, errors = json.loads(self.process.stdout.readline())
+        return subprocess.CompletedProcess([python, "-c", code, *words], code_of_exit, output, errors)
+
+
+SNAKEMAKE = Forks("snakemake")
+SNAKEMAKE_AND_PROJECT = Forks("snakemake_and_project")
+"""For folders that use the project's own packages."""
+NETWORKS = Forks("networks")
