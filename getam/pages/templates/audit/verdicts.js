@@ -31,7 +31,7 @@ getamAudit.verdicts = (() => {
   function read() {
     const list = stored(KEY);
     said = new Map();
-    for (const { id, verdict, note = "" } of Array.isArray(list) ? list.filter(isVerdict) : []) said.set(id, { verdict, note });
+    for (const { id, verdict, note } of Array.isArray(list) ? list.filter(isVerdict) : []) said.set(id, { verdict, note: note ?? "" });
     for (const [id, entry] of pending) {
       if (entry) said.set(id, entry);
       else said.delete(id);
