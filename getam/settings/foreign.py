@@ -176,6 +176,14 @@ def read_text(path: Path, most: int, *, encoding: str = "utf-8") -> str:
     return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_key(path: Path) -> str | None:
+    """The key in a file beside results; None if there is none, or something else in its place."""
+    try:
+        return read_text(path, KEY_BYTES)
+    except (OSError, ValueError):
+        return None
+
+
 @contextmanager
 def refusing(path: Path, what: str, *, cure: str) -> Iterator[None]:
     """Turns every failure within the block into one message; a missing file is left to the caller.
