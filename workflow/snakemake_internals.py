@@ -143,7 +143,8 @@ def logs(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     Read in 9.27.1: logging.DefaultFormatter.format_workflow_started, which writes these two lines.
     """
     for log in folder.glob(".snakemake/log/*.log"):
-        text = log.read_text(errors="replace")
+        # Nobody would end a pipe of such a name.
+        text = log.read_text(errors="replace") if log.is_file() else ""
         yield log, dict(re.findall(r"^  (Host|User): (.*)$", text, re.MULTILINE))
 
 

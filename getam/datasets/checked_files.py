@@ -21,9 +21,9 @@ import PIL
 
 import getam.system.image_files
 from getam.errors import InputError
-from getam.settings.foreign import DOCUMENT_BYTES, read_text
+from getam.settings.foreign import DOCUMENT_BYTES, open_regular, read_text
 from getam.system.files import sha256_of, write_text
-from getam.system.image_files import decoded_size, read_labels, read_palette
+from getam.system.image_files import UNKNOWN, decoded_size, read_labels, read_palette
 
 CLOCK_SECONDS = 2
 """Coarsest time of change of a file system (FAT's)."""
@@ -77,6 +77,20 @@ class _Cache:
     def to_keep(self) -> dict[str, Facts]:
         return self.kept | {key: entry for key, entry in self.found.items() if key not in self.new}
 
+
+FITS: dict[str, Callable[[Facts], bool]] = {
+    "photograph": lambda facts: len(facts) == 3 and min(facts) > 0,
+    "mask": lambda facts: (
+        len(facts) % 2 == 0
+        and len(facts[:2]) == 2
+        and min(facts[:2]) > 0
+        and all(0 <= value <= UNKNOWN for value in facts[2::2])
+        and all(NO_COLOR <= color < 1 << 24 for color in facts[3::2])
+    ),
+    "content": lambda facts: len(facts) == 1,
+    "middle": lambda facts: len(facts) == 1,
+}
+"""Kind of facts -> whether a list can be such facts."""
 
 _cache: _Cache | None = None
 
@@ -142,7 +156,7 @@ def middle_hash(path: Path) -> int:
 
 
 def _hash_of_middle(path: Path) -> int:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size // 2 - MIDDLE_BYTES // 2))
         return int(hashlib.sha256(file.read(MIDDLE_BYTES)).hexdigest(), 16)
 
@@ -185,9 +199,23 @@ def _read(path: Path) -> dict[str, Facts]:
         return {}
     except (OSError, ValueError) as error:
         digest, text = str(error), ""
-    if digest != _digest(text):
-        # The text of another version or of a damaged file is not looked at.
+    # The text of another version or of a damaged file is not looked at; who changes it can give it a fitting digest.
+    entries = _entries(text) if digest == _digest(text) else None
+    if entries is None:
         logger.warning("index_dataset: %s is of another version or damaged; every photograph is read again", path)
         return {}
-    entries: dict[str, Facts] = json.loads(text)
     return entries
+
+
+def _entries(text: str) -> dict[str, Facts] | None:
+    """The facts of files as JSON holds them; None if some are none."""
+    try:
+        entries: dict[str, Facts] = json.loads(text)
+        fit = all(
+            all(type(number) is int for number in entry) and FITS[key.partition("\0")[0]](entry[3:])
+            for key, entry in entries.items()
+        )
+    # What is no dictionary of lists raises one of these.
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None
+    return entries if fit else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from getam.datasets.index import composed
 from getam.errors import InputError
 from getam.settings.foreign import DOCUMENT_BYTES, read_text
 from getam.system.image_files import UNKNOWN
+from getam.system.names import is_formula
 
 NO_CLASSES = frozenset(
     {
@@ -22,9 +22,6 @@ NO_CLASSES = frozenset(
 
 NOTHING = frozenset({"nan", "none", "null", "n/a"})
 """What programs write into a cell that has no text, in lower case."""
-
-FORMULAS = ("=", "+", "-", "@")
-"""First letters of a text that a spreadsheet reads as a formula."""
 
 LONGEST_NAME = 200
 """Most letters of a class's name."""
@@ -42,8 +39,8 @@ def class_name_problem(name: str) -> str | None:
         return f"{name!r} is what programs write for no name; leave the cell empty, or take the name off"
     if ";" in name or not name.isprintable():
         return f"class name {name!r} holds ';' or a control character; rename the class"
-    if name.startswith(FORMULAS):
-        return f"class name {name!r} begins like a formula of a spreadsheet ({' '.join(FORMULAS)}); rename the class"
+    if is_formula(name):
+        return f"class name {name!r} begins like a formula of a spreadsheet (= + - @); rename the class"
     return None
 
 
@@ -53,11 +50,6 @@ def alike_names(names: Iterable[str]) -> list[list[str]]:
     for name in names:
         alike[name.casefold()].append(name)
     return [group for group in alike.values() if len(group) > 1]
-
-
-def as_words(text: str) -> str:
-    """A text as a cell of a table, with an apostrophe before what a spreadsheet would read as a formula."""
-    return f"'{text}" if re.match(r"['\s]*[=+\-@]", text) else text
 
 
 def check_class_names(names: Sequence[str], path: Path) -> None:

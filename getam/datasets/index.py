@@ -213,7 +213,12 @@ def read_index(path: Path) -> Index:
     reader = csv.DictReader(io.StringIO(text))
     try:
         missing = set(COLUMNS) - set(reader.fieldnames or ())
-        lines = list(reader)
+        lines = []
+        for line in reader:
+            lines.append(line)
+            # A short row is refused below. DictReader would give each all columns that the heading names.
+            if None in line.values():
+                break
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num + 1}: malformed row ({error}); {cure}") from None
     if missing:

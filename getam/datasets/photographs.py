@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from getam.datasets.class_names import FORMULAS
 from getam.datasets.index import composed, is_safe_id
 from getam.errors import InputError, listed
 from getam.system.image_files import image_size
+from getam.system.names import is_formula
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp")
 """Suffixes of photographs in a folder or behind a pattern, in upper or lower case."""
@@ -155,8 +155,8 @@ def ids_of(paths: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
     for path, id in ids.items():
         if not is_safe_id(id) or not str(path).isprintable():
             problems.append(f"{str(path)!r}: its name has a leading dot or dash, a control character, or is too long")
-        elif id.startswith(FORMULAS):
-            problems.append(f"{str(path)!r}: its name begins like a formula of a spreadsheet ({' '.join(FORMULAS)})")
+        elif is_formula(id) or is_formula(f"./{path}"):
+            problems.append(f"{str(path)!r}: its name begins like a formula of a spreadsheet (= + - @)")
         elif (other := first.setdefault(id, path)) != path:
             problems.append(f"{str(other)!r} and {str(path)!r} would have the same id, {id!r}")
     if problems:

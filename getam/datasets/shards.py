@@ -33,6 +33,9 @@ REJECTED = "rejected"
 CORRECTED = "corrected"
 """Manifest key: ids of the images whose pseudo labels a person corrected."""
 
+OPTIONAL = ("classes", REJECTED, CORRECTED)
+"""Manifest keys of lists that are not always there."""
+
 QUEUED = 4
 """Number of files that may wait for a worker; a stage that is faster than its workers blocks at this number."""
 
@@ -187,13 +190,26 @@ def _check_case(ids: Sequence[str], path: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads the manifest of a shard or of a folder of predictions; InputError if there is none with a list of ids."""
+    """Reads the manifest of a shard or of a folder of predictions.
+
+    Raises:
+        InputError: there is none, or it holds something else than lists of ids and of classes, and settings.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; run the stage that writes it first")
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("ids"), list):
-        raise InputError(f"{folder / MANIFEST}: holds no list of ids; delete the folder and run its stage again")
+    content = manifest if isinstance(manifest, dict) else {}
+    lists = {"ids": content.get("ids"), **{name: content.get(name, []) for name in OPTIONAL}}
+    wrong = [f"list of {name}" for name, value in lists.items() if not _is_list_of_names(value)]
+    if not isinstance(content.get("settings", {}), dict):
+        wrong.append("settings")
+    if wrong:
+        raise InputError(f"{folder / MANIFEST}: holds no {wrong[0]}; delete the folder and run its stage again")
     return manifest
+
+
+def _is_list_of_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str | int) for each in value)
 
 
 def rows_of(folder: Path, index: Index) -> list[IndexRow]:

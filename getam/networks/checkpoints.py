@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,9 @@ STEP = "step"
 
 ENTRIES = {AdamW: {STEP, "exp_avg", "exp_avg_sq"}, SGD: {"momentum_buffer"}}
 """Optimizer -> what it holds of a parameter: numbers of the parameter's shape, and the number of its steps."""
+
+LEAST = {STEP: 1, "exp_avg_sq": 0}
+"""Lowest values of these entries; with lower ones the next step would divide by 0, or take the root of less."""
 
 UNUSED = "unused.safetensors"
 """File beside an imported model with those tensors of the imported file that no forward pass reads."""
@@ -214,6 +217,7 @@ def load_state(
     key: str,
     code: str = "",
     any_code: bool = False,
+    fits: Callable[[Progress], bool] = lambda progress: True,
 ) -> Progress | None:
     """Restores the state that `save_state` wrote.
 
@@ -224,6 +228,7 @@ def load_state(
         key: identifies settings, initial weights and data.
         code: hash of the training's sources.
         any_code: whether a state that other sources saved is restored, with a warning.
+        fits: whether a `progress` can be one of this training.
 
     Returns:
         The `progress` of the state; None if there is no intact state with this key and code.
@@ -249,6 +254,9 @@ def load_state(
         logger.warning("%s was saved by other sources; goes on by these", path)
     try:
         progress = TypeAdapter(form).validate_python(json.loads(metadata["progress"]))
+        if not fits(progress):
+            raise ValueError("its position is none of this training")
+        check_tensors(tensors, path)
         weights = {n.removeprefix("model."): tensor for n, tensor in tensors.items() if n.startswith("model.")}
         if misfit := misfits(model.state_dict(), weights):
             raise ValueError(misfit)
@@ -287,6 +295,8 @@ def _optimizer_state(tensors: Mapping[str, Tensor], optimizer: Optimizer) -> dic
             wanted = () if entry == STEP else parameters[int(number)].shape
             if int(number) < 0 or tensor.shape != wanted or not tensor.is_floating_point():
                 raise ValueError(f"{name} is {tensor.dtype} of {tuple(tensor.shape)}, not of {tuple(wanted)}")
+            if entry in LEAST and (tensor < LEAST[entry]).any():
+                raise ValueError(f"{name} is below {LEAST[entry]}")
             state.setdefault(int(number), {})[entry] = tensor
     entries = ENTRIES[type(optimizer)]
     if wrong := [number for number, found in state.items() if found.keys() != entries]:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from getam.errors import InputError
+from getam.errors import InputError, reason_of
 from getam.runs.artifacts import ARTIFACTS
 from getam.runs.folder import Run
 from getam.runs.recorded import dotted, recorded_settings
 from getam.settings.config import Config
 from getam.settings.end_to_end import EndToEndSettings
+from getam.settings.foreign import LOG_BYTES, LONGEST_LINE, read_bytes
 
 SLOWEST = 1e-9
 """Lowest rate that counts as a measurement, images a second."""
@@ -84,10 +85,10 @@ def _phases(logs: Path, settings: EndToEndSettings, images: int) -> Iterator[Est
 
 def _image_rate(logs: Path, stage: str) -> float | None:
     """Images a second of a per-image stage, as if its shards ran one after the other; None if not measured."""
-    final = re.compile(rf"\b{stage}: (\d{{1,12}})/\1 images, (\S+) a second")
+    final = re.compile(r"(\d{1,12})/\1 images, (\S+) a second")
     images, seconds = 0, 0.0
     for path in (logs / f"{stage}.log", *sorted((logs / stage).glob("*.log"))):
-        found = final.findall(_text(path))
+        found = [match.groups() for text in _lines(path, f"{stage}: ") if (match := final.match(text))]
         if found and (rate := _rate(found[-1][1])):
             images += int(found[-1][0])
             seconds += int(found[-1][0]) / rate
@@ -100,11 +101,11 @@ def _epoch_rate(logs: Path, stage: str, *, segmentation: bool | None = None) -> 
     Args:
         segmentation: if given, only epochs with (True) or without (False) a segmentation loss count.
     """
-    line = re.compile(rf"\b{stage}: epoch \d+/\d+, (.*), \S+ s, (\S+) images a second")
+    line = re.compile(r"\d+/\d+, (.*), \S+ s, (\S+) images a second")
     found = [
-        rate
-        for losses, rate in line.findall(_text(logs / f"{stage}.log"))
-        if segmentation is None or ("segmentation loss" in losses) == segmentation
+        match[2]
+        for text in _lines(logs / f"{stage}.log", f"{stage}: epoch ")
+        if (match := line.match(text)) and (segmentation is None or ("segmentation loss" in match[1]) == segmentation)
     ]
     return _rate(found[-1]) if found else None
 
@@ -118,14 +119,20 @@ def _rate(text: str) -> float | None:
     return value if SLOWEST < value < float("inf") else None
 
 
-def _text(log: Path) -> str:
-    """The text of a log; empty if it does not exist."""
+def _lines(log: Path, begin: str) -> Iterator[str]:
+    """What stands behind `begin` in the lines of a log; nothing if it does not exist."""
     try:
-        return log.read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(log, LOG_BYTES).decode(errors="replace")
     except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise InputError(f"{log}: cannot be read ({error.strerror}); name another run by --run") from None
+        return
+    except (OSError, ValueError) as error:
+        raise InputError(f"{log}: cannot be read ({reason_of(error)}); name another run by --run") from None
+    for line in text.splitlines():
+        # A line that getam has not written might take a pattern hours.
+        if len(line) <= LONGEST_LINE:
+            _, found, rest = line.partition(begin)
+            if found:
+                yield rest
 
 
 @dataclass(frozen=True)

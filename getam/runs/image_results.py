@@ -21,6 +21,7 @@ from getam.runs.artifacts import IN_SHARDS, PREDICTIONS, Titles, path_of
 from getam.runs.folder import Run
 from getam.scores.images import joint_counts, mean_iou, with_unknown_as_background
 from getam.settings.completion import LABEL_METHODS, CompletionSettings
+from getam.settings.foreign import results_of
 from getam.system.files import read_array
 from getam.system.image_files import UNKNOWN, read_gray, read_labels
 
@@ -117,7 +118,8 @@ def find_files(run: Run, rows: Iterable[IndexRow], *, classes: Sequence[str], sh
         # The user's own labels have no manifest.
         manifest = read_manifest(folder) if (folder / MANIFEST).is_file() else {}
         rejected |= {*manifest.get(REJECTED, ())}
-        completion[folder] = _completion(manifest.get("settings", {}))
+        with results_of(folder / MANIFEST):
+            completion[folder] = _completion(manifest.get("settings", {}))
     values = {name: value for value, name in enumerate(classes, start=1)}
     files = []
     for row in rows:

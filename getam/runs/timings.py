@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 from dataclasses import dataclass
 
 from getam.runs.folder import Run
+from getam.settings.foreign import LOG_BYTES, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +39,11 @@ def stage_times(run: Run) -> list[StageTime]:
     for path in sorted(folder.rglob("*.tsv")):
         stage = path.relative_to(folder).with_suffix("").parts[0]
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                lines = [
-                    (float(line["s"]), _megabytes(line["max_rss"])) for line in csv.DictReader(file, delimiter="\t")
-                ]
-        except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
+            heading, *rows = csv.reader(io.StringIO(read_text(path, LOG_BYTES)), delimiter="\t")
+            # By position, since a DictReader gives each short row all columns that the heading names.
+            time, memory = heading.index("s"), heading.index("max_rss")
+            lines = [(_finite(row[time]), _megabytes(row[memory])) for row in rows if row]
+        except (OSError, csv.Error, IndexError, ValueError) as error:
             logger.warning("%s: no benchmark of Snakemake's (%s); it is left out", path, error)
             continue
         jobs.setdefault(stage, []).extend(lines)
@@ -51,7 +53,14 @@ def stage_times(run: Run) -> list[StageTime]:
 
 def _megabytes(text: str) -> float:
     """Memory in MB; NaN for a job that ended before Snakemake measured it."""
-    return math.nan if text in ("", "-", "NA") else float(text)
+    return math.nan if text in ("", "-", "NA") else _finite(text)
+
+
+def _finite(text: str) -> float:
+    """Raises ValueError for what is no number, or no finite one."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number of seconds or megabytes")
+    return value
 
 
 def _summed(stage: str, lines: list[tuple[float, float]]) -> StageTime:

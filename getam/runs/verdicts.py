@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from getam.errors import InputError, listed
 from getam.settings.foreign import VERDICTS_BYTES, read_bytes
+from getam.system.names import from_words
 
 Word = Literal["good", "bad", "unsure"]
 WORDS: tuple[str, ...] = get_args(Word)
@@ -102,12 +102,7 @@ def _read_csv(text: str) -> Iterator[tuple[str, Verdict]]:
         where = f"line {reader.line_num}"
         if None in row or None in row.values():
             raise ValueError(f"{where} has not one field a column")
-        yield where, _verdict(where, {name: _from_words(field) for name, field in row.items()})
-
-
-def _from_words(field: str) -> str:
-    """Removes the apostrophe by which the export keeps spreadsheets from reading a field as a formula."""
-    return re.sub(r"^'(?='*[=+\-@])", "", field)
+        yield where, _verdict(where, {name: from_words(field) for name, field in row.items()})
 
 
 def _verdict(where: str, entry: dict[str, Any]) -> Verdict:

@@ -17,6 +17,7 @@ from getam.datasets.working_size import is_scaled_down
 from getam.errors import InputError
 from getam.networks.checkpoints import with_implied
 from getam.networks.supervision import of_shards
+from getam.settings.foreign import results_of
 from getam.settings.prediction import PredictionSettings
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_json
@@ -228,7 +229,8 @@ def evaluate_predictions(
     for row in scored:
         assert row.mask is not None
         matrix.add(read_labels(row.mask), read_labels(predictions / f"{row.id}.png"))
-    settings = PredictionSettings.model_validate(with_implied(EARLIER, manifest["settings"]))
+    with results_of(predictions / MANIFEST):
+        settings = PredictionSettings.model_validate(with_implied(EARLIER, manifest["settings"]))
     return {
         "split": split,
         "images": len(scored),

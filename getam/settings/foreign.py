@@ -73,8 +73,9 @@ INSTANCES_BYTES = 2**31
 ANNOTATION_BYTES = 2**22
 """Size of the XML of one photograph; those of VOC have some kilobytes."""
 
-VERDICTS_BYTES = 64_000_000
-"""Size of a file of verdicts; 100,000 images with long notes stay below."""
+VERDICTS_BYTES = 32_000_000
+"""Size of a file of verdicts; 100,000 images with long notes stay below. The audit page holds a hostile one in 36 times
+its size."""
 
 MAT_BYTES = 64_000_000
 """Size of a .mat file, and of all that is decompressed from it; SBD's have some hundred kilobytes decompressed."""
@@ -99,6 +100,12 @@ ARRAY_AXES = 8
 
 ARRAYS_BYTES = 900_000_000
 """Size of all arrays of a .npz file; the class maps of one image have some megabytes."""
+
+KEY_BYTES = 2**12
+"""Size of a file with the key of unfinished or finished results, which is a hash."""
+
+LOG_BYTES = 2**26
+"""Size of a log or of a table of times; that of the longest training has some megabytes."""
 
 MAX_ACCENTS = 30
 """Accents on one letter that are brought into one order; Unicode's stream-safe texts have no more."""
@@ -167,6 +174,14 @@ def read_text(path: Path, most: int, *, encoding: str = "utf-8") -> str:
         UnicodeDecodeError: it is in another encoding; as every ValueError, it says that the file can't be read.
     """
     return read_bytes(path, most).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_key(path: Path) -> str | None:
+    """The key in a file beside results; None if there is none, or something else in its place."""
+    try:
+        return read_text(path, KEY_BYTES)
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -26,8 +26,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from getam.errors import InputError, MachineError
-from getam.settings.foreign import ARRAY_AXES, ARRAYS_BYTES, DOCUMENT_BYTES, open_regular, read_text, refusing
-from getam.system.opening import open_itself
+from getam.settings.foreign import ARRAY_AXES, ARRAYS_BYTES, DOCUMENT_BYTES, open_regular, read_key, read_text, refusing
+from getam.system.opening import check_no_link, open_itself
 
 MARKER = ".getam"
 """Empty file in each folder that a stage writes; it marks the folder as one that may be replaced."""
@@ -112,7 +112,7 @@ def atomic_folder(path: Path, *, key: str | None = None) -> Iterator[Path]:
         if old.exists() and not path.exists():
             # An earlier process was killed between the two renames below.
             old.replace(path)
-        if key is None or _key_of(temporary) != key:
+        if key is None or read_key(temporary / KEY) != key:
             try:
                 _empty(temporary)
             except OSError as error:
@@ -172,8 +172,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds the lock, or the folder is a link or cannot be created.
     """
-    if folder.is_symlink():
-        raise InputError(f"{folder}: is a link, through which files elsewhere would be changed; remove it")
+    check_no_link(folder)
     with _lock(folder, prepare=_mark):
         yield
 
@@ -223,13 +222,6 @@ def _mark(folder: Path) -> None:
     os.close(open_itself(folder / MARKER, os.O_WRONLY | os.O_CREAT))
 
 
-def _key_of(folder: Path) -> str | None:
-    try:
-        return (folder / KEY).read_text(encoding="utf-8")
-    except OSError:
-        return None
-
-
 def _empty(folder: Path) -> None:
     for entry in folder.iterdir():
         # The folder stays a stage's if one of its files cannot be removed.
@@ -269,8 +261,11 @@ def tells_case_apart(folder: Path) -> bool:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from getam.errors import InputError
+
 
 def open_itself(path: str | Path, flags: int, *, folder: int | None = None) -> int:
     """Opens a file and returns its descriptor; serves as the `opener` of `open` too.
@@ -28,3 +30,9 @@ def open_itself(path: str | Path, flags: int, *, folder: int | None = None) -> i
         os.close(file)
         raise OSError(errno.ENXIO, "it is no file", str(path))
     return file
+
+
+def check_no_link(folder: Path) -> None:
+    """Refuses a link in the place of a folder that a stage makes within its output."""
+    if folder.is_symlink():
+        raise InputError(f"{folder}: is a link, through which files elsewhere would be changed; remove it")

@@ -26,7 +26,7 @@ from getam.datasets.annotations.matching import (
     match_labels,
 )
 from getam.datasets.annotations.records import Annotations
-from getam.datasets.class_names import FORMULAS, check_class_names, read_classes
+from getam.datasets.class_names import check_class_names, read_classes
 from getam.datasets.folder import LIST_COLUMNS, classes_file
 from getam.datasets.index import CLASSES
 from getam.datasets.photographs import SUFFIXES, UNREAD, files_below, ids_of
@@ -43,7 +43,7 @@ from getam.system import gpu
 from getam.system.arguments.machine import MachineArguments
 from getam.system.files import write_text
 from getam.system.image_files import image_size
-from getam.system.names import shown_name
+from getam.system.names import is_formula, shown_name
 
 RESULTS = Path("results")
 """The folder that the workflow writes into, in the folder where it runs."""
@@ -325,7 +325,7 @@ def _list(arguments: Arguments, out: Path, rows: Sequence[Row]) -> str:
             return ""
         whole, here = Path(os.path.abspath(folder / path)), Path(os.path.abspath(out.parent))
         text = str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
-        return f"./{text}" if text.startswith(FORMULAS) else text
+        return f"./{text}" if is_formula(text) and not os.path.isabs(text) else text
 
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")

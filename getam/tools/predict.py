@@ -21,7 +21,6 @@ from pydantic import Field
 from torch import Tensor
 
 import getam.system.version
-from getam.datasets.class_names import as_words
 from getam.datasets.images import BATCH_PIXELS, fit_long_side, planned_batches, whole_images
 from getam.datasets.index import evenly_spaced
 from getam.datasets.photographs import SUFFIXES, Photograph, find_photographs
@@ -49,6 +48,7 @@ from getam.settings.section import POSITIONAL
 from getam.system.arguments.network import NetworkArguments
 from getam.system.files import atomic_file, fingerprint, users_folder, write_array, write_json, write_text
 from getam.system.image_files import read_image, read_labels, read_note, write_labels
+from getam.system.names import as_words
 from getam.system.progress import image_progress, progress
 from getam.system.workers import ThreadPool
 
@@ -254,14 +254,13 @@ class _Results:
         in_the_way = []
         for photograph in photographs:
             labels, others = self.labels(photograph), self.others(photograph).values()
-            if labels.exists() and read_note(labels) is None:
+            # A photograph may carry a note as results do.
+            if labels.exists() and (labels.resolve() in given or read_note(labels) is None):
                 in_the_way.append(labels)
             in_the_way += [
                 path for path in others if path.exists() and (path.resolve() in given or not labels.exists())
             ]
-        if in_the_way:
-            problems = [f"{path}: is there already, and is no result of getam predict" for path in in_the_way]
-            raise InputError(f"{listed(problems)}; choose another --out")
+        _leave(in_the_way)
 
     def finished(self, photograph: Photograph) -> bool:
         labels = self.labels(photograph)
@@ -295,6 +294,13 @@ class _Results:
         return [(self.segmenter.classes[value - 1], tuple(self.segmenter.palette[value].tolist())) for value in values]
 
 
+def _leave(in_the_way: Sequence[Path]) -> None:
+    """Refuses to write over files."""
+    if in_the_way:
+        problems = [f"{path}: is there already, and is no result of getam predict" for path in in_the_way]
+        raise InputError(f"{listed(problems)}; choose another --out")
+
+
 def _write_jpeg(path: Path, picture: Image.Image) -> None:
     with atomic_file(path) as temporary:
         picture.save(temporary, format="JPEG", quality=90)
@@ -321,6 +327,9 @@ def _write_sheet(arguments: Arguments, results: _Results, photographs: Sequence[
 
 def _classify(arguments: Arguments, model: Model, photographs: Sequence[Photograph], device: torch.device) -> list[str]:
     """Writes a classifier's scores and maps; returns a message for each photograph that cannot be decoded."""
+    if arguments.overlays:
+        given = {photograph.path for photograph in photographs}
+        _leave([path for each in photographs if (path := _heat_overlay(arguments, each)).resolve() in given])
     network, classes = load_classifier(model.folder)
     network.to(device)
     inputs = _Inputs(arguments.threads)
@@ -388,4 +397,8 @@ def _write_maps(arguments: Arguments, photograph: Photograph, scores: Mapping[st
     if arguments.overlays:
         picture = heat_overlay(read_image(photograph.path), values.max(0))
         names = [(f"{name} {score:.2f}", (255, 255, 255)) for name, score in scores.items()]
-        _write_jpeg(arguments.out / "overlays" / f"{photograph.name}.jpg", with_names(picture, names))
+        _write_jpeg(_heat_overlay(arguments, photograph), with_names(picture, names))
+
+
+def _heat_overlay(arguments: Arguments, photograph: Photograph) -> Path:
+    return arguments.out / "overlays" / f"{photograph.name}.jpg"

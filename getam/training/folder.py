@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import getam.system.version
+from getam.settings.foreign import read_key
 from getam.system.arguments.training import TrainingArguments
 from getam.system.distributed import is_main
 from getam.system.files import atomic_file, atomic_folder, locked_folder, write_text
@@ -48,8 +49,8 @@ def training_folder(out: Path, key: str, *, arguments: TrainingArguments, scored
     state, kept = out / STATE, out / FINISHED
     # This key includes the sources' hash, so that a training made before an edit of them does not count as finished.
     key = hash_of(key, scored, getam.system.version.source_hash(type(arguments).__module__))
-    made_from = kept / MADE_FROM
-    finished = made_from.is_file() and made_from.read_text(encoding="utf-8") == key
+    # A link there would stay one in the place of the file, and the time of its target would be changed.
+    finished = read_key(kept / MADE_FROM) == key and not any(path.is_symlink() for path in kept.iterdir())
     if not is_main():
         yield finished
         return

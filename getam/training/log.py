@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from getam.system.arguments.training import TrainingArguments
 from getam.system.distributed import is_main
 from getam.system.files import UnwritableError, atomic_file
+from getam.system.opening import check_no_link
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,6 +36,9 @@ class TrainingLog:
     Args:
         out: the training's output folder.
         step: number of steps done so far; with 0, the folders of an earlier training are removed.
+
+    Raises:
+        InputError: one of these folders is a link.
     """
 
     def __init__(self, out: Path, arguments: TrainingArguments, *, step: int) -> None:
@@ -46,8 +50,9 @@ class TrainingLog:
         self._last_step, self._last_time = step, time.monotonic()
         if not is_main():
             return
-        if not step:
-            for name in (TENSORBOARD, PICTURES, BEST):
+        for name in (TENSORBOARD, PICTURES, BEST):
+            check_no_link(out / name)
+            if not step:
                 shutil.rmtree(out / name, ignore_errors=True)
         if self.scalars_every:
             from torch.utils.tensorboard import SummaryWriter

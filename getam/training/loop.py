@@ -11,7 +11,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from getam.training.batches import EpochBatches, killed_workers, moved
 from getam.training.folder import STATE, hash_of, training_folder
 from getam.training.log import BEST, TrainingLog
 from getam.training.optimization import ParameterGroup, check_groups, optimizer_of, schedule_factor
+from getam.training.position import Position
 from getam.training.stop_signals import StopSignals, ignore_stop_signals
 
 STATE_FILE = "state.safetensors"
@@ -227,7 +228,16 @@ class Training:
         """Loads the saved state, if there is one with this key and code; returns the position to train from."""
         path = self.out / STATE / STATE_FILE
         any_code = not self.arguments.code_hash
-        saved = load_state(path, self.model, self.optimizer, Position, key=self.key, code=self.code, any_code=any_code)
+        saved = load_state(
+            path,
+            self.model,
+            self.optimizer,
+            Position,
+            key=self.key,
+            code=self.code,
+            any_code=any_code,
+            fits=lambda found: found.is_within(self.settings.epochs, self.batches),
+        )
         position = saved or Position()
         if position.epoch or position.batch:
             done = f"{position.epoch} of {self.settings.epochs} epochs and {position.batch} batches"
@@ -409,42 +419,3 @@ class _BatchResult:
     picture: Callable[[], np.ndarray] | None
     save_is_due: bool
     stopped: bool
-
-
-@dataclass
-class Position:
-    """How far a training has come: the part of its state that is stored as JSON beside the tensors."""
-
-    epoch: int = 0
-    """Number of complete epochs."""
-    batch: int = 0
-    """Number of batches of the next epoch that are done."""
-    sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the losses of those batches: of a saved state as floats, of a running training as tensors."""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """Mean losses of each complete epoch, and its mIoU on val where it was validated."""
-    best: float = -1.0
-    """Highest mIoU on val so far."""
-
-    def add(self, losses: Losses, *, batch: int) -> None:
-        self.batch = batch
-        for name, value in losses.items():
-            # The sums stay on the device: reading one would wait for the GPU.
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()  # type: ignore[assignment]
-
-    def means(self, batches: int) -> dict[str, float]:
-        return {name: value / batches for name, value in self._sums_over_processes().items()}
-
-    def end_epoch(self, entry: dict[str, float]) -> None:
-        self.history.append(entry)
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
-
-    def described(self) -> dict[str, Any]:
-        return {**vars(self), "sums": self._sums_over_processes()}
-
-    def _sums_over_processes(self) -> dict[str, float]:
-        # A float was read from a saved state and is already the mean over the processes.
-        return {
-            name: value if isinstance(value, float) else float(mean_over_processes(value))
-            for name, value in self.sums.items()
-        }

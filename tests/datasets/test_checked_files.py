@@ -92,6 +92,12 @@ def test_one_changed_a_moment_ago_is_decoded_again(tmp_path: Path, seen: Callabl
     assert seen(path) == ["a.bmp"]
 
 
+def forge(path: Path, text: str) -> None:
+    """Writes entries, in a text of two lines or one, with a fitting digest."""
+    entries = text.splitlines()[-1]
+    path.write_text(f"{checked_files._digest(entries)}\n{entries}\n")
+
+
 def test_what_was_found_before_an_error_is_kept(tmp_path: Path, decoded: list[str]) -> None:
     good, bad = save(tmp_path / "a.bmp"), save(tmp_path / "b.bmp")
     bad.write_bytes(bad.read_bytes()[:100])
@@ -116,6 +122,15 @@ def test_what_was_found_before_an_error_is_kept(tmp_path: Path, decoded: list[st
         lambda path: path.write_bytes(path.read_bytes().replace(b",12,", b",13,")),
         lambda path: path.write_bytes(b"\xff\x00" * 50),
         lambda path: path.write_text('{"photograph": 1}'),
+        lambda path: forge(path, "[1]"),
+        lambda path: forge(path, "[" * 100_000),
+        lambda path: forge(path, '{"photograph\\u0000a.bmp": 3}'),
+        lambda path: forge(path, '{"pickles\\u0000a.bmp": [1, 2, 3, 4]}'),
+        lambda path: forge(path, path.read_text().replace(",12,", ",true,")),
+        lambda path: forge(path, path.read_text().replace(",12,", ",-12,")),
+        lambda path: forge(path, path.read_text().replace(",12,", ",12.5,")),
+        lambda path: forge(path, path.read_text().replace(",12,", ",")),
+        lambda path: forge(path, path.read_text().replace('"photograph', '"mask')),
         lambda path: (path.unlink(), path.mkdir()),
         lambda path: (path.unlink(), os.mkfifo(path)),
     ],

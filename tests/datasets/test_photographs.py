@@ -155,6 +155,8 @@ def test_ids_are_names_and_have_folders_where_names_repeat() -> None:
         "-x.jpg": "has a leading dot or dash",
         "a\u202eb.jpg": "a control character",
         "+1.jpg": "begins like a formula",
+        "a; =1.jpg": "begins like a formula",
+        "b;-1/c.jpg": "begins like a formula",
         "cat_1.jpg": "would have the same id, 'cat_1'",
         f"{'a' * 250}.jpg": "is too long",
     }.items():

@@ -340,6 +340,16 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
         read_manifest(tmp_path / "000")
 
 
+@pytest.mark.parametrize("name", ["ids", "classes", "rejected", "corrected", "settings"])
+@pytest.mark.parametrize("value", [None, True, -7, "x", [None], [["x"]], [{}], {"x": 1}])
+def test_a_manifest_with_an_entry_of_another_type_is_named(tmp_path: Path, name: str, value: object) -> None:
+    if (name, value) == ("settings", {"x": 1}):
+        value = []
+    (tmp_path / "manifest.json").write_text(json.dumps({"ids": ["a"], "classes": ["cat"], name: value}))
+    with pytest.raises(InputError, match=rf"manifest\.json: holds no (list of )?{name}; delete the folder"):
+        read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"ids": "abc"}', "3"])
 def test_a_manifest_of_another_form_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)

@@ -19,15 +19,9 @@ import warnings
 from pathlib import Path
 from random import Random
 
-from readers import Reader, readers
+from readers import MEMORY, SECONDS, Reader, readers
 
 from getam.errors import InputError
-
-MEMORY = 1000
-"""Most megabytes that reading one input may take beside what the process has."""
-
-SECONDS = 5.0
-"""Most seconds of this process's time that reading one input may take."""
 
 HANGS = 60
 """Seconds without a word after which a reader counts as endless."""

@@ -26,6 +26,7 @@ from mutations import (
     changed_zip,
     sometimes,
 )
+from page import Page
 from PIL import Image
 from torch import nn
 from torch.optim import AdamW
@@ -50,7 +51,7 @@ from getam.networks.checkpoints import (
 )
 from getam.networks.pretrained import read_state
 from getam.networks.weight_files import read_safetensors
-from getam.runs.verdicts import read_verdicts
+from getam.runs.verdicts import WORDS, read_verdicts
 from getam.scores.voc_submission import FOLDER, check_submission
 from getam.settings.classifier import ClassifierSettings
 from getam.settings.config import read_config
@@ -88,7 +89,14 @@ class Reader:
     read: Callable[[Path], object]
 
 
+MEMORY = 1000
+"""Most megabytes that reading one input may take beside what the process has."""
+
+SECONDS = 5.0
+"""Most seconds of its process's time that reading one input may take."""
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 33, 3), dtype=np.uint8)
+NOTES = ("x", '\'-1, "y"', "", "-\n@;=z")
 LABELS = (np.arange(12 * 20) % 21).reshape(12, 20).astype(np.uint8)
 
 
@@ -124,6 +132,7 @@ def readers(scratch: Path) -> list[Reader]:
         Reader("a.npy", arrays(), changed_bytes, read_array),
         Reader("a.mat", [mat()], sometimes(changed_mat), read_sbd_mask),
         *documents(scratch),
+        *verdicts(scratch),
         *weights(scratch),
         *archives(scratch),
         coco(scratch),
@@ -180,7 +189,6 @@ def documents(scratch: Path) -> list[Reader]:
         }
     ]
     forms: list[Any] = [labelme, studio, coco_values()]
-    verdicts = {"run": "demo", "verdicts": [{"id": "a", "verdict": "good", "note": "x"}, {"id": "b", "verdict": "bad"}]}
     model = {
         "kind": "classifier",
         "classes": ["cat", "dog"],
@@ -193,8 +201,6 @@ def documents(scratch: Path) -> list[Reader]:
         Reader("a.xml", [voc, cvat], changed_bytes, read_xml),
         Reader("labels.json", [json.dumps(form).encode() for form in forms], sometimes(changed_json), read_json_labels),
         Reader("results.json", [json.dumps(model).encode()], sometimes(changed_json), read_json),
-        Reader("verdicts.json", [json.dumps(verdicts).encode()], sometimes(changed_json), read_words),
-        Reader("verdicts.csv", [b'id,verdict,note\na,good,"x, y"\nb,bad,\'=1\n'], changed_bytes, read_words),
         Reader("model.json", [json.dumps(model).encode()], sometimes(changed_json), read_model),
         Reader("list.csv", [table], changed_bytes, read_list),
         Reader("index.csv", [index], changed_bytes, read_index),
@@ -203,12 +209,30 @@ def documents(scratch: Path) -> list[Reader]:
     ]
 
 
-def read_words(path: Path) -> None:
-    read_verdicts(path, ("a", "b"))
-
-
 def read_model(path: Path) -> None:
     read_description(path.parent, kind="classifier", settings=ClassifierSettings)
+
+
+def verdicts(scratch: Path) -> list[Reader]:
+    """Files of verdicts as getam reads them, and as the audit page does."""
+    ids = ("a", "b", "__proto__", "=1;-2")
+    entries = [
+        {"id": id, "verdict": word, "note": note} for id, word, note in zip(ids, (*WORDS, "bad"), NOTES, strict=True)
+    ]
+    as_json, stored = (json.dumps(each).encode() for each in ({"run": "demo", "verdicts": entries}, entries))
+    as_csv = b'id,verdict,note\r\na,good,"x, y"\nb,bad,\'=1\n__proto__,unsure,"\'- ""z""\n@"\n'
+    page = Page(ids, scratch, memory=MEMORY, seconds=SECONDS)
+
+    def read(path: Path) -> None:
+        read_verdicts(path, ids)
+
+    return [
+        Reader("verdicts.json", [as_json], sometimes(changed_json), read),
+        Reader("verdicts.csv", [as_csv], changed_bytes, read),
+        Reader("page.json", [as_json], sometimes(changed_json), page.take),
+        Reader("page.csv", [as_csv], changed_bytes, page.take),
+        Reader("page.storage", [stored], sometimes(changed_json), page.open),
+    ]
 
 
 def weights(scratch: Path) -> list[Reader]:

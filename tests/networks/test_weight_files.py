@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import pickle
 import struct
 import zipfile
@@ -205,6 +206,10 @@ STATES: dict[str, Callable[[dict[str, Tensor], dict[str, str]], object]] = {
     "an entry less": lambda tensors, _: tensors.pop("optimizer.0.exp_avg_sq"),
     "an entry of another shape": lambda tensors, _: tensors.update({"optimizer.0.exp_avg": torch.zeros(5)}),
     "steps of whole numbers": lambda tensors, _: tensors.update({"optimizer.0.step": torch.tensor(1)}),
+    "steps before the first": lambda tensors, _: tensors.update({"optimizer.0.step": torch.tensor(-1.0)}),
+    "a square below 0": lambda tensors, _: tensors["optimizer.0.exp_avg_sq"].neg_().sub_(1),
+    "a weight that is no number": lambda tensors, _: tensors["model.bias"].fill_(float("nan")),
+    "a weight with an imaginary part": lambda tensors, _: tensors.update({"model.bias": torch.zeros(2) * 1j}),
     "progress is no object": lambda _, metadata: metadata.update(progress="[]"),
     "progress is no JSON": lambda _, metadata: metadata.update(progress="{"),
     "progress is deep": lambda _, metadata: metadata.update(progress="[" * 100_000),
@@ -212,6 +217,15 @@ STATES: dict[str, Callable[[dict[str, Tensor], dict[str, str]], object]] = {
     "an epoch that is text": lambda _, metadata: metadata.update(progress=progress(epoch="first")),
     "a sum that is text": lambda _, metadata: metadata.update(progress=progress(sums={"loss": "x"})),
     "a history that is a number": lambda _, metadata: metadata.update(progress=progress(history=3)),
+    "an epoch below 0": lambda _, metadata: metadata.update(progress=progress(epoch=-1, history=[])),
+    "an epoch beyond the last": lambda _, metadata: metadata.update(progress=progress(epoch=4, history=[{}] * 4)),
+    "a batch beyond the last": lambda _, metadata: metadata.update(progress=progress(batch=6)),
+    "a batch behind the last epoch": lambda _, metadata: metadata.update(
+        progress=progress(epoch=3, history=[{}] * 3, batch=1)
+    ),
+    "a history of another length": lambda _, metadata: metadata.update(progress=progress(history=[])),
+    "a history that is no JSON": lambda _, metadata: metadata.update(progress=progress(history=[{"loss": math.nan}])),
+    "an endless sum": lambda _, metadata: metadata.update(progress=progress(sums={"loss": math.inf})),
 }
 
 
@@ -231,7 +245,7 @@ def test_a_tampered_state_touches_nothing(tmp_path: Path, name: str, caplog: pyt
     again, untouched = model(), model()
     fresh = AdamW(again.parameters())
     random = torch.get_rng_state()
-    assert load_state(path, again, fresh, Position, key="key") is None
+    assert load_state(path, again, fresh, Position, key="key", fits=lambda found: found.is_within(3, 5)) is None
     assert "training starts anew" in caplog.text
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(one, other) for one, other in zip(again.parameters(), untouched.parameters(), strict=True))
@@ -242,5 +256,9 @@ def test_an_untouched_state_is_restored(tmp_path: Path) -> None:
     trained = model()
     optimizer = AdamW(trained.parameters())
     save_state(tmp_path / "state.safetensors", trained, optimizer, key="key", progress=json.loads(progress()))
-    restored = load_state(tmp_path / "state.safetensors", trained, optimizer, Position, key="key")
+    path = tmp_path / "state.safetensors"
+    restored = load_state(path, trained, optimizer, Position, key="key", fits=lambda found: found.is_within(3, 5))
     assert restored == Position(epoch=1, history=[{"loss": 1.0}], best=0.5)
+    # The state before a validation, and the one after the last epoch.
+    assert Position(epoch=2, batch=5, history=[{}] * 2).is_within(3, 5)
+    assert Position(epoch=3, history=[{}] * 3).is_within(3, 5)

@@ -569,12 +569,15 @@ def test_an_import_says_what_it_changes(opened: Open, tmp_path: Path) -> None:
 def test_every_import_says_what_became_of_it(opened: Open, tmp_path: Path) -> None:
     one = opened()
     good = b'id,verdict,note\nsecond,good,"a ""word"", ""two"""\n'
-    most = 64_000_000
+    most = 32_000_000
     large = tmp_path / "large.csv"
     with large.open("wb") as file:
         file.write(good)
         file.truncate(most + 1)
     quotes = {
+        "run.json": b'{"run": "\xe2\x80\xae' + b"x" * 10**7 + b'", "verdicts": []}',
+        "columns.csv": b"id,verdict" + b",c" * 20_000 + b"\n" + b"a\n" * 20_000,
+        "lines.csv": b"id,verdict" + b"\n" * 30_000_000,
         "odd.csv": b'"' * 10_000_001,
         "even.csv": b"id,verdict,note\n" + b'"' * 10_000_000,
         "deep.json": b"[" * 10**6,
@@ -582,7 +585,10 @@ def test_every_import_says_what_became_of_it(opened: Open, tmp_path: Path) -> No
     for name, content in quotes.items():
         (tmp_path / name).write_bytes(content)
     for path, message in (
-        (large, "large.csv is larger than 64 MB: import a file that this page has exported."),
+        (large, "large.csv is larger than 32 MB: import a file that this page has exported."),
+        (tmp_path / "run.json", f"The file is of the run \\u{{202e}}{'x' * 800}"),
+        (tmp_path / "columns.csv", "columns.csv. 20,000 entries were no verdicts."),
+        (tmp_path / "lines.csv", "lines.csv holds no verdicts: import a file that this page has exported."),
         (tmp_path / "odd.csv", "odd.csv holds no verdicts: import a file that this page has exported."),
         (tmp_path / "even.csv", "0 verdicts imported from even.csv. 1 entry was no verdict."),
         (tmp_path / "deep.json", "deep.json holds no verdicts: import a file that this page has exported."),
@@ -592,6 +598,7 @@ def test_every_import_says_what_became_of_it(opened: Open, tmp_path: Path) -> No
         one.page.locator('input[type="file"]').set_input_files(path)
         one.wait(f"document.querySelector('.bar .problem')?.textContent.includes({json.dumps(message)})")
         assert one.page.locator(".done").count() == 0
+        assert len(one.page.locator(".bar .problem").inner_text()) < 1100
     assert read_verdicts(export(one, "Export JSON", tmp_path), {"second"})[0].note == 'a "word", "two"'
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.audit_page import write_pseudo_labels
 from support.run_files import write_run
 
 from getam.errors import InputError
 from getam.pages.plots.run import _plots
 from getam.runs.curves import epoch_curves
+from getam.runs.image_results import find_files
 from getam.runs.recorded import recorded_settings, titles_of
 from getam.stages import summary
 from getam.system.files import write_json
@@ -79,3 +81,11 @@ def test_a_changed_result_is_shown_or_named(run: Path, name: str, caplog: pytest
     write_json(run / name, whole)
     summary.run(summary.Arguments(run=run, out=run / "summary.json"))
     assert list(_plots(run))
+
+
+def test_changed_settings_of_labels_are_named(tmp_path: Path) -> None:
+    write_pseudo_labels(tmp_path, "000", {})
+    assert find_files(tmp_path, [], classes=["cat"], shards=1) == []
+    write_pseudo_labels(tmp_path, "000", {}, settings={"alpha": "x"})
+    with pytest.raises(InputError, match=r"000/manifest\.json: not what its stage writes \(.+\); delete it and run"):
+        find_files(tmp_path, [], classes=["cat"], shards=1)

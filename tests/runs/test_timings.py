@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,22 @@ def test_shards_are_summed_and_the_longest_stage_comes_first(tmp_path: Path) -> 
     assert stage_times(tmp_path / "nowhere") == []
 
 
-@pytest.mark.parametrize("text", ["", "s\tx\n1\t2\n", HEADER + "soon\t1\t1\n", HEADER + "3\n", "\xff"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "s\tx\n1\t2\n",
+        HEADER + "soon\t1\t1\n",
+        HEADER + "3\n",
+        HEADER + "inf\t1\t1\n",
+        HEADER + "1\t1\tnan\n",
+        "\xff",
+    ],
+)
 def test_what_is_no_benchmark_is_left_out(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "benchmarks" / "good.tsv", "1", "2")
     (tmp_path / "benchmarks" / "bad.tsv").write_bytes(text.encode("latin-1"))
+    os.mkfifo(tmp_path / "benchmarks" / "pipe.tsv")
     with caplog.at_level(logging.WARNING):
         assert [time.stage for time in stage_times(tmp_path)] == ["good"]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from getam.errors import InputError
+from getam.pages.audit.page import TEMPLATES
 from getam.runs import verdicts
 from getam.runs.verdicts import Verdict, read_verdicts, rejected_ids
+from getam.system.names import BLANKS, FORMULAS, as_words, from_words, is_formula
 
 KNOWN = {"a", "b,c", 'd"e', "__proto__"}
 FOUND = [
@@ -47,6 +51,22 @@ def test_fields_that_a_spreadsheet_would_calculate_are_read_without_their_apostr
         # JSON is no spreadsheet's.
         path = write(tmp_path, "v.json", json.dumps({"verdicts": [{"id": "a", "verdict": "bad", "note": field}]}))
         assert read_verdicts(path, KNOWN) == [Verdict("a", "bad", field)]
+
+
+def test_no_cell_of_a_spreadsheet_is_a_formula_and_no_text_is_lost() -> None:
+    pieces = ("a", "=1", "-", "\uff20", "'", " ", "\xa0", ";", "\t", "\r\n", ",", '"')
+    texts = ["".join(some) for count in range(5) for some in product(pieces, repeat=count)]
+    for text in texts:
+        written = as_words(text)
+        assert from_words(written) == text
+        # Cells end at commas within quotes alone, in some languages at semicolons instead, and in tables at tabs.
+        assert not any(cell.strip().startswith(("=", "-", "\uff20")) for cell in re.split("[;\t\r\n]", written))
+        assert (written == text) is not is_formula(text)
+    assert as_words("x;=1\n- y") == "x;'=1\n'- y"
+    # The page writes what is read here, by the same letters.
+    script = (TEMPLATES / "audit" / "verdicts.js").read_text()
+    for letters in (BLANKS, FORMULAS):
+        assert '"' + letters.replace("\\", "\\\\") + '"' in script
 
 
 def test_a_note_may_be_missing_and_an_image_twice_the_same(tmp_path: Path) -> None:

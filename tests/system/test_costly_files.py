@@ -138,6 +138,25 @@ SLOW: dict[str, tuple[str, Callable[[], str], str, str]] = {
         "read_label_table(PATH, is_photograph=lambda text: text == 'photo', classes=['a', 'a a'])",
         "may be 'photo' with 'a', 'a'",
     ),
+    "index.csv": (
+        "getam.datasets.index",
+        lambda: ",".join(f"c{n}" for n in range(30_000)) + "\na" * 30_000,
+        "Path(PATH).with_name('classes.txt').write_text('cat') and read_index(PATH)",
+        "index.csv: column 'height' is missing; run index-dataset again",
+    ),
+    "times.tsv": (
+        "getam.runs.timings",
+        lambda: "s\tmax_rss" + "".join(f"\tc{n}" for n in range(100_000)) + "\n1\t2" * 100_000,
+        "PATH.parent.joinpath('benchmarks').mkdir() or PATH.rename(PATH.parent / 'benchmarks' / 'a.tsv') and "
+        "stage_times(PATH.parent)[0].jobs",
+        "100000",
+    ),
+    "train_deeplab.log": (
+        "getam.runs.hours",
+        lambda: "train_deeplab: epoch 1/1, " * MANY + "\n train_deeplab: epoch 1/1, x, 1 s, 2 images a second\n",
+        "estimated_hours.__globals__['_epoch_rate'](PATH.parent, 'train_deeplab')",
+        "2.0",
+    ),
     "photographs.txt": (
         "getam.datasets.annotations.tables",
         lambda: "x " * 250 + "a " * MANY,

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from getam.errors import InputError, MachineError
+from getam.settings.foreign import read_key
 from getam.system.files import (
+    KEY,
     LOCK,
     MARKER,
     atomic_file,
@@ -382,6 +384,30 @@ def test_a_link_in_the_way_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".shard.partial").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="is in the way"), atomic_folder(tmp_path / "shard", key="k"):
         raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda path: os.mkfifo(path),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path),
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: path.write_bytes(b"k" * 10_000),
+    ],
+)
+def test_what_is_no_key_of_an_unfinished_folder_starts_it_anew(tmp_path: Path, put: Callable[[Path], object]) -> None:
+    partial = tmp_path / ".shard.partial"
+    partial.mkdir()
+    (partial / MARKER).touch()
+    (partial / "old").touch()
+    put(partial / KEY)
+    assert read_key(partial / KEY) is None
+    with atomic_folder(tmp_path / "shard", key="k") as folder:
+        assert not (folder / "old").exists()
+        assert read_key(folder / KEY) == "k"
+    assert names(tmp_path / "shard") == [MARKER]
 
 
 @pytest.mark.parametrize("name", [MARKER, LOCK])

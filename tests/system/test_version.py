@@ -136,7 +136,7 @@ STAGES_OF: dict[str, set[str]] = {
     },
     "getam.scores.voc_submission": {"voc_submission"},
     "getam.training.loop getam.system.arguments.training getam.training.folder getam.training.log": TRAININGS,
-    "getam.training.optimization getam.training.stop_signals getam.training.batches": TRAININGS,
+    "getam.training.optimization getam.training.stop_signals getam.training.batches getam.training.position": TRAININGS,
     "getam.networks.checkpoints getam.networks.supervision": ALL
     - {"audit", "fetch_weights", "index_dataset", "make_demo", "plot_scores", "summary", "voc_submission"}
     - TABLES,

@@ -23,7 +23,7 @@ from getam.networks.classifier import load_classifier
 from getam.scores.segmenter import Segmenter, load_segmenter
 from getam.settings.config import Config
 from getam.system.files import read_array, read_json, users_folder
-from getam.system.image_files import read_image, read_labels
+from getam.system.image_files import read_image, read_labels, write_labels
 from getam.tools import predict
 
 
@@ -171,6 +171,16 @@ def test_no_file_of_others_is_written_over(
     assert run(models / "deeplab", shoot / "a.png", "--out", shoot) == 1
     assert "a.png: is there already, and is no result of getam predict; choose another --out" in capsys.readouterr().err
     assert (shoot / "a.png").read_bytes() == content
+    # A photograph that carries a note as results do, and one where an overlay would be.
+    write_labels(tmp_path / "noted.png", np.ones((40, 60), np.uint8), note="key")
+    (tmp_path / "overlays").mkdir()
+    shutil.copy(shoot / "e.png", tmp_path / "overlays" / "noted.jpg")
+    for kind, name in (("deeplab", "noted.png"), ("classifier", "overlays/noted.jpg")):
+        content = (tmp_path / name).read_bytes()
+        options = ("--maps", "--overlays") if kind == "classifier" else ()
+        assert run(models / kind, tmp_path / name, "--out", tmp_path, *options) == 1
+        assert f"{name}: is there already, and is no result of getam predict" in capsys.readouterr().err
+        assert (tmp_path / name).read_bytes() == content
     (tmp_path / "out" / "overlays").mkdir(parents=True)
     (tmp_path / "out" / "overlays" / "e.jpg").write_text("mine")
     assert run(models / "deeplab", shoot, "--out", tmp_path / "out", "--overlays") == 1
@@ -266,13 +276,13 @@ def test_an_out_that_is_a_file_has_a_cure_that_cures(
 
 
 def test_names_like_formulas_are_words_in_the_table(models: Path, shoot: Path, tmp_path: Path) -> None:
-    names = ["=1+1", "+1", "-1", "@a", "'=1", "\t=1", "a=1"]
+    names = ["=1+1", "+1", "-1", "@a", "'=1", "\t=1", "a=1", "a; =1", "\uff1d1"]
     for name in names:
         (shoot / f"{name}.png").write_bytes((shoot / "a.png").read_bytes())
     assert run(models / "classifier", shoot, "--out", tmp_path / "out") == 0
     with (tmp_path / "out" / "scores.csv").open(newline="") as file:
         found = {row[0] for row in csv.reader(file)} - {*NAMES, "photograph"}
-    assert found == {"'=1+1", "'+1", "'-1", "'@a", "''=1", "'\t=1", "a=1"}
+    assert found == {"'=1+1", "'+1", "'-1", "'@a", "''=1", "\t'=1", "a=1", "a;' =1", "'\uff1d1"}
 
 
 def test_what_is_passed_over_is_said(

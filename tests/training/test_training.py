@@ -30,7 +30,8 @@ from getam.settings.training import ScheduleSettings
 from getam.system.arguments.training import TrainingArguments
 from getam.system.distributed import STOP_SIGNALS
 from getam.training.batches import EpochBatches, killed_workers
-from getam.training.folder import STATE, training_folder
+from getam.training.folder import FINISHED, MADE_FROM, STATE, training_folder
+from getam.training.log import BEST, PICTURES, TENSORBOARD, TrainingLog
 from getam.training.loop import STATE_FILE, StepResult, Training, training_key
 from getam.training.optimization import SCHEDULES, check_groups, decay_groups
 
@@ -226,6 +227,26 @@ def test_by_hand_nothing_is_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
+def test_what_is_no_note_of_a_finished_training_does_not_count(tmp_path: Path) -> None:
+    assert not finish(tmp_path)
+    note = tmp_path / FINISHED / MADE_FROM
+    note.write_bytes(b"\xff")
+    assert not finish(tmp_path)
+    assert finish(tmp_path)
+    note.unlink()
+    os.mkfifo(note)
+    assert not finish(tmp_path)
+    assert finish(tmp_path)
+    weights, elsewhere = tmp_path / FINISHED / FILES[0], tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("years")
+    weights.unlink()
+    weights.symlink_to(elsewhere / "precious")
+    os.utime(elsewhere / "precious", (1, 1))
+    assert not finish(tmp_path)
+    assert (elsewhere / "precious").stat().st_mtime == 1
+
+
 def test_what_was_stopped_is_not_finished(tmp_path: Path) -> None:
     def stopped() -> None:
         with training_folder(tmp_path, "key", arguments=TrainingArguments(keep_finished=True)):
@@ -273,7 +294,7 @@ def test_a_damaged_state_starts_the_training_anew(
 
 def test_what_only_shows_a_training_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tensorboard").write_text("in the way")
-    (tmp_path / "pictures").symlink_to("/dev/full")
+    (tmp_path / "pictures").write_text("in the way")
     model = dropout_model()
 
     def step(model: nn.Module, batch: dict[str, Tensor], epoch: int) -> StepResult:
@@ -292,6 +313,16 @@ def test_what_only_shows_a_training_does_not_end_it(tmp_path: Path, caplog: pyte
         name_of=str,
     ).run()
     assert caplog.text.count("the training is not shown any more") == 1
+
+
+@pytest.mark.parametrize("name", [TENSORBOARD, PICTURES, BEST])
+@pytest.mark.parametrize("step", [0, 3])
+def test_what_a_training_shows_is_written_through_no_link(tmp_path: Path, name: str, step: int) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"{name}: is a link, through which files elsewhere would be changed; remove"):
+        TrainingLog(tmp_path, TrainingArguments(threads=1, scalars_every=1, pictures_every=1), step=step)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 class Killing(Numbers):

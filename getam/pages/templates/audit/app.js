@@ -18,6 +18,7 @@
     palette: "safe",
   };
   const ONCE = new Set(["x", ...verdicts.WORDS.map((word) => word[0])]);
+  const LONGEST_MESSAGE = 1000; // characters
   const TILES = { min: 80, max: 320, step: 10 };
   const number = new Intl.NumberFormat("en");
   const within = (value, least, most) => Math.min(most, Math.max(least, value));
@@ -45,6 +46,13 @@
       return after;
     });
     return [values, prefer];
+  }
+
+  // Text of a file or an address within a message: what is not printable as an escape, since a mark of direction could
+  // turn the words beside it around, and the beginning of a long one.
+  function shown(text) {
+    const begin = text.length > LONGEST_MESSAGE ? text.slice(0, LONGEST_MESSAGE) + " ..." : text;
+    return begin.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (letter) => `\\u{${letter.codePointAt(0).toString(16)}}`);
   }
 
   function idOfAddress() {
@@ -291,7 +299,7 @@
     const told = html`
       ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
       ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
-        ${message.text} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}`;
+        ${shown(message.text)} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}`;
     return html`
       <form class="bar" onSubmit=${(event) => event.preventDefault()} aria-label="filters and views">
         <div class="line">

@@ -8,7 +8,8 @@ getamAudit.verdicts = (() => {
   const PREFERENCES = "getam-audit:preferences";
   const LONGEST_NOTE = 100000; // characters; Python's csv reads fields of up to 131072
 
-  const MOST_BYTES = 64e6; // of a file, as in getam/runs/verdicts.py
+  const MOST_BYTES = 32e6; // of a file, as in getam/settings/foreign.py
+  const MOST_FIELDS = 2e6; // of a CSV file, which has three for each image
 
   let said = new Map(); // id -> {verdict, note}; a Map, since an id may be __proto__
   let kept = true; // whether the storage holds all verdicts
@@ -31,7 +32,7 @@ getamAudit.verdicts = (() => {
   function read() {
     const list = stored(KEY);
     said = new Map();
-    for (const { id, verdict, note = "" } of Array.isArray(list) ? list.filter(isVerdict) : []) said.set(id, { verdict, note });
+    for (const { id, verdict, note } of Array.isArray(list) ? list.filter(isVerdict) : []) said.set(id, { verdict, note: note ?? "" });
     for (const [id, entry] of pending) {
       if (entry) said.set(id, entry);
       else said.delete(id);
@@ -88,10 +89,15 @@ getamAudit.verdicts = (() => {
   }
 
   const quoted = (text) => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  // A spreadsheet reads text that starts like this as a formula. An apostrophe in front prevents it; _read_csv in
-  // getam/runs/verdicts.py removes it.
-  const asWords = (text) => /^'*[=+\-@]/.test(text) ? `'${text}` : text;
-  const fromWords = (text) => /^'+[=+\-@]/.test(text) ? text.slice(1) : text;
+  // A spreadsheet reads text that starts like this as a formula; where cells end at semicolons or tabs, as in some
+  // languages, or at a line feed that no longer stands within quotes, text behind one as well. An apostrophe in front
+  // prevents it; getam/system/names.py has the same letters.
+  const BLANKS = "['\\0-\\x08\\v\\f\\x0e- \\x7f-\\xa0\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]*";
+  const FORMULAS = "[=+\\-@\\uff1d\\uff0b\\uff0d\\uff20]";
+  const WORDS_HERE = new RegExp(`(^|[;\\t\\r\\n])(?=${BLANKS}${FORMULAS})`, "g");
+  const APOSTROPHES = new RegExp(`(^|[;\\t\\r\\n])'(?=${BLANKS}${FORMULAS})`, "g");
+  const asWords = (text) => text.replace(WORDS_HERE, "$1'");
+  const fromWords = (text) => text.replace(APOSTROPHES, "$1");
 
   function asText(format) {
     if (format === "json") return JSON.stringify({ run: facts.run, verdicts: listed() }, null, 2) + "\n";
@@ -109,12 +115,13 @@ getamAudit.verdicts = (() => {
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   }
 
-  // Parses a CSV file into objects by its header; null if a quote is not closed or a column is missing.
+  // Parses a CSV file into objects by its header; null if a quote is not closed, a column is missing, or it is too long.
   function readCsv(text) {
     const plain = /[^",\r\n]*/y, end = /,|\r\n|\n|\r|$/y;
     const rows = [[]];
-    let at = 0;
+    let at = 0, fields = 0;
     while (at < text.length) {
+      if (++fields > MOST_FIELDS) return null;
       if (text[at] === '"') {
         // A pattern for the whole field would need more stack than there is for a field of many quotes.
         let close = text.indexOf('"', at + 1);
@@ -135,11 +142,10 @@ getamAudit.verdicts = (() => {
       at += found[0].length;
     }
     const [head, ...lines] = rows;
-    if (!head.includes("id") || !head.includes("verdict")) return null;
-    return lines.filter((line) => line.some(Boolean)).map((line) => {
-      const { id, verdict, note } = Object.fromEntries(head.map((name, position) => [name, line[position]]));
-      return { id: id && fromWords(id), verdict, note: note && fromWords(note) };
-    });
+    const [id, verdict, note] = ["id", "verdict", "note"].map((name) => head.lastIndexOf(name));
+    if (id < 0 || verdict < 0) return null;
+    return lines.filter((line) => line.some(Boolean)).map((line) =>
+      ({ id: line[id] && fromWords(line[id]), verdict: line[verdict], note: line[note] && fromWords(line[note]) }));
   }
 
   // Parses an exported file to {run, verdicts}; undefined if it cannot be read or is not JSON.
