@@ -50,7 +50,7 @@
 
   // Text of a file or an address within a message: what is not printable as an escape, since a mark of direction could
   // turn the words beside it around, and the beginning of a long one.
-  function shown(text) {
+  function printable(text) {
     const begin = text.length > LONGEST_MESSAGE ? text.slice(0, LONGEST_MESSAGE) + " ..." : text;
     return begin.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (letter) => `\\u{${letter.codePointAt(0).toString(16)}}`);
   }
@@ -299,7 +299,7 @@
     const told = html`
       ${warnings.map((text) => html`<p class="problem" role="alert" key=${text}>${text}</p>`)}
       ${message && html`<p class=${message.done ? "done" : "problem"} role=${message.done ? "status" : "alert"}>
-        ${shown(message.text)} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}`;
+        ${printable(message.text)} <button type="button" aria-label="close the message" onClick=${() => setMessage(null)}>\u00d7</button></p>`}`;
     return html`
       <form class="bar" onSubmit=${(event) => event.preventDefault()} aria-label="filters and views">
         <div class="line">
