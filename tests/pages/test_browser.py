@@ -522,11 +522,11 @@ def test_verdicts_stay_and_are_exported_and_imported(opened: Open, rows: list[In
     choose(two, "verdict", "bad")
     assert names(two) == ["__proto__"]
     two.page.locator('input[type="file"]').set_input_files({"name": "v.json", "mimeType": "", "buffer": b"{"})
-    two.wait("document.querySelector('.problem').textContent.includes('v.json holds no verdicts')")
+    two.wait("document.querySelector('.problem')?.textContent.includes('v.json holds no verdicts')")
     two.page.locator('input[type="file"]').set_input_files(
         {"name": "w.json", "mimeType": "", "buffer": b'{"verdicts": [null, {"id": 1}, {"id": "a", "verdict": "x"}]}'}
     )
-    two.wait("document.querySelector('.problem').textContent.includes('3 entries were no verdicts')")
+    two.wait("document.querySelector('.problem')?.textContent.includes('3 entries were no verdicts')")
 
 
 def test_an_import_says_what_it_changes(opened: Open, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ PLANTS = {
     "hangs": ("page.csv", "at += found[0].length", "for (;;)", "hangs"),
     "grows": ("page.csv", "const rows = [[]]", "const rows = [[]], some = new Uint8Array(2e8).fill(1)", "MB"),
     "ends of lines": ("page.json", r'[",\r\n]/.test(text) ?', r'[",]/.test(text) ?', "as csv"),
-    "formulas": ("page.csv", "text.slice(1)", "text", "as csv"),
-    "notes": ("page.storage", 'note: note ?? ""', "note", "exports what getam refuses"),
+    "formulas": ("page.csv", 'text.replace(APOSTROPHES, "$1")', "text", "as csv"),
+    "notes": ("page.storage", 'note: note ?? ""', "note", "reading 'replace'"),
     "ids": ("page.json", "if (here.has(id))", "if (id)", "verdicts on"),
 }
 """Kind of files, a piece of the script, what stands in its place, and what is found then."""
