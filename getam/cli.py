@@ -134,14 +134,14 @@ def command(package: str, stages: Mapping[str, str], words: Sequence[str], tools
             print(RUN_HELP)
             return 0
         _run_workflow(words[1:])
+    known = {**stages, **WITHOUT_MODULE} if package == "getam" else stages
     if not words or words[0] in ("-h", "--help"):
-        print(_overview(package, stages))
+        print(_overview(package, known))
         return 0
     if words[0] == "--version":
         print(f"{package} {VERSION}")
         return 0
     if words[0] not in stages:
-        known = [*stages, *WITHOUT_MODULE] if package == "getam" else [*stages]
         near = difflib.get_close_matches(words[0], known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return _refused(f"{package} {words[0]}: no such stage; stages: {', '.join(known)}{hint}")
@@ -231,8 +231,6 @@ def _failed(command: str, message: str) -> int:
 
 
 def _overview(package: str, stages: Mapping[str, str]) -> str:
-    if package == "getam":
-        stages = {**stages, **WITHOUT_MODULE}
     width = max(map(len, stages))
     lines = [f"usage: {package} <stage> --flag value ...   ({package} <stage> --help lists the flags)", ""]
     lines += [f"  {name:<{width}}  {text}" for name, text in sorted(stages.items())]

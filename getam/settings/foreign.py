@@ -13,8 +13,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from getam.errors import InputError, reason_of
 
@@ -129,7 +129,7 @@ ARCHIVE_HEADER_BYTES = 2**16
 """Size of a header in a .tar that holds a long name or further fields of the next file; tarfile holds it in memory."""
 
 
-def open_regular(path: Path, *, most: int | None = None) -> BinaryIO:
+def open_regular(path: Path, *, most: int | None = None) -> BufferedReader:
     """Opens a regular file for reading.
 
     Raises:

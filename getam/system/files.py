@@ -261,11 +261,8 @@ def tells_case_apart(folder: Path) -> bool:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal digits."""
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -96,10 +96,7 @@ class Workplace:
 
     def run(self, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Runs `entry` with these words."""
-        script = (
-            "import runpy, sys; sys.path.insert(0, 'workflow'); runpy.run_path('workflow/run.py', run_name='__main__')"
-        )
-        return self.forked(script, *words, environment=environment)
+        return self.forked(SCRIPT, *words, environment=environment)
 
     def forked(
         self, code: str, *words: str, environment: Mapping[str, str] | None = None
