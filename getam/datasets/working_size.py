@@ -57,6 +57,23 @@ def enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
+def shrunk_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes maps (K, H, W) to a smaller `size` (h, w), float32; the same array if that is their own."""
+    if maps.shape[1:] == size:
+        return maps
+    smaller = np.empty((len(maps), *size), np.float32)
+    for values, each in zip(maps, smaller, strict=True):
+        cv2.resize(values.astype(np.float32), size[::-1], dst=each, interpolation=cv2.INTER_AREA)
+    return smaller
+
+
+def enlarged_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes labels (h, w), uint8, to `size` (H, W), each pixel by its nearest; the same array if that is its own."""
+    if labels.shape == size:
+        return labels
+    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+
 def most_probable(probabilities: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The number of the most probable class at each pixel of `size` (H, W), and its probability.
 

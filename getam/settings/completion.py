@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from getam.settings.choices import Choice, with_baselines
 from getam.settings.crf import CrfSettings
-from getam.settings.section import Fraction, PositiveFloat, Section
+from getam.settings.section import Fraction, LongSide, PositiveFloat, Section
 
 
 def _opening(value: Any) -> Any:
@@ -155,7 +155,10 @@ class PseudoLabelSettings(LabelSettings):
         description="a rejected image: leave_out (it has no label, and what follows doesn't know it) or unknown (all "
         "of its pixels are 255)"
     )
-
+    long_side: LongSide = Field(
+        description="of methods that run the dense CRF: a photograph whose longer side has more pixels is labelled "
+        "scaled down to it, and its labels are enlarged again, which bounds memory and time; 0: never"
+    )
     corrected: str = Field(
         description="folder of labels <id>.png that a person has corrected, which are taken as they are; empty: none"
     )

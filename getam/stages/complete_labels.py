@@ -11,6 +11,7 @@ from pydantic import Field
 
 from getam.datasets.index import IndexRow, read_index, read_photograph
 from getam.datasets.shards import CORRECTED, MANIFEST, REJECTED, new_shard, rows_of
+from getam.datasets.working_size import enlarged_labels, say_scaled_down, shrunk, shrunk_maps, working_size
 from getam.errors import InputError, enumerated
 from getam.labels.corrections import corrected_files, read_correction
 from getam.labels.crf import with_known_backend
@@ -68,6 +69,8 @@ def run(arguments: Arguments) -> None:
     if settings.corrected:
         corrected = {row.id: corrected[row.id] for row in rows if row.id in corrected}
         logger.info("%d of %d images are corrected in %s", len(corrected), len(rows), settings.corrected)
+    if method.runs_crf:
+        say_scaled_down(rows, settings.long_side, what="complete_labels")
     if settings.rejected == "leave_out":
         rows = [row for row in rows if row.id not in bad]
     with (
@@ -135,21 +138,23 @@ def _write(
     classes: Sequence[int],
     maps: Path,
     saliency: Path,
-    settings: LabelSettings,
+    settings: PseudoLabelSettings,
     rejected: bool,
 ) -> None:
     if rejected:
         write_labels(path, np.full((row.height, row.width), UNKNOWN, np.uint8))
         return
+    method = LABEL_METHODS[settings.method]
     maps_path = refined_file(maps, row.id)
-    values = _read_maps(maps_path, row)
     inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
-    image = read_photograph(row) if LABEL_METHODS[settings.method].reads_photograph else None
+    size = working_size(row, settings.long_side) if method.runs_crf else (row.height, row.width)
+    values = shrunk_maps(_read_maps(maps_path, row), size)
+    image = shrunk(read_photograph(row), size) if method.reads_photograph else None
     try:
         labels = make_labels(values, classes, image=image, saliency=inside, settings=settings)
     except InputError as error:
         raise InputError(f"{maps_path}: {error}") from None
-    write_labels(path, labels)
+    write_labels(path, enlarged_labels(labels, (row.height, row.width)))
 
 
 def _read_maps(path: Path, row: IndexRow) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import resource
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,34 @@ def test_pydensecrf_that_is_missing_is_said_before_any_work(data: Path, monkeypa
         complete(data, method="crf", crf=by_it)
     assert not (data / "000").exists()
     complete(data, crf=by_it)  # The completion runs no CRF.
+
+
+@pytest.mark.parametrize("method", ["crf", "rrm"])
+def test_large_photographs_are_labelled_scaled_down(data: Path, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    settings = SETTINGS.model_copy(update={"method": method})
+    out = complete(data, method=method, long_side=16)
+    assert "complete_labels: 4 of 5 images are computed at a longer side of 16 pixels (long_side)" in caplog.text
+    index = read_index(data / "index.csv")
+    for row in index.rows:
+        labels = read_labels(out / f"{row.id}.png")
+        assert labels.shape == (row.height, row.width)
+        if not row.labels or max(labels.shape) <= 20:
+            continue
+        size = (12, 16)
+        maps = [
+            cv2.resize(each.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+            for each in read_array(data / "maps" / f"{row.id}.npy")
+        ]
+        image = cv2.resize(read_photograph(row), size[::-1], interpolation=cv2.INTER_AREA)
+        small = make_labels(np.stack(maps), index.class_indices(row), image=image, settings=settings)
+        np.testing.assert_array_equal(labels, small.repeat(2, axis=0).repeat(2, axis=1))
+    # Other methods are fast at any size.
+    caplog.clear()
+    whole, bounded = (complete(data, f"{side}", long_side=side) for side in (0, 16))
+    assert "long_side" not in caplog.text
+    for row in index.rows:
+        assert (whole / f"{row.id}.png").read_bytes() == (bounded / f"{row.id}.png").read_bytes()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])

@@ -15,9 +15,10 @@ from getam.datasets.shards import new_shard
 from getam.datasets.voc import VOC_CLASSES
 from getam.networks.checkpoints import save_model
 from getam.networks.end_to_end import EndToEndNetwork, describe_end_to_end
+from getam.settings.completion import LABEL_METHODS
 from getam.settings.config import Config
 from getam.system.files import read_array, write_array
-from getam.system.image_files import read_labels
+from getam.system.image_files import read_labels, write_gray
 
 HEIGHT, WIDTH = 3000, 4000
 GIGABYTES = 2.0
@@ -43,6 +44,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, config: Config) -> Path:
     write_index(folder / "index.csv", Index((row,), VOC_CLASSES))
     with new_shard(folder / "maps", ids=["large"], suffix=".npy", classes=VOC_CLASSES, settings=None) as shard:
         shard.submit("large", write_array, np.random.default_rng(0).random((3, 24, 32), np.float32))
+    # As refine_maps enlarges them, of 1024 pixels; in steps, to be made in no time.
+    with new_shard(folder / "wide", ids=["large"], suffix=".npy", classes=VOC_CLASSES, settings=None) as shard:
+        coarse = np.random.default_rng(0).random((3, 15, 20)).astype(np.float16)
+        shard.submit("large", write_array, coarse.repeat(200, axis=1).repeat(200, axis=2))
+    write_gray(folder / "saliency" / "large.png", np.uint8(255) * (np.indices((HEIGHT, WIDTH)).sum(0) % 999 < 500))
     network = EndToEndNetwork(config.end_to_end, num_classes=len(VOC_CLASSES))
     save_model(folder / "end_to_end", network, describe_end_to_end(config.end_to_end, VOC_CLASSES))
     segmenter = build_deeplab(config.deeplab, num_classes=1 + len(VOC_CLASSES))
@@ -64,6 +70,16 @@ def test_refine_maps(data: Path) -> None:
     words = ["refine-maps", "--maps", str(data / "maps"), "--out", str(data / "refined")]
     assert gigabytes(data, "getam", *words) < GIGABYTES
     assert read_array(data / "refined" / "large.npy").shape == (3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("method", LABEL_METHODS)
+def test_complete_labels(data: Path, method: str) -> None:
+    out = data / f"labels_{method}"
+    words = ["--maps", str(data / "wide"), "--saliency", str(data / "saliency"), "--out", str(out), "--method", method]
+    assert gigabytes(data, "getam", "complete-labels", *words) < GIGABYTES
+    labels = read_labels(out / "large.png")
+    assert labels.shape == (HEIGHT, WIDTH)
+    assert {1, 2, 3} & {*np.unique(labels).tolist()}
 
 
 @pytest.mark.parametrize(
