@@ -7,7 +7,7 @@ palette gives its values the colors of others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,28 +73,48 @@ def consistent_index(
     return Index(rows, classes)
 
 
+def check_class_values(masks: Collection[SeenMask], classes: tuple[str, ...], source: Path, *, cure: str) -> None:
+    """Refuses masks of which none shows a class.
+
+    In most of them 255 is the object, as many tools export it: a network that predicts background alone would score an
+    mIoU of 1 on them, since 255 is not scored.
+
+    Args:
+        cure: what one may do instead of writing the classes' values.
+
+    Raises:
+        InputError: there are masks, and all their values are 0 and 255.
+    """
+    values = frozenset().union(*(mask.values for mask in masks))
+    if masks and values <= {0, UNKNOWN}:
+        raise InputError(
+            f"{source}: no mask shows a class, only {' and '.join(map(str, sorted(values)))}; write the value of its "
+            f"class into an object's pixels ({_value_order(classes)} and so on; 255 is void, which isn't scored), or "
+            f"{cure}"
+        )
+
+
+def _value_order(classes: tuple[str, ...]) -> str:
+    return f"{classes[0]} is 1" + (f", {classes[1]} is 2" if len(classes) > 1 else "")
+
+
 def _check_labels(shown: Sequence[tuple[IndexRow, SeenMask]], classes: tuple[str, ...], source: Path) -> None:
     """Refuses masks that don't show what their images are labelled with; warns of some among many.
 
-    Masks without any class value are those in which 255 is the object, as many tools export them: a network that
-    predicts background alone would score an mIoU of 1 on them, since 255 is not scored. Masks of other classes than
-    labels come from a classes.txt in another order, or with a line for the background, or from values that mean object.
+    Masks of other classes than labels come from a classes.txt in another order, or with a line for the background, or
+    from values that mean object.
     """
-    order = f"{classes[0]} is 1" + (f", {classes[1]} is 2" if len(classes) > 1 else "")
-    values = frozenset().union(*(mask.values for _, mask in shown))
     labelled = [
         (row, mask, [classes[value - 1] for value in sorted(mask.values - {0, UNKNOWN})])
         for row, mask in shown
         if row.labels
     ]
-    if labelled and values <= {0, UNKNOWN}:
-        raise InputError(
-            f"{source}: no mask shows a class, only {' and '.join(map(str, sorted(values)))}; write the value of its "
-            f"class into an object's pixels ({order} and so on; 255 is void, which isn't scored), or remove the masks"
-        )
+    if labelled:
+        check_class_values([mask for _, mask in shown], classes, source, cure="remove the masks")
     apart = [(row, mask, names) for row, mask, names in labelled if not {*names} & {*row.labels}]
     if not apart:
         return
+    order = _value_order(classes)
     row, mask, names = apart[0]
     example = f"{mask.path} shows {_said(names)}, its image is labelled {_said(row.labels)}"
     others = sum(bool(names) for *_, names in apart)

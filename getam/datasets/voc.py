@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 
 from getam.datasets.checked_files import NO_COLOR, MaskFacts, mask_facts, packed_colors, photograph_size, values_in
 from getam.datasets.class_names import read_classes, read_lines
-from getam.datasets.consistency import SeenMask, consistent_index, seen_mask
+from getam.datasets.consistency import SeenMask, check_class_values, consistent_index, seen_mask
 from getam.datasets.index import CLASSES, Index, IndexRow, count_problems, evenly_spaced, files_by_id, is_safe_id
 from getam.datasets.sbd import is_sbd, read_sbd_mask, sbd_masks
 from getam.datasets.voc_files import (
@@ -153,17 +153,31 @@ def index_voc(
             negatives=negatives,
         )
 
+    def check_masks() -> None:
+        # Of masks without a class, each image would be said to have no label.
+        if labels == "masks":
+            cure = "set data.labels to annotations or file"
+            check_class_values(seen.values(), classes, root / "SegmentationClass", cure=cure)
+
     if extra is not None and extra.converted and "train" in lists:
         assert masks is not None
         with atomic_folder(masks) as written:
-            rows = check_in_threads(lambda job: check(job, written), jobs, threads)
+            rows = check_in_threads(lambda job: check(job, written), jobs, threads, check_masks)
     else:
-        rows = check_in_threads(lambda job: check(job, None), jobs, threads)
+        rows = check_in_threads(lambda job: check(job, None), jobs, threads, check_masks)
     return consistent_index(rows, classes, masks=seen, source=root / "SegmentationClass")
 
 
-def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], threads: int) -> tuple[IndexRow, ...]:
+def check_in_threads(
+    check: Callable[[Job], IndexRow],
+    jobs: Sequence[Job],
+    threads: int,
+    check_all: Callable[[], None] = lambda: None,
+) -> tuple[IndexRow, ...]:
     """The rows of all jobs, in their order.
+
+    Args:
+        check_all: called after all jobs; what it raises comes before the problems of single jobs.
 
     Raises:
         InputError: one message with the first problems that `check` has raised, and their number.
@@ -177,6 +191,7 @@ def check_in_threads(check: Callable[[Job], IndexRow], jobs: Sequence[Job], thre
 
     with ThreadPoolExecutor(threads) as pool:
         results = list(progress(pool.map(checked, jobs), total=len(jobs), unit="image", what="index_dataset"))
+    check_all()
     if problems := [result for result in results if isinstance(result, str)]:
         raise InputError(listed(problems))
     return tuple(result for result in results if isinstance(result, IndexRow))

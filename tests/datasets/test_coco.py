@@ -301,6 +301,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda root: edit(root, lambda v: v["annotations"].clear(), split="val"),
         ("instances_val2014.json: no image has an annotation", "unpack"),
     ),
+    **{
+        f"category {name}": (
+            lambda root, name=name: edit(root, lambda v: v["categories"][0].update(name=name)),  # type: ignore[misc]
+            (f"{name!r} is no class but label value 0 (unknown pixels are 255); take it off the list",),
+        )
+        for name in ("_background_", "__ignore__", "BACKGROUND", "void")
+    },
     "category name is a number": (
         lambda root: edit(root, lambda v: v["categories"][0].update(name=7)),
         ("not of COCO's layout", "7 is no text", "unpack"),

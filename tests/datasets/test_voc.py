@@ -263,6 +263,22 @@ def test_a_mask_without_a_class_is_named_where_labels_are_masks(root: Path) -> N
     assert refusal(root, labels="masks").startswith(f"t2: no image label in {path}; label the image")
 
 
+@pytest.mark.parametrize("negatives", [False, True])
+@pytest.mark.parametrize(("values", "said"), [([0, 255], "0 and 255"), ([255], "255"), ([0], "0")])
+def test_masks_without_a_class_value_are_refused_as_one_where_labels_are_masks(
+    root: Path, negatives: bool, values: list[int], said: str
+) -> None:
+    for id in (*TRAIN, *VAL):
+        write_mask(root, id, np.array(values, np.uint8))
+    with pytest.raises(InputError) as caught:
+        index_voc(root, labels="masks", threads=1, negatives=negatives)
+    assert str(caught.value) == (
+        f"{root / 'SegmentationClass'}: no mask shows a class, only {said}; write the value of its class into an "
+        "object's pixels (cat is 1, dog is 2 and so on; 255 is void, which isn't scored), or set data.labels to "
+        "annotations or file"
+    )
+
+
 def a_folder(out: Path) -> Path:
     out.mkdir(parents=True)
     return out
@@ -437,6 +453,13 @@ DAMAGES: dict[str, Damage] = {
         lambda root: (root / "classes.txt").write_text("\n \n"),
         ("classes.txt: no class names; write one a line",),
     ),
+    **{
+        f"{name} among the classes": (
+            lambda root, name=name: append(root / "classes.txt", name),  # type: ignore[misc]
+            (f"classes.txt: {name!r} is no class but label value 0 (unknown pixels are 255); take it off the list",),
+        )
+        for name in ("_background_", "__ignore__", "Background", "BACKGROUND", "bg", "void")
+    },
     "class twice": (
         lambda root: append(root / "classes.txt", "dog"),
         ("classes.txt: class 'dog' stands there twice", "must differ"),
