@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -307,10 +306,20 @@ def test_the_device_of_a_killed_job_is_free_at_once(tmp_path: Path, hold: str) -
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver(tmp_path, LISTING)
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        f"#!{sys.executable} -S\nimport sys\nprint('470.57.02' if '--query-gpu=driver_version' in sys.argv else "
+        f"{LISTING!r}, end='')\n"
+    )
+    program.chmod(0o755)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=rf"there is a GPU, but torch {re.escape(torch.__version__)} .* sees none"):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(InputError) as caught:
         NetworkArguments(threads=1).prepare()
+    assert str(caught.value) == (
+        f"there is a GPU, but torch {torch.__version__} (for CUDA 13.0) sees none beside the driver 470.57.02; install "
+        "a torch for that driver, or use --device cpu"
+    )
     assert NetworkArguments(threads=1, device="cpu").prepare().type == "cpu"
     gpu._let_go()
     assert NetworkArguments(threads=1, gpus=0).prepare().type == "cpu"

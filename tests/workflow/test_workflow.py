@@ -652,6 +652,18 @@ def test_a_bad_configuration_ends_with_one_message(tmp_path: Path, name: str) ->
     assert not (workplace.folder / "results").exists()
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Snakemake reads the file too, and keeps the last."""
+    workplace = Workplace(tmp_path / "work", stand_ins=True)
+    overlay = workplace.overlay({"classifier": {"epochs": 3}})
+    overlay.write_text(overlay.read_text() + "run: mine\nclassifier:\n  batch_size: 8\n")
+    result = workplace.snakemake("-n", "--configfile", str(overlay))
+    output = result.stdout + result.stderr
+    assert result.returncode == 1, output
+    assert f"{overlay}: not valid YAML: 'classifier' stands in line 1 and again in line 4; join the two" in output
+    assert "Traceback" not in output
+
+
 def test_a_message_shows_settings_as_they_are(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)
     overlay = workplace.overlay({"classifier": {"backbone": "{os}{{x}}"}})
