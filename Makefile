@@ -43,9 +43,9 @@ test: test-fast test-slow
 test-fast: venv browser
 	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist worksteal
 
-# Half of the time is a campaign of kills, whose workflows take a core; the other files go beside it.
+# A third of the time is a campaign of kills, whose two workflows take a core each.
 test-slow: venv
-	$(BIN)/pytest -m slow -n 2 --dist loadfile
+	$(BIN)/pytest -m slow -n 2 --dist worksteal
 
 # Installs Chromium for the tests of the audit page; without it they are skipped.
 browser:
