@@ -146,9 +146,9 @@ def _write(
         return
     method = LABEL_METHODS[settings.method]
     maps_path = refined_file(maps, row.id)
-    inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
     size = working_size(row, settings.long_side) if method.runs_crf else (row.height, row.width)
     values = shrunk_maps(_read_maps(maps_path, row), size)
+    inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
     image = shrunk(read_photograph(row), size) if method.reads_photograph else None
     try:
         labels = make_labels(values, classes, image=image, saliency=inside, settings=settings)

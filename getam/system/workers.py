@@ -105,7 +105,7 @@ class _Worker:
         Raises:
             BrokenProcessPool: the process has died.
         """
-        request = ForkingPickler.dumps((function, args, kwargs))
+        request = _pickled((function, args, kwargs))
         try:
             self._connection.send_bytes(request)
             answer = self._connection.recv_bytes()
@@ -145,6 +145,15 @@ def _serve(connection: Connection) -> None:
             return
 
 
+def _pickled(content: object) -> bytes:
+    """Pickles what goes through a pipe, as bytes of its own.
+
+    ForkingPickler gives a view of a BytesIO. An error holds the frame that has it, and with the two in one cycle Python
+    3.12 crashes when it collects them.
+    """
+    return bytes(ForkingPickler.dumps(content))
+
+
 def _answer(result: object, error: BaseException | None, text: str) -> bytes:
     """Pickles what a call has given; in its place a RuntimeError with the same text if that cannot be pickled.
 
@@ -152,11 +161,11 @@ def _answer(result: object, error: BaseException | None, text: str) -> bytes:
     whose __init__ takes other arguments than they pass to Exception's.
     """
     try:
-        answer = bytes(ForkingPickler.dumps((result, error, text)))
+        answer = _pickled((result, error, text))
         if error is not None:
             pickle.loads(answer)
     except Exception as raised:
-        answer = bytes(ForkingPickler.dumps((None, RuntimeError(str(error or raised)), text or traceback.format_exc())))
+        answer = _pickled((None, RuntimeError(str(error or raised)), text or traceback.format_exc()))
     return answer
 
 

@@ -115,6 +115,13 @@ def test_first_block_of_a_stage_is_strided_on_conv1_and_dilated(encoder: str) ->
         assert {(conv.dilation, conv.padding) for conv in dilated} == {((dilation, dilation),) * 2}
 
 
+@pytest.mark.parametrize("encoder", ["resnet18", "resnet50"])
+def test_the_stride_of_bottlenecks_may_be_that_of_torchvisions_weights(encoder: str) -> None:
+    first = small(encoder=encoder, bottleneck_stride="3x3").encoder.layer2[0]
+    strides = [(1, 1), (2, 2)] if encoder == "resnet50" else [(2, 2), (1, 1)]  # A basic block has one place for it.
+    assert [first.conv1.stride, first.conv2.stride, first.downsample[0].stride] == [*strides, (2, 2)]
+
+
 def test_frozen_batch_norm_stays_frozen_after_train(images: torch.Tensor) -> None:
     model = small(frozen_batch_norm=True)
     model.eval()

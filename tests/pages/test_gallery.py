@@ -30,6 +30,7 @@ from getam.errors import InputError
 from getam.labels.completion import decisions
 from getam.labels.decisions import Decision
 from getam.labels.refined_maps import write_refined
+from getam.pages.audit import gallery
 from getam.pages.audit.gallery import LABEL_SIDE, SIDE
 from getam.pages.audit.page import RULES, SCRIPTS
 from getam.system.files import read_array, write_array, write_json
@@ -230,6 +231,16 @@ def test_scores_of_the_run_are_in_the_header(run: Path, rows: list[IndexRow]) ->
 def test_images_are_evenly_spaced_over_the_sorted_ids(tmp_path: Path, images: int, ids: str) -> None:
     rows = [index_row(tmp_path, id, "train", None, ()) for id in "5016324"]
     assert "".join(audit(tmp_path / "demo", rows, images=images).entries) == ids
+
+
+@pytest.mark.parametrize(("of", "lists"), [(1, 3), (2, 2), (3, 1), (4, 1)])
+def test_lists_hold_every_image(
+    run: Path, rows: list[IndexRow], monkeypatch: pytest.MonkeyPatch, of: int, lists: int
+) -> None:
+    monkeypatch.setattr(gallery, "LIST", of)
+    page = audit(run, rows)
+    assert (page.facts["lists"], page.facts["perList"]) == (lists, of)
+    assert {*page.entries} == {row.id for row in rows}
 
 
 def test_processes_write_the_same_bytes(tmp_path: Path) -> None:

@@ -112,6 +112,14 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
         assert torch.equal(tensor, other.state_dict()[name]), name
 
 
+def test_the_seed_decides_the_order_of_images(tmp_path: Path) -> None:
+    orders = [
+        train(dropout_model(), tmp_path / name, settings=SETTINGS.model_copy(update={"seed": seed}))[1]
+        for name, seed in (("one", 3), ("again", 3), ("other", 4))
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("interrupt", [(1, 0), (2, 2), (3, 1)])
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(
