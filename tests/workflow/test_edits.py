@@ -89,7 +89,7 @@ def test_nearly_all_keys_are_edited() -> None:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace where the whole workflow has run by stand-ins; its sources are the project's, which are hashed once."""
+    """A workplace where the workflow has run by stand-ins; its sources are the project's, which are hashed once."""
     workplace = Workplace(tmp_path_factory.mktemp("complete") / "work", stand_ins=True)
     result = workplace.snakemake(cores=8)
     assert result.returncode == 0, result.stdout + result.stderr

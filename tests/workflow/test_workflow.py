@@ -471,7 +471,11 @@ def test_a_list_of_photographs_is_a_data_set(tmp_path: Path) -> None:
     for name in ("mine.csv", "mine.classes.txt"):
         (workplace.folder / name).write_text("x\n")
     overlay = ["--configfile", str(workplace.overlay({"data": {"format": "folder", "root": "mine.csv"}} | WITHOUT))]
-    assert workplace.snakemake(*overlay, cores=8).returncode == 0
+    result = workplace.snakemake(*overlay, cores=8)
+    assert result.returncode == 0
+    assert "\nScores:               results/demo/summary.md\n" in result.stderr
+    assert "\nNetwork, multi-stage: results/demo/deeplab\n" in result.stderr
+    assert "Audit page:" not in result.stderr  # The stand-in of audit writes none.
     assert workplace.started()[0] == "index-dataset"
     assert "train-saliency" not in workplace.started()
     assert workplace.plan(*overlay) == set()
@@ -481,7 +485,12 @@ def test_a_list_of_photographs_is_a_data_set(tmp_path: Path) -> None:
         time.sleep(0.01)
         (workplace.folder / name).write_text("y\n")
         assert "index_dataset" in workplace.plan(*overlay)
-        assert workplace.snakemake(*overlay, cores=8).returncode == 0
+        result = workplace.snakemake(*overlay, cores=8)
+        assert result.returncode == 0
+        assert "results/demo/summary.md" in result.stderr.split("steps (100%) done")[1]
+    index_alone = workplace.snakemake(*overlay, "--forcerun", "index_dataset", "--", "index_dataset", cores=8)
+    assert index_alone.returncode == 0
+    assert "Scores:" not in index_alone.stderr
 
 
 PRETRAINED = {

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,7 @@ from getam.settings.section import section_of
 from getam.system.names import printable
 from getam.system.version import source_hash
 
+STARTED = time.time()
 DEMO_DATA = "data/demo"
 CONDA_ENV = "../../envs/getam.yaml"
 
@@ -182,6 +184,23 @@ def forget_finished() -> None:
             model = first_output(workflow, name, {"run": run})
             if is_recorded(workflow, model):
                 shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
+
+
+WORTH_A_LOOK = {
+    "Scores:": "summary.md",
+    "Overview:": "audit/overview.html",
+    "Audit page:": "audit/index.html",
+    "Network, multi-stage:": "deeplab/model.safetensors",
+    "Network, end to end:": "end_to_end/model.safetensors",
+}
+
+
+def say_where() -> None:
+    """Says where the results are that this run has made."""
+    for title, name in WORTH_A_LOOK.items():
+        path = Path(RESULTS) / name
+        if path.is_file() and path.stat().st_mtime >= STARTED:
+            logger.info(f"{title:<22}{path.parent if title.startswith('Network') else path}")
 
 
 def saliency_of_labels(wildcards: object) -> list[str]:
