@@ -70,7 +70,8 @@ def run(arguments: Arguments) -> None:
         corrected = {row.id: corrected[row.id] for row in rows if row.id in corrected}
         logger.info("%d of %d images are corrected in %s", len(corrected), len(rows), settings.corrected)
     if method.runs_crf:
-        say_scaled_down(rows, settings.long_side, what="complete_labels")
+        computed = [row for row in rows if row.labels and row.id not in bad and row.id not in corrected]
+        say_scaled_down(computed, settings.long_side, what="complete_labels")
     if settings.rejected == "leave_out":
         rows = [row for row in rows if row.id not in bad]
     with (
@@ -148,7 +149,7 @@ def _write(
     maps_path = refined_file(maps, row.id)
     size = working_size(row, settings.long_side) if method.runs_crf else (row.height, row.width)
     values = shrunk_maps(_read_maps(maps_path, row), size)
-    inside = _read_saliency(saliency / f"{row.id}.png", row) if settings.needs_saliency else None
+    inside = shrunk(_read_saliency(saliency / f"{row.id}.png", row), size) if settings.needs_saliency else None
     image = shrunk(read_photograph(row), size) if method.reads_photograph else None
     try:
         labels = make_labels(values, classes, image=image, saliency=inside, settings=settings)

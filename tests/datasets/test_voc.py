@@ -274,9 +274,36 @@ def test_masks_without_a_class_value_are_refused_as_one_where_labels_are_masks(
         index_voc(root, labels="masks", threads=1, negatives=negatives)
     assert str(caught.value) == (
         f"{root / 'SegmentationClass'}: no mask shows a class, only {said}; write the value of its class into an "
-        "object's pixels (cat is 1, dog is 2 and so on; 255 is void, which isn't scored), or set data.labels to "
-        "annotations or file"
+        "object's pixels (cat is 1, dog is 2 and so on; 255 is void, which isn't scored), or remove the masks and set "
+        "data.labels to annotations or file"
     )
+    for path in (root / "SegmentationClass").iterdir():
+        path.unlink()
+    assert len(index(root).rows) == 5
+
+
+@pytest.mark.parametrize("wrong", ["damaged", "of another size", "missing"])
+def test_what_is_wrong_with_single_masks_comes_before_that_none_shows_a_class(root: Path, wrong: str) -> None:
+    for id in (*TRAIN, *VAL):
+        write_mask(root, id, np.array([0], np.uint8))
+    path = root / "SegmentationClass" / "t2.png"
+    if wrong == "damaged":
+        path.write_bytes(b"x")
+    elif wrong == "missing":
+        path.unlink()
+    else:
+        write_mask(root, "t2", np.array([1], np.uint8), size=(9, 9))
+    message = refusal(root, labels="masks")
+    assert "no mask shows a class" not in message
+    assert str(path) in message
+
+
+def test_masks_of_test_need_no_class(root: Path) -> None:
+    write_list(root, "test", ["x1"])
+    write_photograph(root, "x1")
+    write_mask(root, "x1", np.array([0], np.uint8))
+    (row,) = index_voc(root, labels="masks", threads=1, splits=("test",)).rows
+    assert row.labels == ()
 
 
 def a_folder(out: Path) -> Path:

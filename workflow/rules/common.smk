@@ -186,19 +186,18 @@ def forget_finished() -> None:
                 shutil.rmtree(Path(model).parent / ".finished", ignore_errors=True)
 
 
-WORTH_A_LOOK = {
-    "Scores:": "summary.md",
-    "Overview:": "audit/overview.html",
-    "Audit page:": "audit/index.html",
-    "Network, multi-stage:": "deeplab/model.safetensors",
-    "Network, end to end:": "end_to_end/model.safetensors",
-}
-
-
 def say_where() -> None:
-    """Says where the results are that this run has made."""
-    for title, name in WORTH_A_LOOK.items():
-        path = Path(RESULTS) / name
+    """Says where the results are that this run has made; of several rounds, the network of the last."""
+    last_round = VARIANTS.rounds(SETTINGS.run)[-1]
+    worth_a_look = {
+        "Scores:": f"{RESULTS}/summary.md",
+        "Overview:": f"{RESULTS}/audit/overview.html",
+        "Audit page:": f"{RESULTS}/audit/index.html",
+        "Network, multi-stage:": VARIANTS.file(last_round, "deeplab/model.safetensors"),
+        "Network, end to end:": f"{RESULTS}/end_to_end/model.safetensors",
+    }
+    for title, name in worth_a_look.items():
+        path = Path(name)
         if path.is_file() and path.stat().st_mtime >= STARTED:
             logger.info(f"{title:<22}{path.parent if title.startswith('Network') else path}")
 
