@@ -44,7 +44,7 @@ def say_scaled_down(rows: Sequence[IndexRow], long_side: int, *, what: str) -> N
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a photograph (H, W, 3) or map (H, W), uint8, to a smaller `size` (h, w); the same array if that is its own."""
+    """Resizes a photograph (H, W, 3) or map (H, W), uint8, to a smaller `size` (h, w); the same array if it is so."""
     if image.shape[:2] == size:
         return image
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
