@@ -43,7 +43,7 @@ test: test-fast test-slow
 test-fast: venv browser
 	$(BIN)/pytest -m 'not slow and not slurm' -n 2 --dist worksteal
 
-# A third of the time is a campaign of kills, whose two workflows take a core each.
+# Most of it is whole runs of the workflow; the two of the campaign of kills take a core each.
 test-slow: venv
 	$(BIN)/pytest -m slow -n 2 --dist worksteal
 

@@ -155,8 +155,10 @@ def index_voc(
 
     def check_masks() -> None:
         # Of masks without a class, each image would be said to have no label. What else is wrong with one comes first.
+        if labels != "masks":
+            return
         own = {split: [files.images.find(id) for id, of in jobs if of == split] for split in ("train", "val")}
-        if labels == "masks" and own["train"] and all(image in seen for image in own["train"]):
+        if own["train"] and all(image in seen for image in own["train"]):
             shown = [seen[image] for images in own.values() for image in images if image in seen]
             cure = "remove the masks and set data.labels to annotations or file"
             check_class_values(shown, classes, root / "SegmentationClass", cure=cure)

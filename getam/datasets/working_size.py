@@ -44,7 +44,10 @@ def say_scaled_down(rows: Sequence[IndexRow], long_side: int, *, what: str) -> N
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes a photograph (H, W, 3) or map (H, W), uint8, to a smaller `size` (h, w); the same array if it is so."""
+    """Resizes a photograph (H, W, 3), uint8, or a map (H, W), uint8 or float32, to a smaller `size` (h, w) by averages.
+
+    The same array if that is its own size.
+    """
     if image.shape[:2] == size:
         return image
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
@@ -63,15 +66,18 @@ def shrunk_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return maps
     smaller = np.empty((len(maps), *size), np.float32)
     for values, each in zip(maps, smaller, strict=True):
-        cv2.resize(values.astype(np.float32), size[::-1], dst=each, interpolation=cv2.INTER_AREA)
+        each[:] = shrunk(values.astype(np.float32), size)
     return smaller
 
 
-def enlarged_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resizes labels (h, w), uint8, to `size` (H, W), each pixel by its nearest; the same array if that is its own."""
-    if labels.shape == size:
-        return labels
-    return cv2.resize(labels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes values (h, w), uint8, to `size` (H, W), each pixel by its nearest: averages of labels are other labels.
+
+    The same array if that is its own size.
+    """
+    if values.shape == size:
+        return values
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def most_probable(probabilities: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

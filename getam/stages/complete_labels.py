@@ -11,7 +11,7 @@ from pydantic import Field
 
 from getam.datasets.index import IndexRow, read_index, read_photograph
 from getam.datasets.shards import CORRECTED, MANIFEST, REJECTED, new_shard, rows_of
-from getam.datasets.working_size import enlarged_labels, say_scaled_down, shrunk, shrunk_maps, working_size
+from getam.datasets.working_size import nearest, say_scaled_down, shrunk, shrunk_maps, working_size
 from getam.errors import InputError, enumerated
 from getam.labels.corrections import corrected_files, read_correction
 from getam.labels.crf import with_known_backend
@@ -155,7 +155,7 @@ def _write(
         labels = make_labels(values, classes, image=image, saliency=inside, settings=settings)
     except InputError as error:
         raise InputError(f"{maps_path}: {error}") from None
-    write_labels(path, enlarged_labels(labels, (row.height, row.width)))
+    write_labels(path, nearest(labels, (row.height, row.width)))
 
 
 def _read_maps(path: Path, row: IndexRow) -> np.ndarray:

@@ -127,6 +127,14 @@ class Workplace:
         return path
 
 
+def complete_by_stand_ins(folder: Path, *, sources: bool = False) -> Workplace:
+    """A workplace where the whole workflow has run by stand-ins."""
+    workplace = Workplace(folder, stand_ins=True, sources=sources)
+    result = workplace.snakemake(cores=8)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return workplace
+
+
 def pseudo_labels(workplace: Workplace) -> dict[str, bytes]:
     """The bytes of the pseudo labels of the tiny run, by their paths in its folder of them."""
     folder = workplace.folder / "results" / "tiny" / "pseudo_labels"

@@ -46,10 +46,11 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     gpu._held = held
 
 
-def driver(folder: Path, listing: str) -> None:
-    """An nvidia-smi that lists so."""
+def driver(folder: Path, listing: str, *, version: str = "unknown") -> None:
+    """An nvidia-smi that lists so, of a driver of this version."""
     program = folder / "nvidia-smi"
-    program.write_text(f"#!{sys.executable} -S\nprint({listing!r}, end='')\n")
+    answer = f"{version!r} if '--query-gpu=driver_version' in sys.argv else {listing!r}"
+    program.write_text(f"#!{sys.executable} -S\nimport sys\nprint({answer}, end='')\n")
     program.chmod(0o755)
 
 
@@ -306,12 +307,7 @@ def test_the_device_of_a_killed_job_is_free_at_once(tmp_path: Path, hold: str) -
 
 
 def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text(
-        f"#!{sys.executable} -S\nimport sys\nprint('470.57.02' if '--query-gpu=driver_version' in sys.argv else "
-        f"{LISTING!r}, end='')\n"
-    )
-    program.chmod(0o755)
+    driver(tmp_path, LISTING, version="470.57.02")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(InputError) as caught:

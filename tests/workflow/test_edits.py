@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic.fields import FieldInfo
 from support.edited_keys import ELSEWHERE, Key, expected
-from support.workplace import PROJECT, Workplace
+from support.workplace import PROJECT, Workplace, complete_by_stand_ins
 
 from getam.errors import InputError
 from getam.settings.choices import Choice
@@ -89,11 +89,8 @@ def test_nearly_all_keys_are_edited() -> None:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace where the workflow has run by stand-ins; its sources are the project's, which are hashed once."""
-    workplace = Workplace(tmp_path_factory.mktemp("complete") / "work", stand_ins=True)
-    result = workplace.snakemake(cores=8)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return workplace
+    """Like `finished`, but its sources are the project's, which are hashed once."""
+    return complete_by_stand_ins(tmp_path_factory.mktemp("complete") / "work")
 
 
 # Two tests, so that two processes can share the work.
