@@ -134,8 +134,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """A workplace where the whole workflow has run on a tiny demo, by the real commands."""
-    workplace = Workplace(tmp_path_factory.mktemp("tiny") / "work", stand_ins=False)
+    """A workplace where the whole workflow has run on a tiny demo, by the real commands, which are forks."""
+    workplace = Workplace(tmp_path_factory.mktemp("tiny") / "work", stand_ins=False, forked=True)
     result = workplace.snakemake(*ONE_THREAD_A_JOB)
     assert result.returncode == 0, (result.stdout + result.stderr)[-5000:]
     return workplace

@@ -9,10 +9,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from support.command_server import CLIENT
+
 SERVER = Path(__file__).with_name("fork_server.py")
+COMMAND_SERVER = Path(__file__).with_name("command_server.py")
+SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""A fork does not inherit the threads with which a library would compute."""
 
 
 class Forks:
@@ -41,8 +48,7 @@ class Forks:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(SERVER), self.kind],
-                # A fork does not inherit the threads with which a library would compute.
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **SINGLE_THREAD},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -63,7 +69,29 @@ class Forks:
         return subprocess.CompletedProcess([python, "-c", code, *words], code_of_exit, output, errors)
 
 
+class Commands:
+    """Starts tests/support/command_server.py at the first use; it ends with the tests."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def client(self) -> str:
+        """The source of a script in the place of a command, which has the server run the command."""
+        socket = Path(tempfile.gettempdir()) / f"getam-commands-{os.getpid()}"
+        if self.process is None:
+            socket.unlink(missing_ok=True)
+            environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **SINGLE_THREAD}
+            self.process = subprocess.Popen(
+                [sys.executable, str(COMMAND_SERVER), str(socket)], env=environment, stdin=subprocess.PIPE
+            )
+            while not socket.exists():
+                assert self.process.poll() is None, "the server of commands has ended"
+                time.sleep(0.01)
+        return CLIENT.format(python=sys.executable, socket=socket)
+
+
 SNAKEMAKE = Forks("snakemake")
 SNAKEMAKE_AND_PROJECT = Forks("snakemake_and_project")
 """For folders that use the project's own packages."""
 NETWORKS = Forks("networks")
+COMMANDS = Commands()

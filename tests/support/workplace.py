@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from support.forks import SNAKEMAKE, SNAKEMAKE_AND_PROJECT
+from support.forks import COMMANDS, SNAKEMAKE, SNAKEMAKE_AND_PROJECT
 
 PROJECT = Path(__file__).resolve().parents[2]
 TINY = PROJECT / "tests" / "tiny.yaml"
@@ -49,14 +49,15 @@ runpy.run_path("workflow/run.py", run_name="__main__")
 class Workplace:
     """A folder with the project's workflow.
 
-    With `stand_ins`, the commands are scripts that only write their output files; with `sources`, the folder has its
-    own copy of the packages, which tests may edit.
+    With `stand_ins`, the commands are scripts that only write their output files; with `forked`, they are forks of a
+    process that has imported torch; with neither, the environment's. With `sources`, the folder has its own copy of the
+    packages, which tests may edit.
     """
 
-    def __init__(self, folder: Path, *, stand_ins: bool, sources: bool = False) -> None:
+    def __init__(self, folder: Path, *, stand_ins: bool, sources: bool = False, forked: bool = False) -> None:
         self.folder = folder
         self.sources = sources
-        self.stand_ins = stand_ins
+        self.own_commands = stand_ins or forked
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("workflow", "envs"):
             shutil.copytree(PROJECT / name, folder / name)
@@ -64,18 +65,19 @@ class Workplace:
         if sources:
             for name in ("getam", "deeplab"):
                 shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        if stand_ins:
+        if self.own_commands:
             # The rules use the commands in the folder of the Python that runs Snakemake.
             commands = folder / "bin"
             commands.mkdir()
             (commands / "python").symlink_to(sys.executable)
+            script = STAND_IN.format(python=sys.executable) if stand_ins else COMMANDS.client()
             for name in ("getam", "deeplab"):
-                (commands / name).write_text(STAND_IN.format(python=sys.executable))
+                (commands / name).write_text(script)
                 (commands / name).chmod(stat.S_IRWXU)
 
     @property
     def python(self) -> str:
-        return str(self.folder / "bin" / "python") if self.stand_ins else sys.executable
+        return str(self.folder / "bin" / "python") if self.own_commands else sys.executable
 
     @property
     def command(self) -> list[str]:

@@ -117,7 +117,7 @@ def elsewhere(workplace: Workplace, folder: Path) -> Workplace:
             seconds = int(path.stat().st_mtime)
             os.utime(path, (seconds, seconds))
     copy = object.__new__(Workplace)
-    copy.folder, copy.stand_ins, copy.sources = folder, True, False
+    copy.folder, copy.own_commands, copy.sources = folder, True, False
     return copy
 
 

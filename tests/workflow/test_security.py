@@ -38,7 +38,7 @@ class Payload:
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path / "work", stand_ins=False)
+    return Workplace(tmp_path / "work", stand_ins=False, forked=True)
 
 
 def run(workplace: Workplace, target: str, values: Mapping[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
