@@ -36,6 +36,16 @@ hypothesis.settings.load_profile("getam")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest begins first, so that no process ends with it alone."""
+
+    def seconds(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("timeout")
+        return 0 if marker is None else marker.args[0]
+
+    items.sort(key=seconds, reverse=True)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the reference arrays and the real photographs; not part of the repository."""

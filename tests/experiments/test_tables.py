@@ -413,6 +413,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     return Workplace(tmp_path_factory.mktemp("tables") / "work", stand_ins=True)
 
 
+@pytest.mark.slow
 def test_the_target_of_all_tables_takes_every_variant_once(workplace: Workplace) -> None:
     result = workplace.snakemake("tables", cores=8)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -446,6 +447,7 @@ def test_the_table_of_alphas_trains_one_classifier_and_one_saliency_network(tmp_
     assert started == before | dict.fromkeys(once, 1) | dict.fromkeys(for_each, 4)
 
 
+@pytest.mark.slow
 def test_an_edit_of_a_table_reruns_its_new_rows_alone(workplace: Workplace) -> None:
     if not (workplace.folder / "results").exists():
         assert workplace.snakemake("tables", cores=8).returncode == 0
@@ -480,6 +482,7 @@ def test_a_sweep_is_a_target(workplace: Workplace, tmp_path: Path) -> None:
     assert written["make-table"] == ["demo/tables/sweep.json"]
 
 
+@pytest.mark.slow
 def test_seeds_are_a_target_that_trains_what_a_seed_touches_alone(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)
     assert workplace.snakemake(cores=8).returncode == 0

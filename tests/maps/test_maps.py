@@ -182,6 +182,7 @@ def test_maps_of_the_full_size_network_equal_the_authors(coupling: str, dtype: t
         assert error.max().item() <= TOLERANCE[dtype]
 
 
+@pytest.mark.slow
 def test_bfloat16_of_the_full_size_network_is_near_the_authors(reference: Arrays) -> None:
     arrays = reference("getam_base_vitb.npz")
     model = reference_model("getam_base_vitb", arrays, torch.float32)

@@ -88,6 +88,7 @@ def test_round_trip_is_lossless(name: str, reference: Arrays, tmp_path: Path) ->
     assert_same(torch.load(tmp_path / "back.pth", weights_only=True), state)
 
 
+@pytest.mark.slow
 def test_full_size_network_computes_what_theirs_did(
     full_shapes: Shapes, procedural: Procedural, reference: Arrays, tmp_path: Path
 ) -> None:

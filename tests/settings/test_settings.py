@@ -478,9 +478,10 @@ def test_the_recipe_of_hard_photographs_differs_where_it_says_so() -> None:
     networks = {f"{section}.pretrained" for section in ("classifier", "deeplab", "end_to_end")}
     tuned = {"maps.image_size", "maps.flip", "completion.alpha", "completion.gamma", "score_labels.threshold"}
     labels = {"end_to_end.completion.alpha", "end_to_end.completion.gamma"}
-    assert differing(dinov2, photos20) == {"run", "data", "saliency", *networks, *tuned, *labels}
-    # The two of the end-to-end path stand in one line.
-    assert path.read_text().count(" # photos20") == len(tuned) + 1
+    propagated = {"tables.propagated.maps.image_size", "tables.propagated.maps.scales"}
+    assert differing(dinov2, photos20) == {"run", "data", "saliency", *networks, *tuned, *labels, *propagated}
+    # The two of the end-to-end path stand in one line, and the two of propagated maps.
+    assert path.read_text().count(" # photos20") == len(tuned) + 2
 
 
 def test_the_recipe_beyond_the_paper_is_that_of_dinov2_but_for_its_rounds() -> None:

@@ -115,6 +115,7 @@ def in_two_processes(path: Path, accumulation: int) -> None:
         assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_two_processes_train_as_one(tmp_path: Path, accumulation: int) -> None:
     alone = train_toy(tmp_path / "alone", accumulation)

@@ -35,6 +35,9 @@ VIT = {
 }
 
 
+NETWORKS = ["deeplab", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dpt", "end_to_end"))]
+
+
 @pytest.fixture(scope="module")
 def models(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_trained(tmp_path_factory.mktemp("models"), config)
@@ -59,7 +62,7 @@ def torch_logits(folder: Path, pixels: Tensor) -> np.ndarray:
     return WithNormalization(find_model(folder).network()[0])(pixels).numpy()
 
 
-@pytest.mark.parametrize("name", ["deeplab", "dpt", "end_to_end"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_is_torch_at_every_size(name: str, models: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.onnx"
     assert run(models / name, "--out", out) == 0
@@ -81,7 +84,7 @@ def test_onnx_is_torch_at_every_size(name: str, models: Path, tmp_path: Path) ->
     assert (session.run(None, {"images": pixels.numpy()})[0][0].argmax(0) == labels).mean() > 0.99
 
 
-@pytest.mark.parametrize("name", ["deeplab", "dpt", "end_to_end"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_program_of_torch_export_is_torch(name: str, models: Path, tmp_path: Path) -> None:
     out = tmp_path / "network.pt2"
     assert run(models / name, "--format", "torch", "--out", out) == 0

@@ -85,6 +85,7 @@ def test_bad_input_is_one_message(data: Path, tmp_path: Path, capsys: pytest.Cap
         assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_dinov2_is_above_fresh_weights_on_photographs(
     shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

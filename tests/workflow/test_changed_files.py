@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,16 +110,15 @@ CASES = {
 
 def elsewhere(workplace: Workplace, folder: Path) -> Workplace:
     """A copy of the whole folder, as rsync -a makes it for an archive that keeps seconds alone."""
-    shutil.copytree(workplace.folder, folder, symlinks=True)
+    copy = workplace.copied(folder)
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_relative_to(folder / "results"):
             seconds = int(path.stat().st_mtime)
             os.utime(path, (seconds, seconds))
-    copy = object.__new__(Workplace)
-    copy.folder, copy.own_commands, copy.sources = folder, True, False
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_that_was_changed_in_place_reruns_what_depends_on_it(tmp_path: Path, name: str) -> None:
     workplace = Workplace(tmp_path / "work", stand_ins=True)

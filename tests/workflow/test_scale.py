@@ -115,6 +115,7 @@ def test_the_graph_of_coco_takes_seconds(tmp_path: Path) -> None:
     assert found.gigabytes < GIGABYTES
 
 
+@pytest.mark.slow
 def test_a_run_with_nothing_to_do_is_over_in_seconds(voc: Workplace) -> None:
     assert voc.snakemake(*voc_words(voc), cores=16).returncode == 0
     found = measured(voc, *voc_words(voc))

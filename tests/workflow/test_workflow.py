@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -61,10 +60,7 @@ DIRECTIVES = (
 @pytest.fixture
 def copy(finished: Workplace, tmp_path: Path) -> Workplace:
     """A copy of the finished workplace, to edit files in."""
-    shutil.copytree(finished.folder, tmp_path / "work", symlinks=True)
-    workplace = object.__new__(Workplace)
-    workplace.folder, workplace.stand_ins, workplace.sources = tmp_path / "work", True, True
-    return workplace
+    return finished.copied(tmp_path / "work")
 
 
 EDITS: dict[str, tuple[dict[str, Any], set[str]]] = {
