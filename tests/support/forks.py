@@ -18,8 +18,11 @@ from support.command_server import CLIENT
 
 SERVER = Path(__file__).with_name("fork_server.py")
 COMMAND_SERVER = Path(__file__).with_name("command_server.py")
-SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""A fork does not inherit the threads with which a library would compute."""
+
+
+def environment_of_server() -> dict[str, str]:
+    """The tests' environment with one thread, since a fork does not inherit those with which a library computes."""
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Forks:
@@ -48,7 +51,7 @@ class Forks:
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, str(SERVER), self.kind],
-                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **SINGLE_THREAD},
+                env=environment_of_server(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -80,10 +83,8 @@ class Commands:
         socket = Path(tempfile.gettempdir()) / f"getam-commands-{os.getpid()}"
         if self.process is None:
             socket.unlink(missing_ok=True)
-            environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **SINGLE_THREAD}
-            self.process = subprocess.Popen(
-                [sys.executable, str(COMMAND_SERVER), str(socket)], env=environment, stdin=subprocess.PIPE
-            )
+            words = [sys.executable, str(COMMAND_SERVER), str(socket)]
+            self.process = subprocess.Popen(words, env=environment_of_server(), stdin=subprocess.PIPE)
             while not socket.exists():
                 assert self.process.poll() is None, "the server of commands has ended"
                 time.sleep(0.01)
