@@ -1,10 +1,11 @@
 """Runs the commands `getam` and `deeplab` in forks of one process, which has imported what they import.
 
-    python command_server.py SOCKET
+    python command_server.py SOCKET ROOT
 
-A whole run starts some thirty commands, and each takes seconds to import torch. Here a client in the place of a command
-sends its words, folder, environment and standard streams, and ends with the exit code that it is sent. The server ends
-with the process that has started it, of whose pipe its standard input is the other end.
+ROOT is the folder of the two packages. A whole run starts some thirty commands, and each takes seconds to import torch.
+Here a client in the place of a command sends its words, folder, environment and standard streams, and ends with the
+exit code that it is sent. The server ends with the process that has started it, of whose pipe its standard input is the
+other end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-
 CLIENT = """#!{python} -S
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
@@ -29,17 +28,17 @@ server.connect("{socket}")
 package = os.path.basename(sys.argv[0])
 request = dict(package=package, words=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))
 socket.send_fds(server, [b"x"], [0, 1, 2])
-server.sendall(json.dumps(request).encode())
-server.shutdown(socket.SHUT_WR)
+server.sendall(json.dumps(request).encode() + b"\\n")
 sys.exit(server.recv(1)[0])
 """
-"""A command of a workplace whose commands are forks; killed or interrupted, it leaves the fork alone."""
+"""In the place of a command; however it is stopped, its fork is killed."""
 
 
 def main() -> None:
-    sys.path.insert(0, str(PROJECT))
+    root = Path(sys.argv[2])
+    sys.path.insert(0, str(root))
     for package in ("getam", "deeplab"):
-        for module in sorted((PROJECT / package / "stages").glob("[!_]*.py")):
+        for module in sorted((root / package / "stages").glob("[!_]*.py")):
             import_module(f"{package}.stages.{module.stem}")
     # Objects that the collector does not visit stay in memory that the forks share.
     gc.freeze()
@@ -57,6 +56,8 @@ def main() -> None:
                 _answer(connection)
             connection.close()
     os.unlink(sys.argv[1])
+    # Without the collector's visit some libraries miss their objects, and say so at length.
+    os._exit(0)
 
 
 def _answer(connection: socket.socket) -> None:
@@ -64,14 +65,21 @@ def _answer(connection: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     streams = socket.recv_fds(connection, 1, 3)[1]
     with connection.makefile("rb") as file:
-        request = json.load(file)
+        request = json.loads(file.readline())
     child = os.fork()
     if child == 0:
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
+        # The server's own would take these for what they were, files for instance.
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww")
+        )
         _run(**request)
+    # A client says nothing more; it is gone where there is something to read.
+    if connection in select.select([connection, os.pidfd_open(child)], [], [])[0]:
+        os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     # As a shell says it: 128 + number of the signal.
     with contextlib.suppress(OSError):

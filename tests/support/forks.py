@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from support.command_server import CLIENT
 
+PROJECT = Path(__file__).resolve().parents[2]
 SERVER = Path(__file__).with_name("fork_server.py")
 COMMAND_SERVER = Path(__file__).with_name("command_server.py")
 
@@ -73,26 +75,41 @@ class Forks:
 
 
 class Commands:
-    """Starts tests/support/command_server.py at the first use; it ends with the tests."""
+    """Starts tests/support/command_server.py at the first use; it ends with the tests.
 
-    def __init__(self) -> None:
+    Args:
+        root: the folder of the packages getam and deeplab.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.socket = Path(tempfile.gettempdir()) / f"getam-commands-{os.getpid()}-{id(self)}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def client(self) -> str:
         """The source of a script in the place of a command, which has the server run the command."""
-        socket = Path(tempfile.gettempdir()) / f"getam-commands-{os.getpid()}"
         if self.process is None:
-            socket.unlink(missing_ok=True)
-            words = [sys.executable, str(COMMAND_SERVER), str(socket)]
+            self.socket.unlink(missing_ok=True)
+            words = [sys.executable, str(COMMAND_SERVER), str(self.socket), str(self.root)]
             self.process = subprocess.Popen(words, env=environment_of_server(), stdin=subprocess.PIPE)
-            while not socket.exists():
+            while not self.socket.exists():
                 assert self.process.poll() is None, "the server of commands has ended"
                 time.sleep(0.01)
-        return CLIENT.format(python=sys.executable, socket=socket)
+        return CLIENT.format(python=sys.executable, socket=self.socket)
+
+
+def put_commands(folder: Path, script: str) -> None:
+    """Makes a folder with a script in the place of both commands: the rules use it if its `python` runs Snakemake."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "python").unlink(missing_ok=True)
+    (folder / "python").symlink_to(sys.executable)
+    for name in ("getam", "deeplab"):
+        (folder / name).write_text(script)
+        (folder / name).chmod(stat.S_IRWXU)
 
 
 SNAKEMAKE = Forks("snakemake")
 SNAKEMAKE_AND_PROJECT = Forks("snakemake_and_project")
 """For folders that use the project's own packages."""
 NETWORKS = Forks("networks")
-COMMANDS = Commands()
+COMMANDS = Commands(PROJECT)

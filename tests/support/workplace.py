@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from support.forks import COMMANDS, SNAKEMAKE, SNAKEMAKE_AND_PROJECT
+from support.forks import COMMANDS, PROJECT, SNAKEMAKE, SNAKEMAKE_AND_PROJECT, put_commands
 
-PROJECT = Path(__file__).resolve().parents[2]
 TINY = PROJECT / "tests" / "tiny.yaml"
 ONE_THREAD_A_JOB = ("--max-threads", "1", "--resources", "gpu=2", "--configfile", str(TINY))
 
@@ -66,14 +64,7 @@ class Workplace:
             for name in ("getam", "deeplab"):
                 shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         if self.own_commands:
-            # The rules use the commands in the folder of the Python that runs Snakemake.
-            commands = folder / "bin"
-            commands.mkdir()
-            (commands / "python").symlink_to(sys.executable)
-            script = STAND_IN.format(python=sys.executable) if stand_ins else COMMANDS.client()
-            for name in ("getam", "deeplab"):
-                (commands / name).write_text(script)
-                (commands / name).chmod(stat.S_IRWXU)
+            put_commands(folder / "bin", STAND_IN.format(python=sys.executable) if stand_ins else COMMANDS.client())
 
     def copied(self, folder: Path) -> Workplace:
         """A copy of the whole folder, in which files keep their times."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.forks import COMMANDS, put_commands
 from support.workplace import ONE_THREAD_A_JOB, Workplace
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -63,11 +64,15 @@ new.write_text(json.dumps(sys.argv))
 new.rename(job)
 while job.exists():
     time.sleep(0.01)
-os.execv("{python}", ["{python}", "-m", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+name = os.path.basename(sys.argv[0])
+if job.with_suffix(".victim").exists():
+    os.execv("{python}", ["{python}", "-m", name, *sys.argv[1:]])
+os.execv(os.path.join("{forked}", name), [name, *sys.argv[1:]])
 """
 """In the place of a command: says that a job has begun, and becomes the command when its note is taken away.
 
-So that no job is over before the test sees it, however short it is and however busy the machine.
+So that no job is over before the test sees it, however short it is and however busy the machine. What is to be killed
+is a process of its own; the rest are forks.
 """
 
 
@@ -82,7 +87,11 @@ class Job:
     @property
     def name(self) -> str:
         """`dump_maps/000`, as its log is called."""
-        return str(Path(self._flag("--log")).relative_to("results/tiny/logs").with_suffix(""))
+        return str(Path(self.log).relative_to("results/tiny/logs").with_suffix(""))
+
+    @property
+    def log(self) -> str:
+        return self._flag("--log")
 
     @property
     def out(self) -> str:
@@ -95,7 +104,9 @@ class Job:
     def _flag(self, name: str) -> str:
         return self.words[self.words.index(name) + 1]
 
-    def let_go(self) -> None:
+    def let_go(self, *, victim: bool = False) -> None:
+        if victim:
+            self.note.with_suffix(".victim").touch()
         self.note.unlink()
 
 
@@ -119,8 +130,9 @@ class Campaign:
         return self.workplace.folder / "begun"
 
     def __post_init__(self) -> None:
-        for name in ("getam", "deeplab"):
-            (self.workplace.folder / "bin" / name).write_text(GATE.format(python=sys.executable))
+        commands = self.workplace.folder / "bin"
+        put_commands(commands / "forked", COMMANDS.client())
+        put_commands(commands, GATE.format(python=sys.executable, forked=commands / "forked"))
 
     def run(self) -> None:
         rng = random.Random(int(self.number))
@@ -153,11 +165,13 @@ class Campaign:
         job = self._next(process)
         while job is not None:
             seen.add(job.name)
-            stage = job.process
-            job.let_go()
             if job.name not in victims:
+                job.let_go()
                 job = self._next(process)
                 continue
+            stage = job.process
+            (self.workplace.folder / job.log).unlink(missing_ok=True)
+            job.let_go(victim=True)
             # Each time that it ends before, it is killed earlier.
             after = self._wait(job, stage, rng, share=0.5 ** missed[job.name])
             victim = victims[job.name]
@@ -191,11 +205,13 @@ class Campaign:
     def _wait(self, job: Job, stage: psutil.Process, rng: random.Random, *, share: float) -> float:
         """Waits for a moment of a share of the job's time; of a training, once it has something to lose."""
         started = time.monotonic()
+        # Its log is there once it has imported torch, which the job whose time is known had not to.
+        begins = self.workplace.folder / job.log
         if job.name.startswith("train_"):
-            state = self.workplace.folder / job.out / ".state" / "state.safetensors"
-            while _is_alive(stage) and not state.is_file():
-                time.sleep(0.005)
+            begins = self.workplace.folder / job.out / ".state" / "state.safetensors"
             share *= 0.05
+        while _is_alive(stage) and not begins.is_file():
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.8 * share) * self.seconds[job.name])
         return time.monotonic() - started
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.forks import Commands, put_commands
 from support.workplace import PROJECT, TINY
 
 from getam.system.files import read_json
@@ -34,11 +35,27 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(installed: Path, where: Path, *words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs `getam` as the wheel has it."""
+@pytest.fixture(scope="module")
+def forked(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with commands in the place of the environment's: forks of one process with the wheel's packages."""
+    folder = tmp_path_factory.mktemp("forked") / "bin"
+    put_commands(folder, Commands(installed).client())
+    return folder
+
+
+def run(
+    installed: Path, where: Path, *words: object, check: bool = True, commands: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `getam` as the wheel has it, as a process of its own or by the commands of a folder."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("GETAM_", "PYTHONPATH"))}
-    environment |= {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    packages = [str(installed)] if commands is None else [str(installed), *filter(None, sys.path)]
+    environment |= {"PYTHONPATH": os.pathsep.join(packages), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "getam", *map(str, words)]
+    if commands is not None:
+        # The rules use the commands beside the Python that runs Snakemake.
+        command = (
+            [str(commands / "python"), *command[1:]] if words[0] == "run" else [str(commands / "getam"), *command[3:]]
+        )
     done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
@@ -78,10 +95,12 @@ def commands_of_section(page: str, title: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_the_way_from_a_folder_to_a_network_that_the_manual_shows(installed: Path, tmp_path: Path) -> None:
+def test_the_way_from_a_folder_to_a_network_that_the_manual_shows(
+    installed: Path, forked: Path, tmp_path: Path
+) -> None:
     tiny = yaml.safe_load(TINY.read_text())
     demo = tmp_path / "data" / "demo"
-    run(installed, tmp_path, "make-demo", "--out", "data/demo", "--config", TINY)
+    run(installed, tmp_path, "make-demo", "--out", "data/demo", "--config", TINY, commands=forked)
     folder_of_photographs(demo, tmp_path / "birds")
     # Networks from scratch in the place of a recipe with weights.
     overlay = tmp_path / "tiny.yaml"
@@ -90,7 +109,7 @@ def test_the_way_from_a_folder_to_a_network_that_the_manual_shows(installed: Pat
         if "configs/rehearsal.yaml" in words or words[0] == "estimate":
             continue
         replaced = [str(overlay) if word == "configs/dinov2.yaml" else word for word in words]
-        run(installed, tmp_path, *replaced, *(("--weights", "false") if words[0] == "new" else ()))
+        run(installed, tmp_path, *replaced, *(("--weights", "false") if words[0] == "new" else ()), commands=forked)
     photographs = {path.stem for path in (tmp_path / "birds").glob("*.jpg")}
     assert {path.stem for path in (tmp_path / "predicted").glob("*.png")} == photographs
     assert (tmp_path / "predicted" / "contact_sheet.html").is_file()

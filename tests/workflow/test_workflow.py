@@ -826,7 +826,7 @@ def test_the_report_shows_scores_plots_and_images_without_a_network(tiny: Workpl
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_run_is_taken_up_and_gives_the_same_pseudo_labels(tiny: Workplace, tmp_path: Path) -> None:
-    workplace = Workplace(tmp_path / "work", stand_ins=False)
+    workplace = Workplace(tmp_path / "work", stand_ins=False, forked=True)
     words = ["results/tiny/pseudo_labels/000", "results/tiny/pseudo_labels/001", *ONE_THREAD_A_JOB]
     running = subprocess.Popen(
         [*workplace.command, "--cores", "2", *words],
