@@ -157,6 +157,7 @@ def _without_saliency(propagated: Mapping[str, Any]) -> dict[str, Any]:
     end_to_end = propagated["end_to_end"]
     return {
         "maps": propagated["maps"],
+        **({"refine": propagated["refine"]} if "refine" in propagated else {}),
         "completion": labels(propagated["completion"]),
         "end_to_end": {
             "saliency_weight": 0,
