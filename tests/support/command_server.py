@@ -31,13 +31,15 @@ socket.send_fds(server, [b"x"], [0, 1, 2])
 server.sendall(json.dumps(request).encode() + b"\\n")
 sys.exit(server.recv(1)[0])
 """
-"""In the place of a command; however it is stopped, its fork is killed."""
+"""In the place of a command; however it is stopped, its fork is killed (not what that has started)."""
 
 
 def main() -> None:
     root = Path(sys.argv[2])
     sys.path.insert(0, str(root))
     for package in ("getam", "deeplab"):
+        # The environment has the checkout's packages too.
+        assert Path(str(import_module(package).__file__)).is_relative_to(root), f"{root} has no {package}"
         for module in sorted((root / package / "stages").glob("[!_]*.py")):
             import_module(f"{package}.stages.{module.stem}")
     # Objects that the collector does not visit stay in memory that the forks share.
@@ -65,7 +67,11 @@ def _answer(connection: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     streams = socket.recv_fds(connection, 1, 3)[1]
     with connection.makefile("rb") as file:
-        request = json.loads(file.readline())
+        line = file.readline()
+    if not line:
+        # The client was killed before it said what to run.
+        os._exit(0)
+    request = json.loads(line)
     child = os.fork()
     if child == 0:
         connection.close()

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from uuid import uuid4
 
 from support.command_server import CLIENT
 
@@ -83,7 +84,7 @@ class Commands:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.socket = Path(tempfile.gettempdir()) / f"getam-commands-{os.getpid()}-{id(self)}"
+        self.socket = Path(tempfile.gettempdir()) / f"getam-commands-{uuid4().hex}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def client(self) -> str:
@@ -96,6 +97,11 @@ class Commands:
                 assert self.process.poll() is None, "the server of commands has ended"
                 time.sleep(0.01)
         return CLIENT.format(python=sys.executable, socket=self.socket)
+
+    def end(self) -> None:
+        """Ends the server, if it has been started."""
+        if self.process is not None:
+            self.process.communicate()
 
 
 def put_commands(folder: Path, script: str) -> None:

@@ -1,4 +1,4 @@
-"""Kills and faults at any moment: the rerun gives the files of an undisturbed run, and a message says what is wrong."""
+"""Kills and faults at any moment of a stage's work: the rerun gives the files of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -212,6 +212,8 @@ class Campaign:
             share *= 0.05
         while _is_alive(stage) and not begins.is_file():
             time.sleep(0.005)
+        with suppress(psutil.NoSuchProcess):
+            assert "-m" in stage.cmdline() or not _is_alive(stage), f"{job.name} is a fork"
         time.sleep(rng.uniform(0, 0.8 * share) * self.seconds[job.name])
         return time.monotonic() - started
 

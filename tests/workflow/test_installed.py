@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def forked(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forked(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with commands in the place of the environment's: forks of one process with the wheel's packages."""
     folder = tmp_path_factory.mktemp("forked") / "bin"
-    put_commands(folder, Commands(installed).client())
-    return folder
+    commands = Commands(installed)
+    put_commands(folder, commands.client())
+    yield folder
+    commands.end()
 
 
 def run(
