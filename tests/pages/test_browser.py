@@ -379,7 +379,7 @@ def test_a_scroll_takes_the_current_image_with_it(opened: Open) -> None:
     first = current(one)
     one.page.mouse.move(600, 400)
     one.page.mouse.wheel(0, 60)
-    one.wait("document.querySelector('.scroller').scrollTop > 0")
+    one.wait("document.querySelector('.scroller').scrollTop === 60")
     one.wait_drawn()
     assert current(one) == first  # still in sight
     one.page.mouse.wheel(0, 440)
