@@ -20,18 +20,9 @@ import socket
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
-CLIENT = """#!{python} -S
-import json, os, socket, sys
-server = socket.socket(socket.AF_UNIX)
-server.connect("{socket}")
-package = os.path.basename(sys.argv[0])
-request = dict(package=package, words=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))
-socket.send_fds(server, [b"x"], [0, 1, 2])
-server.sendall(json.dumps(request).encode() + b"\\n")
-sys.exit(server.recv(1)[0])
-"""
-"""In the place of a command; however it is stopped, its fork is killed (not what that has started)."""
+from fork_server import become
 
 
 def main() -> None:
@@ -62,7 +53,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _answer(connection: socket.socket) -> None:
+def _answer(connection: socket.socket) -> NoReturn:
     """Runs a client's command in a fork, and sends the client its exit code; does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     streams = socket.recv_fds(connection, 1, 3)[1]
@@ -79,10 +70,15 @@ def _answer(connection: socket.socket) -> None:
             os.dup2(stream, number)
             os.close(stream)
         # The server's own would take these for what they were, files for instance.
-        sys.stdin, sys.stdout, sys.stderr = (
-            os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww")
+        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        package = request["package"]
+        become(
+            import_module(f"{package}.cli").main,
+            [package, *request["words"]],
+            folder=request["folder"],
+            environment=request["environment"],
         )
-        _run(**request)
     # A client says nothing more; it is gone where there is something to read.
     if connection in select.select([connection, os.pidfd_open(child)], [], [])[0]:
         os.kill(child, signal.SIGKILL)
@@ -91,22 +87,6 @@ def _answer(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.sendall(bytes([code if code >= 0 else 128 - code]))
     os._exit(0)
-
-
-def _run(package: str, words: list[str], folder: str, environment: dict[str, str]) -> None:
-    """Becomes the command; does not return."""
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = [package, *words]
-    code = 1
-    try:
-        import_module(f"{package}.cli").main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -83,21 +84,31 @@ def main() -> None:
             print(json.dumps([code, output.read(), errors.read()]), flush=True)
 
 
-def _run(request: dict, output: int, errors: int) -> None:
+def _run(request: dict, output: int, errors: int) -> NoReturn:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(output, 1)
     os.dup2(errors, 2)
-    os.chdir(request["folder"])
-    os.environ.clear()
-    os.environ.update(request["environment"])
     paths = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = dict.fromkeys([*filter(None, paths), *sys.path])
-    sys.argv = ["-c", *request["words"]]
     sys.executable = request["python"]
     signal.alarm(request["seconds"])
+    become(
+        lambda: exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"}),
+        ["-c", *request["words"]],
+        folder=request["folder"],
+        environment=request["environment"],
+    )
+
+
+def become(program: Callable[[], object], argv: list[str], *, folder: str, environment: dict[str, str]) -> NoReturn:
+    """Runs the program as a process of its own would, and ends with its exit code."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = argv
     code = 1
     try:
-        exec(compile(request["code"], "<string>", "exec"), {"__name__": "__main__"})
+        program()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1

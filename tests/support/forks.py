@@ -16,11 +16,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from support.command_server import CLIENT
-
 PROJECT = Path(__file__).resolve().parents[2]
 SERVER = Path(__file__).with_name("fork_server.py")
 COMMAND_SERVER = Path(__file__).with_name("command_server.py")
+
+CLIENT = """#!{python} -S
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect("{socket}")
+package = os.path.basename(sys.argv[0])
+request = dict(package=package, words=sys.argv[1:], folder=os.getcwd(), environment=dict(os.environ))
+socket.send_fds(server, [b"x"], [0, 1, 2])
+server.sendall(json.dumps(request).encode() + b"\\n")
+sys.exit(server.recv(1)[0])
+"""
+"""In the place of a command; however it is stopped, its fork is killed (not what that has started)."""
 
 
 def environment_of_server() -> dict[str, str]:
@@ -90,7 +100,6 @@ class Commands:
     def client(self) -> str:
         """The source of a script in the place of a command, which has the server run the command."""
         if self.process is None:
-            self.socket.unlink(missing_ok=True)
             words = [sys.executable, str(COMMAND_SERVER), str(self.socket), str(self.root)]
             self.process = subprocess.Popen(words, env=environment_of_server(), stdin=subprocess.PIPE)
             while not self.socket.exists():
