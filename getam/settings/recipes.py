@@ -121,7 +121,8 @@ def _overlay(data: OwnData, why: str, config: str | None, base: Mapping[str, Any
         lines += [
             "# Without saliency maps the pseudo labels come from propagated maps alone (docs/beyond.md).",
             "saliency: {source: none}",
-            *(f"{name}: {_flow(values)}" for name, values in without.items()),
+            # In the order of the recipe's sections.
+            *(f"{name}: {_flow(without[name])}" for name in base if name in without),
         ]
     lines.append("")
     if data.weights is not False:
@@ -156,14 +157,9 @@ def _without_saliency(propagated: Mapping[str, Any]) -> dict[str, Any]:
 
     end_to_end = propagated["end_to_end"]
     return {
-        "maps": propagated["maps"],
-        **({"refine": propagated["refine"]} if "refine" in propagated else {}),
+        **propagated,
         "completion": labels(propagated["completion"]),
-        "end_to_end": {
-            "saliency_weight": 0,
-            "maps": end_to_end["maps"],
-            "completion": labels(end_to_end["completion"]),
-        },
+        "end_to_end": {"saliency_weight": 0, **end_to_end, "completion": labels(end_to_end["completion"])},
     }
 
 
