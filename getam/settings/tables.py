@@ -32,7 +32,7 @@ class TablesSettings(Section):
     )
     propagated: dict[str, Any] = Field(
         description="changes of the run for table 8's rows of propagated maps: maps.propagation, and what suits such "
-        "maps in refine, completion and end_to_end"
+        "maps in refine, completion, score_labels and end_to_end"
     )
     test_miou: ScoreSettings
     seeds: Annotated[int, Field(ge=2)] = Field(
