@@ -35,6 +35,7 @@ SETTINGS = ActivationSettings(
     propagation_threshold=THRESHOLD,
     propagation_power=4,
     propagation_steps=1,
+    boundary_prior=0,
 )
 
 

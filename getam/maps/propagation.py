@@ -69,6 +69,27 @@ def feature_affinity(tokens: Tensor, *, power: float) -> Tensor:
     return similarity / similarity.sum(1, keepdim=True)
 
 
+def boundary_prior(tokens: Tensor, grid: tuple[int, int], *, power: float) -> Tensor:
+    """How little each patch is like those along the image's edges, most of which are background.
+
+    The edges are taken for background, as in "Geodesic saliency using background priors" (Wei et al. 2012). What is
+    like them is told by a ViT's features: b_i = mean over the patches j along the edges of max(0, cos(f_i, f_j))^power,
+    and the prior is 1 - b_i / max b.
+
+    Args:
+        tokens: f, (N, d), floating: the patch tokens, N = n_h * n_w.
+        grid: (n_h, n_w).
+        power: exponent of the similarity, > 0.
+
+    Returns:
+        (n_h, n_w), in [0, 1], of the same dtype; 0 at the patch that is most like the edges.
+    """
+    unit = F.normalize(tokens, dim=1).unflatten(0, grid)
+    edges = torch.cat([unit[0], unit[-1], unit[:, 0], unit[:, -1]])
+    like = ((unit @ edges.T).clamp(min=0) ** power).mean(2)
+    return 1 - like / like.amax()
+
+
 def propagate(maps: Tensor, affinity: Tensor, *, threshold: float = 0.0, steps: int = 1) -> Tensor:
     """Spreads class maps over alike patches: M' = T^steps (M inside its boxes).
 
@@ -119,7 +140,8 @@ class Propagation:
 
     Args:
         backbone: a timm ViT.
-        settings: propagation other than `none`: `attention`, `features`, or `both`, features after attention.
+        settings: propagation other than `none`: `attention`, `features`, or `both`, features after attention; then
+            the maps are multiplied by the boundary prior to the power `boundary_prior`.
 
     Raises:
         InputError: see AttentionObserver.
@@ -169,8 +191,12 @@ class Propagation:
             maps = propagate(maps, affinity)
         if reads_features(settings):
             tokens = final_norm_of(self.backbone)(self._tokens[-1][image, prefix:].to(maps.dtype))
-            affinity = feature_affinity(tokens, power=settings.propagation_power)
-            maps = propagate(maps, affinity, steps=settings.propagation_steps)
+            if settings.propagation != "attention":
+                affinity = feature_affinity(tokens, power=settings.propagation_power)
+                maps = propagate(maps, affinity, steps=settings.propagation_steps)
+            if settings.boundary_prior:
+                prior = boundary_prior(tokens, tuple(maps.shape[1:]), power=settings.propagation_power)
+                maps = maps * prior**settings.boundary_prior
         return maps
 
 
@@ -207,5 +233,6 @@ class PropagatedMaps(ClassMaps):
 
 
 def reads_features(settings: ActivationSettings) -> bool:
-    """Whether maps are propagated by the last block's patch tokens."""
-    return settings.propagation in ("features", "both")
+    """Whether propagated maps need the last block's patch tokens."""
+    by_features = settings.propagation in ("features", "both")
+    return by_features or (settings.propagation != "none" and settings.boundary_prior > 0)

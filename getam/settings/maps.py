@@ -71,8 +71,14 @@ class ActivationSettings(Section):
     propagation_threshold: Fraction = Field(
         description="share of a map's maximum: what spreads is inside the boxes around regions above it; 0: all"
     )
-    propagation_power: PositiveFloat = Field(description="exponent of the cosine similarity")
+    propagation_power: PositiveFloat = Field(
+        description="exponent of the cosine similarity, in propagation and in the boundary prior"
+    )
     propagation_steps: PositiveInt = Field(description="number of steps by cosine similarity")
+    boundary_prior: Annotated[float, Field(ge=0)] = Field(
+        description="exponent of the boundary prior, by which propagated maps are multiplied: low at patches whose "
+        "last tokens are like those along the image's edges; 0: none. For whole images, not for crops"
+    )
 
 
 class MapSettings(ActivationSettings):

@@ -384,6 +384,7 @@ def _map_settings(network: ViTClassifier | CNNClassifier) -> ActivationSettings:
         propagation_threshold=0,
         propagation_power=1,
         propagation_steps=1,
+        boundary_prior=0,
     )
 
 

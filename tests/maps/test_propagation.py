@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.literal_propagation import (
     literal_attention_affinity,
+    literal_boundary_prior,
     literal_boxes,
     literal_feature_affinity,
     literal_propagate,
@@ -24,10 +26,17 @@ from getam import propagate
 from getam.errors import InputError
 from getam.maps.attention import AttentionMaps
 from getam.maps.baselines import create_maps
-from getam.maps.propagation import PropagatedMaps, attention_affinity, feature_affinity, in_boxes
+from getam.maps.propagation import (
+    PropagatedMaps,
+    attention_affinity,
+    boundary_prior,
+    feature_affinity,
+    in_boxes,
+)
 from getam.settings.maps import ActivationSettings
 
 WAYS = ["attention", "features", "both"]
+PRIORS = [0, 0.5]
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -43,6 +52,7 @@ def settings_of(propagation: str, **values: Any) -> ActivationSettings:
             "propagation_threshold": 0.4,
             "propagation_power": 3,
             "propagation_steps": 2,
+            "boundary_prior": 0,
         }
         | values
     )
@@ -61,6 +71,26 @@ def test_feature_affinity_is_the_literal_one(seed: int, count: int, power: float
     tokens = np.random.default_rng(seed).normal(size=(count, 3))
     found = feature_affinity(torch.from_numpy(tokens), power=power).numpy()
     np.testing.assert_allclose(found, literal_feature_affinity(tokens, power), rtol=1e-7, atol=1e-12)
+
+
+@given(
+    seed=seeds,
+    grid=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    power=st.sampled_from([0.5, 1.0, 8.0]),
+)
+def test_boundary_prior_is_the_literal_one(seed: int, grid: tuple[int, int], power: float) -> None:
+    tokens = np.random.default_rng(seed).normal(size=(grid[0] * grid[1], 3))
+    found = boundary_prior(torch.from_numpy(tokens), grid, power=power).numpy()
+    np.testing.assert_allclose(found, literal_boundary_prior(tokens, grid, power), rtol=1e-7, atol=1e-12)
+
+
+def test_boundary_prior_by_hand() -> None:
+    # What is like the edges has nothing left, wherever it lies; what is unlike them all has everything.
+    tokens = torch.tensor([1.0, 0.0]).repeat(4, 5, 1)
+    tokens[1, 2:4] = torch.tensor([0.0, 1.0])
+    prior = torch.zeros(4, 5)
+    prior[1, 2:4] = 1
+    torch.testing.assert_close(boundary_prior(tokens.flatten(0, 1), (4, 5), power=8), prior)
 
 
 @given(
@@ -149,6 +179,9 @@ def by_hand(vit: Any, images: Tensor, maps: list[Tensor], settings: ActivationSe
         if settings.propagation in ("features", "both"):
             affinity = literal_feature_affinity(tokens[image, prefix:].numpy(), settings.propagation_power)
             spread = literal_propagate(spread, affinity, threshold, settings.propagation_steps)
+        if settings.boundary_prior:
+            prior = literal_boundary_prior(tokens[image, prefix:].numpy(), spread.shape[1:], settings.propagation_power)
+            spread = spread * prior**settings.boundary_prior
         results.append(torch.from_numpy(spread))
     return results
 
@@ -160,9 +193,9 @@ def test_every_vit_is_propagated_by_its_own_matrices_and_tokens(name: str) -> No
         images = torch.randn(2, 3, *size_for(model, grid), generator=torch.Generator().manual_seed(1)).double()
         with AttentionMaps(model, start_block=1) as method:
             scores, maps = method(images, CLASSES)
-        for propagation in WAYS:
-            settings = settings_of(propagation, start_block=1)
-            own = AttentionMaps(model, start_block=1, patch_tokens=propagation != "attention")
+        for propagation, prior in product(WAYS, PRIORS):
+            settings = settings_of(propagation, start_block=1, boundary_prior=prior)
+            own = AttentionMaps(model, start_block=1, patch_tokens=propagation != "attention" or prior > 0)
             with PropagatedMaps(own, settings) as method:
                 found_scores, found = method(images, CLASSES)
             torch.testing.assert_close(found_scores, scores)
@@ -170,11 +203,12 @@ def test_every_vit_is_propagated_by_its_own_matrices_and_tokens(name: str) -> No
                 torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * other.max().item())
 
 
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("propagation", WAYS)
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_propagated_in_its_own_pass(method: str, propagation: str) -> None:
+def test_every_method_is_propagated_in_its_own_pass(method: str, propagation: str, prior: float) -> None:
     model, images = classifier(torch.float64), images_of(2, size=(32, 24), dtype=torch.float64)
-    settings = settings_of(propagation, method=method, start_block=2, propagation_blocks=9)
+    settings = settings_of(propagation, method=method, start_block=2, propagation_blocks=9, boundary_prior=prior)
     with create_maps(model, settings_of("none", method=method, start_block=2)) as maps_of:
         scores, maps = maps_of(images, CLASSES)
     before, passes = fingerprint(model), []
@@ -193,11 +227,12 @@ def test_every_method_is_propagated_in_its_own_pass(method: str, propagation: st
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * other.max().item())
 
 
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("propagation", WAYS)
-def test_a_batch_gives_what_its_images_give_alone(propagation: str) -> None:
+def test_a_batch_gives_what_its_images_give_alone(propagation: str, prior: float) -> None:
     model, images = classifier(), images_of(3)
     classes = [[4, 1], [], [0]]
-    with create_maps(model, settings_of(propagation)) as maps_of:
+    with create_maps(model, settings_of(propagation, boundary_prior=prior)) as maps_of:
         _, together = maps_of(images, classes)
         for image, indices in enumerate(classes):
             (alone,) = maps_of(images[image : image + 1], [indices])[1]

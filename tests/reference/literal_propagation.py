@@ -33,6 +33,22 @@ def literal_feature_affinity(tokens: np.ndarray, power: float) -> np.ndarray:
     return affinity
 
 
+def literal_boundary_prior(tokens: np.ndarray, grid: tuple[int, int], power: float) -> np.ndarray:
+    """1 - b_i / max b (h, w) of tokens (h * w, d), b_i the mean similarity to the edges; a corner lies at two."""
+    height, width = grid
+    rows = [(y, x) for y in (0, height - 1) for x in range(width)]
+    columns = [(y, x) for x in (0, width - 1) for y in range(height)]
+    lengths = [math.sqrt(sum(float(v) ** 2 for v in token)) for token in tokens]
+    like = np.zeros(grid)
+    for y, x in np.ndindex(*grid):
+        i = y * width + x
+        for row, column in rows + columns:
+            j = row * width + column
+            cosine = sum(float(v) * float(w) for v, w in zip(tokens[i], tokens[j], strict=True))
+            like[y, x] += max(0.0, cosine / (lengths[i] * lengths[j])) ** power
+    return 1 - like / like.max()
+
+
 def literal_boxes(values: np.ndarray, threshold: float) -> np.ndarray:
     """Which cells of a map (h, w) are in the box of a region, 8-connected, of cells >= threshold times the maximum."""
     high = values >= threshold * values.max()

@@ -59,6 +59,7 @@ MAPS = MapSettings(
     propagation_threshold=0.4,
     propagation_power=4,
     propagation_steps=1,
+    boundary_prior=0,
     image_size=32,
     scales=(1.0,),
     flip=False,
