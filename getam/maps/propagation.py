@@ -195,7 +195,7 @@ class Propagation:
                 affinity = feature_affinity(tokens, power=settings.propagation_power)
                 maps = propagate(maps, affinity, steps=settings.propagation_steps)
             if settings.boundary_prior:
-                prior = boundary_prior(tokens, tuple(maps.shape[1:]), power=settings.propagation_power)
+                prior = boundary_prior(tokens, (maps.shape[1], maps.shape[2]), power=settings.propagation_power)
                 maps = maps * prior**settings.boundary_prior
         return maps
 
