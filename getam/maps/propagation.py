@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from getam.labels.class_maps import over_maximum
 from getam.maps.attention import ClassMaps
 from getam.maps.recorder import AttentionObserver, full_precision
 from getam.networks.backbones import find_backbone
@@ -87,7 +88,7 @@ def boundary_prior(tokens: Tensor, grid: tuple[int, int], *, power: float) -> Te
     unit = F.normalize(tokens, dim=1).unflatten(0, grid)
     edges = torch.cat([unit[0], unit[-1], unit[:, 0], unit[:, -1]])
     like = ((unit @ edges.T).clamp(min=0) ** power).mean(2)
-    return 1 - like / like.amax()
+    return 1 - over_maximum(like, like.amax((0, 1), keepdim=True))
 
 
 def propagate(maps: Tensor, affinity: Tensor, *, threshold: float = 0.0, steps: int = 1) -> Tensor:
@@ -191,7 +192,7 @@ class Propagation:
             maps = propagate(maps, affinity)
         if reads_features(settings):
             tokens = final_norm_of(self.backbone)(self._tokens[-1][image, prefix:].to(maps.dtype))
-            if settings.propagation != "attention":
+            if spreads_by_features(settings):
                 affinity = feature_affinity(tokens, power=settings.propagation_power)
                 maps = propagate(maps, affinity, steps=settings.propagation_steps)
             if settings.boundary_prior:
@@ -232,7 +233,11 @@ class PropagatedMaps(ClassMaps):
         return scores, self._propagation.propagated(maps)
 
 
+def spreads_by_features(settings: ActivationSettings) -> bool:
+    """Whether maps are propagated by the last block's patch tokens."""
+    return settings.propagation in ("features", "both")
+
+
 def reads_features(settings: ActivationSettings) -> bool:
-    """Whether propagated maps need the last block's patch tokens."""
-    by_features = settings.propagation in ("features", "both")
-    return by_features or (settings.propagation != "none" and settings.boundary_prior > 0)
+    """Whether propagated maps need the last block's patch tokens, for their propagation or the boundary prior."""
+    return spreads_by_features(settings) or (settings.propagation != "none" and settings.boundary_prior > 0)

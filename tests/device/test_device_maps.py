@@ -28,11 +28,12 @@ BASELINES: dict[str, dict[str, Any]] = {method: {"method": method} for method in
 PROPAGATED: dict[str, dict[str, Any]] = {
     f"propagated by {name}": {"propagation": name, "propagation_threshold": threshold}
     for name, threshold in (("attention", 0.0), ("features", 0.0), ("both", 0.4))
-}
-PROPAGATED["propagated with a boundary prior"] = {
-    "propagation": "attention",
-    "propagation_threshold": 0.0,
-    "boundary_prior": 0.5,
+} | {
+    "propagated with a boundary prior": {
+        "propagation": "attention",
+        "propagation_threshold": 0.0,
+        "boundary_prior": 0.5,
+    }
 }
 
 

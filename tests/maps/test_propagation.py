@@ -91,6 +91,8 @@ def test_boundary_prior_by_hand() -> None:
     prior = torch.zeros(4, 5)
     prior[1, 2:4] = 1
     torch.testing.assert_close(boundary_prior(tokens.flatten(0, 1), (4, 5), power=8), prior)
+    # Tokens of zeros are like nothing.
+    assert torch.equal(boundary_prior(torch.zeros(20, 2), (4, 5), power=8), torch.ones(4, 5))
 
 
 @given(

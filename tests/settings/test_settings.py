@@ -491,6 +491,14 @@ def test_the_recipe_beyond_the_paper_is_that_of_dinov2_but_for_its_rounds() -> N
     # The lines for photographs without saliency are an overlay that is valid.
     lines = path.read_text().split("has these lines:\n#\n", 1)[1].split("\n\n", 1)[0].splitlines()
     without = yaml.safe_load("\n".join(line.removeprefix("#   ") for line in lines))
+    # They are those of the table of propagated maps, with bands.
+    propagated = beyond["tables"]["propagated"]
+
+    def by_bands(section: dict[str, Any]) -> dict[str, Any]:
+        return {**section, "completion": {"method": "bands", "bands": section["completion"]["bands"]}}
+
+    end_to_end = {"saliency_weight": 0, **by_bands(propagated["end_to_end"])}
+    assert without == {"saliency": {"source": "none"}, **by_bands(propagated), "end_to_end": end_to_end}
     settings = config(merge(beyond, without))
     assert settings.saliency.source == "none"
     assert settings.completion.method == settings.end_to_end.completion.method == "bands"

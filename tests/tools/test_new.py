@@ -269,7 +269,9 @@ def test_the_recipe_follows_from_what_is_there(
     assert found.saliency.folder == (str(folder / "saliency") if maps else "")
     assert found.completion.method == ("activation" if maps else "bands")
     assert found.maps.propagation == ("none" if maps else "attention")
-    assert (found.score_labels.threshold >= 0.5) is not maps  # of GETAM's own maps far less
+    of_propagated = found.tables.propagated["score_labels"]["threshold"]
+    assert of_propagated >= 0.5  # of GETAM's own maps far less
+    assert (found.score_labels.threshold == of_propagated) is not maps
 
 
 def test_the_next_command_runs_in_any_folder(
